@@ -1,0 +1,1 @@
+"""lensnb: train, sample and honestly compare generators of gravitational-lens images."""

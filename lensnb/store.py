@@ -1,0 +1,263 @@
+"""The run folder: where each thing lies, atomic writes, hashes, provenance.
+
+An artefact is a folder that appears whole or not at all: it is built beside its place, gets a list
+of its files with their hashes, and is renamed. `recipe.yaml` inside says what made it, so that a
+second run finds it and a changed parameter does not.
+"""
+
+import contextlib
+import csv
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from lensnb.errors import InputError
+
+FORMAT = 1      # of the files in a run folder
+PACKAGES = ("torch", "numpy", "pydantic", "accelerate", "safetensors", "caustics", "scipy", "matplotlib", "papermill")
+
+
+def home():
+    """The project's folder: the nearest one above the working directory that has `notebooks/`."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
+
+
+def locate(path):
+    """A path of the user's: absolute, or relative to the working directory, or to `home()`."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else home() / path
+
+
+@contextlib.contextmanager
+def atomic(path, mode="w", **kwargs):
+    """Open a temporary file that takes the name `path` only once it is written without error."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, mode, **kwargs) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path, tree):
+    """Write `tree` as JSON, atomically; NaN and infinity are refused."""
+    with atomic(path) as file:
+        json.dump(tree, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path):
+    """Read a JSON file of a run, or say which file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; run the step that writes it") from None
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); delete it and run its step again") from None
+
+
+def write_table(path, columns):
+    """Write equally long columns (a mapping of name to sequence) as CSV, atomically."""
+    with atomic(path, newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
+
+
+def read_table(path):
+    """Read a CSV file into a mapping of name to array; columns that are no numbers stay text."""
+    with open(path, newline="") as file:
+        names, *rows = csv.reader(file)
+    columns = {}
+    for name, column in zip(names, zip(*rows, strict=True), strict=False):
+        try:
+            columns[name] = np.array(column, dtype=float)
+        except ValueError:
+            columns[name] = np.array(column)
+    return columns
+
+
+def sha256(path):
+    """Hex digest of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(folder):
+    """One short hash for what an artefact holds: that of the hashes of its files, times left out."""
+    files = read_json(Path(folder) / "artefact.json")["files"]
+    hashes = sorted((name, entry["sha256"]) for name, entry in files.items() if name != "timing.json")
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
+
+
+def is_whole(folder):
+    """Whether an artefact and every file that it lists are there (by size; hashes are not read)."""
+    folder = Path(folder)
+    if not (folder / "artefact.json").is_file():
+        return False
+    listed = read_json(folder / "artefact.json")["files"]
+    return all((folder / f).is_file() and (folder / f).stat().st_size == v["bytes"] for f, v in listed.items())
+
+
+def recipe_of(folder):
+    """The recipe that made an artefact, or None."""
+    path = Path(folder) / "recipe.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def build(folder, recipe, make):
+    """The artefact `folder`, made by `make(partial_folder)` unless it is there with this recipe.
+
+    A partial folder of the same recipe is handed to `make` as it was left, so that training can
+    resume from its checkpoints. `recipe` is a plain tree (dicts, lists, numbers, text).
+    """
+    folder, recipe = Path(folder), {"format": FORMAT, "lensnb": version(), **recipe}
+    if is_whole(folder) and recipe_of(folder) == recipe:
+        return folder
+    partial = folder.with_name(f".{folder.name}.partial")
+    if recipe_of(partial) != recipe:
+        shutil.rmtree(partial, ignore_errors=True)
+    _make_folder(partial)
+    with atomic(partial / "recipe.yaml") as file:
+        yaml.safe_dump(recipe, file, sort_keys=False)
+    start = time.time()
+    make(partial)
+    _seal(partial, time.time() - start)
+    _replace(partial, folder)
+    return folder
+
+
+def _make_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot write there ({error.strerror}); "
+                         "free the folder or set LENSNB_OUTPUTS to another one") from None
+
+
+def _seal(folder, seconds):
+    files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)}
+             for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "artefact.json"}
+    write_json(folder / "artefact.json", {"format": FORMAT, "seconds": round(seconds, 2), "files": files})
+
+
+def _replace(new, old):
+    trash = old.with_name(f".{old.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)
+    if old.exists():
+        os.rename(old, trash)
+    os.rename(new, old)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def version():
+    """Version of the installed lensnb."""
+    return importlib.metadata.version("lensnb")
+
+
+class Run:
+    """One run folder: `data`, `models/<generator>`, `samples/<method>`, `evaluation`, `comparison`."""
+
+    def __init__(self, params, outputs=None):
+        self.params = params
+        self.outputs = Path(outputs or os.environ.get("LENSNB_OUTPUTS") or home() / "outputs")
+        self.path = self.outputs / params.run
+
+    def folder(self, stage):
+        """Where a stage such as "data" or "samples/ddim" lies."""
+        return self.path / stage
+
+    def stages(self, step):
+        """The stages that a notebook such as "02_train" promises."""
+        methods = self.params.sample.methods
+        models = dict.fromkeys(m.model for m in methods.values())
+        return {"01_data": ["data"],
+                "02_train": [f"models/{m}" for m in models],
+                "03_sample": [f"samples/{m}" for m in methods],
+                "04_evaluate": [f"evaluation/{m}" for m in methods],
+                "05_compare": ["comparison"]}[step]
+
+    def recipe(self, stage):
+        """What decides the content of a stage: its parameters, and the digests of what it reads."""
+        tree = self.params.model_dump(mode="json")
+        kind, _, name = stage.partition("/")
+        own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]},
+               "models": lambda: {"seed": tree["seed"], **{k: tree[k] for k in MODEL_SECTIONS[name]}},
+               "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
+                                   **{k: tree["sample"][k] for k in ("n", "trajectory", "frames")}},
+               "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"]},
+               "comparison": lambda: {"methods": list(tree["sample"]["methods"])}}[kind]()
+        return own | {"reads": {up: digest(self.need(up)) for up in self.reads(stage)}}
+
+    def reads(self, stage):
+        """The stages that a stage reads."""
+        kind, _, name = stage.partition("/")
+        methods = self.params.sample.methods
+        return {"data": lambda: [], "models": lambda: ["data"],
+                "samples": lambda: ["data", f"models/{methods[name].model}"],
+                "evaluation": lambda: ["data", f"samples/{name}"],
+                "comparison": lambda: [f"{k}/{m}" for m in methods for k in ("samples", "evaluation")]}[kind]()
+
+    def build(self, stage, make):
+        """`store.build` for a stage of this run, noted in run.json; returns its folder."""
+        folder = build(self.folder(stage), self.recipe(stage), make)
+        self.note("artefacts", stage, read_json(folder / "artefact.json"))
+        return folder
+
+    def need(self, stage):
+        """The folder of a stage that must be there, whole and made by this run's recipe."""
+        folder = self.folder(stage)
+        if not is_whole(folder):
+            step = next(s for s in STEPS if stage in self.stages(s))
+            raise InputError(f"{folder}: not there or not whole; run notebooks/{step}.ipynb first")
+        return folder
+
+    def note(self, part, key, value):
+        """Enter `value` under run.json's `part`, beside the provenance of this process."""
+        path = self.path / "run.json"
+        tree = read_json(path) if path.is_file() else {}
+        tree |= {"format": FORMAT, "run": self.params.run, **provenance(),
+                 "params": self.params.model_dump(mode="json")}
+        tree.setdefault(part, {})[key] = value
+        write_json(path, tree)
+
+
+STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
+MODEL_SECTIONS = {"diffusion": ("model", "diffusion", "train"), "gan": ("gan",)}
+
+
+def provenance():
+    """Commit, versions and hardware of this process."""
+    git = lambda *args: subprocess.run(["git", "-C", home(), *args], capture_output=True, text=True).stdout.strip()
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    return {"lensnb": version(), "commit": git("rev-parse", "HEAD") or None,
+            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+            "python": sys.version.split()[0], "packages": {p: installed[p] for p in PACKAGES if p in installed},
+            "hardware": _hardware()}
+
+
+def _hardware():
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"platform": platform.platform(), "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
