@@ -264,7 +264,3 @@ def _did_you_mean(word, known):
     guess = nearest(word, known)
     return f"did you mean {guess}?" if guess else f"known are {', '.join(map(str, known)) or 'none'}"
 
-
-def dump(params):
-    """The recipe as YAML text, all defaults spelled out."""
-    return yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)

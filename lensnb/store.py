@@ -133,7 +133,7 @@ def build(folder, recipe, make):
     partial = folder.with_name(f".{folder.name}.partial")
     if recipe_of(partial) != recipe:
         shutil.rmtree(partial, ignore_errors=True)
-    _make_folder(partial)
+    make_folder(partial)
     with atomic(partial / "recipe.yaml") as file:
         yaml.safe_dump(recipe, file, sort_keys=False)
     start = time.time()
@@ -143,7 +143,8 @@ def build(folder, recipe, make):
     return folder
 
 
-def _make_folder(path):
+def make_folder(path):
+    """Make a folder and those above it, or say in one sentence that nothing can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -222,6 +223,14 @@ class Run:
         folder = build(self.folder(stage), self.recipe(stage), make)
         self.note("artefacts", stage, read_json(folder / "artefact.json"))
         return folder
+
+    def write_recipe(self):
+        """Write the run's recipe, all defaults spelled out, as recipe.yaml; returns its path."""
+        make_folder(self.path)
+        path = self.path / "recipe.yaml"
+        with atomic(path) as file:
+            yaml.safe_dump(self.params.model_dump(mode="json"), file, sort_keys=False)
+        return path
 
     def need(self, stage):
         """The folder of a stage that must be there, whole and made by this run's recipe."""

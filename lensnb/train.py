@@ -76,15 +76,13 @@ class DiffusionTask:
 
 
 class Batches:
-    """Random batches of the training images, held on the device; batch k depends on (seed, k) alone."""
+    """Random batches of images (N, C, H, W) and what belongs to them; batch k depends on (seed, k) alone."""
 
-    def __init__(self, dataset, batch, flips, seed, device, context=False):
-        index = torch.from_numpy(dataset.train)
-        self.n, self.batch, self.flips, self.seed = len(index), batch, flips, seed
+    def __init__(self, images, context, batch, flips, seed):
+        self.images, self.context, self.n = images, context, len(images)
+        self.batch, self.flips, self.seed = batch, flips, seed
         if batch > self.n:
             raise InputError(f"batch {batch} is above the {self.n} training images; lower it or bring more images")
-        self.images = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(device)
-        self.context = class_context(dataset.labels[dataset.train], len(dataset.classes)).to(device) if context else None
 
     @functools.lru_cache(maxsize=2)     # noqa: B019 - the loop holds the one instance anyway
     def order(self, epoch):
@@ -92,7 +90,7 @@ class Batches:
         return torch.randperm(self.n, generator=torch.Generator().manual_seed(derived_seed(self.seed, BATCHES, epoch)))
 
     def __call__(self, k, generator):
-        """Batch k: images (B, C, H, W) in model units, and their context (B, K) or None."""
+        """Batch k: images (B, C, H, W), and their context (B, K) or None."""
         place = range(k * self.batch, (k + 1) * self.batch)
         index = torch.stack([self.order(p // self.n)[p % self.n] for p in place]).to(self.images.device)
         x = self.images[index]
@@ -183,9 +181,12 @@ def train(name, params, dataset, folder):
     """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`."""
     settings = params.gan if name == "gan" else params.train
     on = accelerator(params.device)
-    context = name == "diffusion" and params.model.context == "class"
-    batches = Batches(dataset, settings.batch, settings.flips, params.seed, on.device, context)
     start = time.time()
+    images = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(on.device)
+    context = None
+    if name == "diffusion" and params.model.context == "class":
+        context = class_context(dataset.labels[dataset.train], len(dataset.classes)).to(on.device)
+    batches = Batches(images, context, settings.batch, settings.flips, params.seed)
     made = task(name, params, dataset, on)
     history = fit(made, batches, settings, params.seed, folder, on.device)
     weights = {key: value.contiguous() for key, value in made.model.module.state_dict().items()}

@@ -1,0 +1,45 @@
+# make run                     set-up and the whole chain with params/quick.yaml
+# make run RECIPE=params/tiny.yaml SET="train.steps=2000 data.n=500"
+# make test                    set-up and every test
+RECIPE ?= params/quick.yaml
+SET    ?=
+TORCH  ?= cpu
+PYTHON ?= python3
+BIN    := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: run test lab trust bench notebooks lock clean
+
+run: .venv/ready              ## the chain: data, train, sample, evaluate, compare
+	snakemake --cores 1 --quiet rules progress --config recipe="$(RECIPE)" set="$(SET)"
+
+test: .venv/ready             ## unit tests, the tiny chain, the committed notebooks
+	pytest --cov=lensnb --cov-report=term-missing:skip-covered
+
+lab: .venv/ready              ## explore in JupyterLab
+	jupyter lab notebooks
+
+trust: .venv/ready            ## sign executed notebooks that were copied from another machine
+	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
+
+notebooks: run                ## refresh the committed notebooks from the quick run
+	python -m lensnb.run --commit
+
+bench: .venv/ready            ## figures of speed, printed
+	for script in benchmarks/*.py; do python $$script || exit 1; done
+
+lock:                         ## compile requirements.lock from pyproject.toml; torch stands in requirements/
+	echo 'torch ; sys_platform == "never"' > .override
+	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --override .override --no-annotate --no-header -q -o requirements.lock
+	sed -i "/'never'/d" requirements.lock && rm .override
+
+clean:                        ## remove the environment and every run
+	rm -rf .venv .snakemake outputs/*/
+
+.venv/ready: pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "lensnb needs Python 3.11 or 3.12; found %d.%d: call make with PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	pip install --quiet -r requirements/torch-$(TORCH).txt
+	pip install --quiet -r requirements.lock
+	pip install --quiet --no-deps --editable .
+	touch $@

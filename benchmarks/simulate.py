@@ -1,0 +1,87 @@
+"""Images per second and memory of the simulator: python benchmarks/simulate.py
+
+Two cores are used twice over: as two torch threads in one process, and as one thread in each of
+two processes, which draw different images (start) of the same seed.
+"""
+
+import multiprocessing
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lensnb.simulate import draw_truth, render, simulate
+
+MEGABYTE = 2**20
+
+
+def anonymous_memory():
+    """Bytes this process holds that no file backs; Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return 1024 * int(line.split()[1])
+
+
+def watch(peak, stop):
+    while not stop.is_set():
+        peak[0] = max(peak[0], anonymous_memory())
+        stop.wait(0.01)
+
+
+def measured(task, *arguments):
+    """Seconds that a task takes and its peak growth of memory in MB, in this fresh process."""
+    simulate(48)  # imports and caches
+    before, stop = anonymous_memory(), threading.Event()
+    peak = [before]
+    watcher = threading.Thread(target=watch, args=(peak, stop))
+    watcher.start()
+    began = time.perf_counter()
+    task(*arguments)
+    seconds = time.perf_counter() - began
+    stop.set()
+    watcher.join()
+    return seconds, (peak[0] - before) / MEGABYTE
+
+
+def in_memory(n):
+    simulate(n)
+
+
+def to_file(n):
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (n, 1, 64, 64)
+        out = np.lib.format.open_memmap(Path(folder) / "images.npy", "w+", np.float32, shape)
+        simulate(n, out=out)
+
+
+def share(n, start):
+    render(draw_truth(n, start=start))
+
+
+def run(threads, task, *arguments):
+    torch.set_num_threads(threads)
+    return measured(task, *arguments)
+
+
+def report(label, n, seconds, megabytes):
+    print(f"{label:34s} n = {n:5d}  {n / seconds:6.0f} images/s  +{megabytes:5.0f} MB", flush=True)
+
+
+def main():
+    context = multiprocessing.get_context("spawn")
+    for task, label in ((in_memory, "to an array"), (to_file, "to a memory map")):
+        for n in (1000, 4000):
+            with context.Pool(1) as pool:
+                report(f"two threads, {label}", n, *pool.apply(run, (2, task, n)))
+    for n in (1000, 4000):
+        with context.Pool(2) as pool:
+            halves = pool.starmap(run, [(1, share, n // 2, 0), (1, share, n // 2, n // 2)], 1)
+        seconds, megabytes = np.max(halves, axis=0)
+        report("two processes of one thread each", n, seconds, 2 * megabytes)
+
+
+if __name__ == "__main__":
+    main()

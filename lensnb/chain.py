@@ -1,0 +1,93 @@
+"""The five steps as the notebooks call them: each reads the run folder, builds its stage, returns what it made.
+
+A stage that is there already, whole and made by the same recipe from the same inputs, is loaded
+instead of made again.
+"""
+
+import numpy as np
+
+from lensnb import store
+from lensnb.params import Params
+
+
+def open_run(variables):
+    """The Run of a notebook's parameter cell (pass `globals()`) or of a `Params`.
+
+    Also sets the number of CPU threads, which decides the last bits of every result. Raises
+    InputError with one sentence where a parameter is unknown or out of bounds.
+    """
+    import torch
+
+    params = variables if isinstance(variables, Params) else Params.from_notebook(variables)
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    return store.Run(params)
+
+
+def make_data(run):
+    """Simulate or read the images of a run and split them; returns the `data.Dataset`."""
+    from lensnb import data
+
+    return data.load(run.build("data", lambda folder: data.prepare(run.params.data, run.params.seed, folder)))
+
+
+def load_data(run):
+    """The `data.Dataset` that 01_data has written."""
+    from lensnb import data
+
+    return data.load(run.need("data"))
+
+
+def train_model(run, name):
+    """Train the generator "diffusion" or "gan"; returns its history, columns of one entry a printed line."""
+    from lensnb import train
+
+    dataset = load_data(run)
+    folder = run.build(f"models/{name}", lambda folder: train.train(name, run.params, dataset, folder))
+    return store.read_table(folder / "history.csv")
+
+
+def load_generator(run, method):
+    """The trained `generate.Generator` of a method of the recipe, such as "ddim"."""
+    from lensnb import generate
+
+    weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
+    return generate.Generator(run.params, method, load_data(run), weights)
+
+
+def draw_samples(run, method):
+    """Draw the images of a method; returns them (n, C, H, W), memory-mapped, in the user's units."""
+    from lensnb import generate
+
+    weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
+    dataset = load_data(run)
+    run.build(f"samples/{method}", lambda folder: generate.sample(run.params, method, dataset, weights, folder))
+    return load_samples(run, method)
+
+
+def load_samples(run, method):
+    """The images that 03_sample has drawn by a method (n, C, H, W), memory-mapped, in the user's units."""
+    return np.load(run.need(f"samples/{method}") / "images.npy", mmap_mode="r")
+
+
+def load_trajectory(run, method):
+    """The frames of a method's first images: (table, x, x0) as of `generate.Generator.trajectory`."""
+    folder = run.need(f"samples/{method}")
+    return (store.read_table(folder / "frames.csv"), *(np.load(folder / f"{key}.npy") for key in ("x", "x0")))
+
+
+def evaluate_method(run, method):
+    """Judge a method's images against the held-out ones; returns the tree of metrics.json and that of curves.json."""
+    from lensnb import evaluate
+
+    dataset, images = load_data(run), load_samples(run, method)
+    folder = run.build(f"evaluation/{method}", lambda folder: evaluate.evaluate(run.params, method, dataset, images, folder))
+    return store.read_json(folder / "metrics.json"), store.read_json(folder / "curves.json")
+
+
+def compare_methods(run):
+    """The comparison of all methods of a run; returns the tree of table.json and the costs of each method."""
+    from lensnb import compare
+
+    folder = run.build("comparison", lambda folder: compare.compare(run, folder))
+    return store.read_json(folder / "table.json"), store.read_json(folder / "timing.json")

@@ -1,0 +1,162 @@
+"""Where distances between sets of images are measured: LensNet, a small frozen network.
+
+LensNet was trained on the broad simulated prior to tell the class of substructure and to read the
+lens and source parameters off an image. Its weights ship with the package, so that the distances
+of two people compare. `python -m lensnb.features` trains it anew.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lensnb import store, train
+from lensnb.errors import InputError
+
+WEIGHTS = Path(__file__).with_name("weights") / "lensnet.safetensors"
+CLASSES = 3
+READS = ("theta_E", "q", "gamma", "source_radius", "snr")     # what is regressed, beside the class
+PRIOR_MEAN, PRIOR_STD = 3.03, 9.27      # of all pixels of the broad prior, in its noise units
+
+
+class LensNet(nn.Module):
+    """Images (N, 1, H, W) in the prior's units -> features (N, 64).
+
+    The image is resampled to radius and angle; convolutions are circular in angle, and the mean over
+    angle makes the features blind to the orientation of the lens.
+    """
+
+    SIZE, RADII, ANGLES, FEATURES = 64, 32, 96, 64
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("grid", self._polar_grid(), persistent=False)
+        widths = (1, 32, 48, 96, 128)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2)
+                                   for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
+        self.project = nn.Linear(widths[-1] * self.RADII // 8, self.FEATURES)
+        self.head = nn.Linear(self.FEATURES, CLASSES + len(READS))
+
+    def _polar_grid(self):
+        radius = (torch.arange(self.RADII) + 0.5) / self.RADII * 0.95           # of half the image
+        angle = torch.arange(self.ANGLES) * 2 * torch.pi / self.ANGLES
+        return torch.stack([radius[:, None] * angle.cos(), radius[:, None] * angle.sin()], dim=-1)
+
+    def forward(self, x):
+        x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True) if x.shape[-1] != self.SIZE else x
+        x = torch.asinh(x / 3) / 2                                              # ring and noise both in view
+        h = F.grid_sample(x, self.grid.expand(len(x), -1, -1, -1), mode="bicubic", align_corners=False)
+        for conv, norm in zip(self.convs, self.norms, strict=True):             # (N, w, radii, angles)
+            h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
+            h = F.relu(norm(conv(h)))
+        return F.silu(self.project(h.mean(dim=3).flatten(1)))                   # (N, 64)
+
+    def read(self, x):
+        """Class logits (N, 3) and standardised readings (N, 5) of the columns READS."""
+        return self.head(self(x)).split([CLASSES, len(READS)], dim=1)
+
+
+class Units:
+    """The one rule that brings images of any unit to the network's: one affine map for a whole comparison.
+
+    It takes the mean and standard deviation of the reference pixels to those of the broad prior, so
+    that a generated set that is brighter than its reference stays brighter.
+    """
+
+    def __init__(self, reference):
+        self.mean, self.std = float(reference.mean(dtype="float64")), float(reference.std(dtype="float64"))
+
+    def __call__(self, images):
+        """Images (N, C, H, W) of the reference's unit -> tensor (N, 1, H, W) in the prior's."""
+        grey = torch.as_tensor(images).float().mean(dim=1, keepdim=True)
+        return (grey - self.mean) / self.std * PRIOR_STD + PRIOR_MEAN
+
+
+def load():
+    """The shipped LensNet in evaluation mode; refuses weights whose sha256 is not the published one."""
+    card = store.read_json(WEIGHTS.with_suffix(".json"))
+    if store.sha256(WEIGHTS) != card["sha256"]:
+        raise InputError(f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again")
+    net = LensNet()
+    net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
+    return net.eval()
+
+
+@torch.inference_mode()
+def features(images, units, net=None, batch=256):
+    """Features (N, 64), float64, of images (N, C, H, W); `units` is the comparison's Units."""
+    net = net or load()
+    return torch.cat([net(units(images[i:i + batch])) for i in range(0, len(images), batch)]).double().numpy()
+
+
+class LensNetTask:
+    """One update of LensNet, as the training loop wants it: class by cross entropy, readings by squares."""
+
+    def __init__(self, steps):
+        self.net = LensNet()
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), 2e-3, weight_decay=0.01)
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, 2e-3, steps)
+        self.parts = {"net": self.net, "optimiser": self.optimiser, "rate": self.rate}
+
+    def step(self, k, x, target, generator):
+        """Update once with images x (B, 1, H, W) and target (B, 1 + 5): class and standardised readings."""
+        logits, readings = self.net.read(x)
+        tell = F.cross_entropy(logits, target[:, 0].long())
+        read = F.mse_loss(readings, target[:, 1:])
+        self.optimiser.zero_grad()
+        (tell + read).backward()
+        self.optimiser.step()
+        self.rate.step()
+        return {"class": tell.item(), "readings": read.item()}
+
+
+def targets(truth):
+    """Truth columns as a tensor (N, 1 + 5) in their own units, signal-to-noise as its logarithm."""
+    columns = {name: torch.as_tensor(truth[name]).float() for name in ("class", *READS)}
+    return torch.stack([*(v.log() if k == "snr" else v for k, v in columns.items())], dim=1)
+
+
+@torch.inference_mode()
+def report(net, x, target, mean, std):
+    """Accuracy of the class and root-mean-square error of each reading on images the network never saw."""
+    logits, readings = (torch.cat(part) for part in zip(*(net.read(some) for some in x.split(256)), strict=True))
+    rms = (((readings * std + mean) - target[:, 1:]) ** 2).mean(0).sqrt()
+    return {"n": len(x), "accuracy": (logits.argmax(1) == target[:, 0]).float().mean().item(),
+            "rms": dict(zip(READS, rms.tolist(), strict=True)), "prior_std": dict(zip(READS, std.tolist(), strict=True))}
+
+
+def retrain(folder, n=12000, steps=2400, batch=64, seed=2026):
+    """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights and card to `folder`."""
+    from lensnb.simulate import simulate
+
+    images, truth = simulate(n, "broad", seed)
+    x, target = torch.from_numpy(images), targets(truth)
+    mean, std = target[:-2000, 1:].mean(0), target[:-2000, 1:].std(0)
+    goal = torch.cat([target[:, :1], (target[:, 1:] - mean) / std], dim=1)
+    torch.manual_seed(seed)
+    task = LensNetTask(steps)
+    settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
+    folder.mkdir(parents=True, exist_ok=True)
+    train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, True, seed), settings, seed, folder, "cpu")
+    weights = safetensors.torch.save(task.net.state_dict())
+    with store.atomic(folder / WEIGHTS.name, "wb") as file:
+        file.write(weights)
+    card = {"version": 1, "prior": "broad", "images": n - 2000, "steps": steps, "batch": batch, "seed": seed,
+            "sha256": hashlib.sha256(weights).hexdigest(), "pixels": {"mean": x.mean().item(), "std": x.std().item()},
+            "held_out": report(task.net.eval(), x[-2000:], target[-2000:], mean, std)}
+    store.write_json(folder / WEIGHTS.with_suffix(".json").name, card)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return card
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train LensNet anew on the broad prior.")
+    parser.add_argument("folder", type=Path, help="where lensnet.safetensors and lensnet.json are written")
+    print(json.dumps(retrain(parser.parse_args().folder), indent=1))

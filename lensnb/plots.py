@@ -1,0 +1,192 @@
+"""Every figure: one style, one colour for each method everywhere, labelled axes with units.
+
+Functions take arrays or what the run's files hold, and return a matplotlib Figure.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+
+REAL = "#222222"
+METHODS = {"ddpm": 0, "ddim": 1, "gan": 2}     # places in seaborn's colour-blind palette
+STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
+         "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+
+
+def colour(method):
+    """The colour of a method: the same in every figure; REAL for real images."""
+    palette = seaborn.color_palette("colorblind")
+    if method == "real":
+        return REAL
+    known = METHODS.get(method)
+    return palette[known if known is not None else 3 + sum(map(ord, method)) % (len(palette) - 3)]
+
+
+def name(method):
+    """A method's name as it is written in figures and tables."""
+    return method.upper() if method in METHODS else method
+
+
+def styled(draw):
+    """Decorator: draw in lensnb's style, and close the figure so that a notebook shows it once."""
+    def drawn(*args, **kwargs):
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+            plt.close(figure)
+        return figure
+    drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
+    return drawn
+
+
+def save(figure, folder, stem):
+    """Save a figure as <stem>.pdf (vector) and <stem>.png (300 dpi) in `folder`."""
+    for suffix in ("pdf", "png"):
+        figure.savefig(folder / f"{stem}.{suffix}", metadata={"CreationDate": None} if suffix == "pdf" else None)
+
+
+def stretch(images, low, high, softening=0.1):
+    """asinh stretch of [low, high] to [0, 1]; `softening` is the share of the range that stays linear."""
+    scaled = (np.asarray(images, float) - low) / (high - low)
+    return (np.arcsinh(scaled / softening) / np.arcsinh(1 / softening)).clip(0, 1)
+
+
+def limits(images):
+    """(low, high) that a stretch of these images shows: the sky's median and the brightest 0.1 % of pixels."""
+    return float(np.median(images)), float(np.quantile(images, 0.999))
+
+
+def _show(axis, image, span, pixel_scale=None):
+    picture = stretch(np.moveaxis(image, 0, -1), *span)                         # (H, W, C)
+    axis.imshow(picture.squeeze(), origin="lower", vmin=0, vmax=1, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    if pixel_scale:
+        size = image.shape[-1]
+        axis.plot([0.06 * size, 0.06 * size + 1 / pixel_scale], [0.07 * size] * 2, color="white", lw=1.5)
+        axis.text(0.06 * size + 0.5 / pixel_scale, 0.1 * size, '1"', color="white", ha="center", va="bottom", fontsize=7)
+
+
+@styled
+def gallery(rows, columns=8, pixel_scale=None, span=None):
+    """Rows of images under one stretch: `rows` maps a label to images (N, C, H, W); a scale bar where the scale is known."""
+    span = span or limits(next(iter(rows.values())))
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.0 * columns, 1.02 * len(rows)), squeeze=False,
+                                gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    for line, (label, images) in zip(axes, rows.items(), strict=True):
+        for i, axis in enumerate(line):
+            if i < len(images):
+                _show(axis, images[i], span, pixel_scale if i == 0 else None)
+            else:
+                axis.axis("off")
+        line[0].set_ylabel(label, color=colour(label.lower()) if label.lower() in ("real", *METHODS) else "black")
+    return figure
+
+
+@styled
+def history(tables):
+    """Training losses against images seen; `tables` maps a generator to the columns of its history.csv."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(3.8 * len(tables), 2.6), squeeze=False, layout="constrained")
+    for axis, (generator, table) in zip(axes[0], tables.items(), strict=True):
+        for key in (k for k in table if k not in ("step", "images")):
+            axis.plot(table["images"], table[key], label=key)
+        axis.set(xlabel="training images seen", ylabel="loss", title=generator)
+        axis.legend()
+    axes[0][0].set_yscale("log")
+    return figure
+
+
+@styled
+def noise_levels(sigmas, x, span=(-1, 1)):
+    """The forward process: images x (F, C, H, W) at the noise levels `sigmas`, at unit variance."""
+    figure, axes = plt.subplots(1, len(x), figsize=(1.1 * len(x), 1.35), gridspec_kw={"wspace": 0.04})
+    for axis, sigma, image in zip(axes, sigmas, x, strict=True):
+        axis.imshow(np.moveaxis(image, 0, -1).squeeze(), origin="lower", vmin=span[0], vmax=span[1])
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(rf"$\sigma$ = {sigma:.2g}", fontsize=7)
+    return figure
+
+
+@styled
+def filmstrip(table, x, x0, image=0, frames=8, span=None):
+    """How one image comes about: a few of its frames; above x (model units), below the predicted x0 (user's units)."""
+    shown = np.linspace(0, len(x) - 1, min(frames, len(x))).round().astype(int)
+    figure, axes = plt.subplots(2, len(shown), figsize=(1.1 * len(shown), 2.45), gridspec_kw={"wspace": 0.04, "hspace": 0.04})
+    span = span or limits(x0[-1])
+    key = next(k for k in table if k != "step")
+    for column, f in zip(axes.T, shown, strict=True):
+        column[0].imshow(np.moveaxis(x[f, image], 0, -1).squeeze(), origin="lower", vmin=-1.5, vmax=1.5)
+        column[0].set(xticks=[], yticks=[])
+        column[0].set_title(rf"$\sigma$ = {table[key][f]:.2g}" if key == "sigma" else f"{table[key][f]:.0f}°", fontsize=7)
+        _show(column[1], x0[f, image], span)
+    axes[0][0].set_ylabel("x")
+    axes[1][0].set_ylabel("predicted $x_0$")
+    return figure
+
+
+def _band(axis, x, mean, error, method, **style):
+    mean, error = np.asarray(mean), np.asarray(error)
+    axis.plot(x, mean, color=colour(method), label=name(method), lw=1.3, **style)
+    axis.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour(method), alpha=0.25, lw=0)
+
+
+@styled
+def spectra(curves):
+    """Power spectrum and radial profile of each method and of real images, bands of two standard errors.
+
+    `curves` maps a method to the tree of its curves.json.
+    """
+    scale = next(iter(curves.values()))["pixel_scale"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    sets = {"real": next(iter(curves.values()))["real"]} | {m: c["generated"] for m, c in curves.items()}
+    for method, c in sets.items():
+        _band(left, c["frequency"], c["log_power"], c["log_power_error"], method)
+        _band(right, c["radius"], c["profile"], c["profile_error"], method)
+    left.set(xlabel=f"spatial frequency [cycles/{'arcsec' if scale else 'pixel'}]", ylabel=r"mean $\log_{10}$ power", xscale="log")
+    right.set(xlabel=f"radius [{'arcsec' if scale else 'pixel'}]", ylabel="mean brightness [units of the images]")
+    left.legend()
+    return figure
+
+
+@styled
+def intensities(sets, bins=80):
+    """Distribution of pixel values; `sets` maps a method (or "real") to images (N, C, H, W)."""
+    figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+    low, high = limits(sets["real"])
+    edges = np.linspace(low - 0.1 * (high - low), 1.3 * high, bins)
+    for method, images in sets.items():
+        share = np.histogram(images, edges)[0] / images.size / np.diff(edges)
+        axis.stairs(share, edges, color=colour(method), label=name(method), lw=1.6 if method == "real" else 1.1)
+    axis.set(xlabel="pixel value [units of the images]", ylabel="share of pixels per unit", yscale="log")
+    axis.legend()
+    return figure
+
+
+@styled
+def ratios(rows):
+    """The comparison at a glance: each metric over its real-vs-real floor, with error bars; 1 is as good as real."""
+    metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
+    figure, axis = plt.subplots(figsize=(6, 0.6 + 0.55 * len(metrics)), layout="constrained")
+    for i, row in enumerate(r for m in methods for r in rows if r["method"] == m):
+        place = metrics.index(row["metric"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * 0.2
+        axis.errorbar(row["ratio"], place, xerr=row["error"] / row["floor"], fmt="o", ms=4, color=colour(row["method"]),
+                      label=name(row["method"]) if i % len(metrics) == 0 else None)
+    axis.axvline(1, color=REAL, lw=0.8, ls="--")
+    axis.set(xscale="log", xlabel="distance to the held-out images / real-vs-real floor", yticks=range(len(metrics)),
+             yticklabels=metrics)
+    axis.invert_yaxis()
+    axis.legend()
+    return figure
+
+
+@styled
+def quality_against_time(rows, costs, metric="fld"):
+    """Distance to the held-out images against seconds an image, both logarithmic, with the floor."""
+    figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+    for row in (r for r in rows if r["metric"] == metric):
+        axis.errorbar(costs[row["method"]]["seconds_per_image"], row["value"], yerr=row["error"], fmt="o",
+                      color=colour(row["method"]), label=name(row["method"]))
+        floor, scatter = row["floor"], row["floor_error"]
+    axis.axhspan(max(floor - scatter, 0.5 * floor), floor + scatter, color=REAL, alpha=0.15, lw=0, label="real vs real")
+    axis.set(xscale="log", yscale="log", xlabel="sampling time [s/image]", ylabel=f"{metric} to the held-out images")
+    axis.legend()
+    return figure

@@ -1,0 +1,132 @@
+"""One notebook of the chain: executed by papermill, checked, signed.
+
+    python -m lensnb.run 02_train --recipe params/quick.yaml --set "train.steps=2000"
+
+A notebook counts as done when its receipt, notebooks/<step>.json in the run folder, is there:
+it is written last, after every code cell has completed and every promised file has been found.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from lensnb import params as recipes
+from lensnb import store
+from lensnb.errors import InputError, nearest
+
+
+def execute(step, params):
+    """Run notebooks/<step>.ipynb with a recipe; returns the path of its receipt.
+
+    The executed notebook lies in the run folder as notebooks/<step>.ipynb, or as
+    <step>.failed.ipynb where a cell failed.
+    """
+    import nbformat
+    import papermill
+
+    run = store.Run(params)
+    source, folder = store.home() / "notebooks" / f"{step}.ipynb", run.path / "notebooks"
+    store.make_folder(folder)
+    done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
+    receipt.unlink(missing_ok=True)
+    start = time.time()
+    try:
+        with contextlib.chdir(store.home()), _quiet():
+            papermill.execute_notebook(str(source), str(failed), parameters=params.model_dump(mode="json"),
+                                       kernel_name="python3", progress_bar=False, log_output=True, cwd=str(store.home()))
+    except Exception as error:      # whatever papermill and its kernel raise
+        raise InputError(explain(error, failed)) from None
+    notebook = nbformat.read(failed, as_version=4)
+    check(step, notebook, run)
+    sign(notebook)
+    os.replace(failed, done)
+    entry = {"step": step, "seconds": round(time.time() - start, 1), "notebook": store.sha256(done),
+             "artefacts": {stage: store.digest(run.need(stage)) for stage in run.stages(step)}}
+    run.note("steps", step, entry)
+    store.write_json(receipt, entry)
+    return receipt
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep papermill's own log off the screen; the notebook's output is shown."""
+    import logging
+
+    logger = logging.getLogger("papermill")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("  %(message)s"))
+    handler.addFilter(lambda record: record.levelno == logging.INFO and not re.match(
+        r"(Executing|Input|Output|Ending|Starting|-----)", record.getMessage()))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    yield
+
+
+def explain(error, notebook):
+    """What went wrong in a notebook, as one sentence that names it and the cell."""
+    if getattr(error, "ename", "") == "InputError":
+        return error.evalue
+    if hasattr(error, "ename"):
+        return f"{notebook}: cell {error.exec_count} raised {error.ename}: {error.evalue}; open the notebook to see where"
+    if type(error).__name__ == "DeadKernelError":
+        return f"{notebook}: the kernel died in {_unfinished(notebook)}; most often memory ran out: lower batch or data.n"
+    return f"{notebook}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _unfinished(path):
+    import nbformat
+
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    at = next((i for i, c in enumerate(cells, 1) if c.metadata.get("papermill", {}).get("status") != "completed"), len(cells))
+    return f"code cell {at}"
+
+
+def check(step, notebook, run):
+    """Refuse a notebook that ended early or did not write what it promises."""
+    for i, cell in enumerate((c for c in notebook.cells if c.cell_type == "code" and c.source.strip()), 1):
+        if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
+            raise InputError(f"notebooks/{step}.ipynb: code cell {i} did not complete, though no error was raised")
+    missing = [str(run.folder(stage)) for stage in run.stages(step) if not store.is_whole(run.folder(stage))]
+    if missing:
+        raise InputError(f"notebooks/{step}.ipynb ended without writing {', '.join(missing)}")
+
+
+def sign(notebook):
+    """Mark an executed notebook as trusted on this machine, so that JupyterLab shows its widgets."""
+    from nbformat.sign import NotebookNotary
+
+    NotebookNotary().sign(notebook)
+
+
+def stale(params):
+    """Receipts of a run whose artefacts are no longer whole; the chain makes these steps again."""
+    run = store.Run(params)
+    receipts = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}
+    return [path for step, path in receipts.items()
+            if path.is_file() and not all(store.is_whole(run.folder(stage)) for stage in run.stages(step))]
+
+
+def main(arguments=None):
+    """The command line; an InputError becomes one line on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
+    parser.add_argument("step", help="such as 02_train")
+    parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
+    parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
+    given = parser.parse_args(arguments)
+    try:
+        if given.step not in store.STEPS:
+            raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
+        params = recipes.load(store.locate(given.recipe), given.overrides)
+        print(f"{given.step}: {execute(given.step, params)}")
+    except InputError as error:
+        print(f"lensnb: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
