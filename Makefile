@@ -7,6 +7,7 @@ TORCH  ?= cpu
 PYTHON ?= python3
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: run test lab trust bench notebooks lock clean
 
@@ -23,7 +24,7 @@ trust: .venv/ready            ## sign executed notebooks that were copied from a
 	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
 
 notebooks: run                ## refresh the committed notebooks from the quick run
-	python -m lensnb.run --commit
+	python -m lensnb.run publish
 
 bench: .venv/ready            ## figures of speed, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done

@@ -28,8 +28,8 @@ PRIOR_MEAN, PRIOR_STD = 3.03, 9.27      # of all pixels of the broad prior, in i
 class LensNet(nn.Module):
     """Images (N, 1, H, W) in the prior's units -> features (N, 64).
 
-    The image is resampled to radius and angle; convolutions are circular in angle, and the mean over
-    angle makes the features blind to the orientation of the lens.
+    The image is resampled to radius and angle; convolutions are circular in angle. Mean and amplitude
+    of the quadrupole over the angle make the features blind to the orientation of the lens.
     """
 
     SIZE, RADII, ANGLES, FEATURES = 64, 32, 96, 64
@@ -41,13 +41,18 @@ class LensNet(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2)
                                    for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)))
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
-        self.project = nn.Linear(widths[-1] * self.RADII // 8, self.FEATURES)
+        self.register_buffer("waves", self._waves(self.ANGLES // 8), persistent=False)
+        self.project = nn.Linear(2 * widths[-1] * self.RADII // 8, self.FEATURES)
         self.head = nn.Linear(self.FEATURES, CLASSES + len(READS))
 
     def _polar_grid(self):
         radius = (torch.arange(self.RADII) + 0.5) / self.RADII * 0.95           # of half the image
         angle = torch.arange(self.ANGLES) * 2 * torch.pi / self.ANGLES
         return torch.stack([radius[:, None] * angle.cos(), radius[:, None] * angle.sin()], dim=-1)
+
+    def _waves(self, angles):
+        turn = torch.arange(angles) * 2 * torch.pi / angles
+        return torch.stack([(2 * turn).cos(), (2 * turn).sin()], dim=1) / angles    # (angles, 2)
 
     def forward(self, x):
         x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True) if x.shape[-1] != self.SIZE else x
@@ -56,7 +61,8 @@ class LensNet(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):             # (N, w, radii, angles)
             h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
             h = F.relu(norm(conv(h)))
-        return F.silu(self.project(h.mean(dim=3).flatten(1)))                   # (N, 64)
+        quadrupole = ((h @ self.waves).square().sum(3) + 1e-6).sqrt()           # its amplitude: (N, w, radii)
+        return F.silu(self.project(torch.cat([h.mean(3), quadrupole], dim=1).flatten(1)))     # (N, 64)
 
     def read(self, x):
         """Class logits (N, 3) and standardised readings (N, 5) of the columns READS."""
@@ -132,7 +138,7 @@ def report(net, x, target, mean, std):
             "rms": dict(zip(READS, rms.tolist(), strict=True)), "prior_std": dict(zip(READS, std.tolist(), strict=True))}
 
 
-def retrain(folder, n=12000, steps=2400, batch=64, seed=2026):
+def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
     """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights and card to `folder`."""
     from lensnb.simulate import simulate
 

@@ -35,7 +35,7 @@ class Data(Section):
     """Which images: simulated ones, or the user's own."""
 
     path: str | None = None                     # folder or .npy/.npz of images; null: simulate
-    prior: str = "broad"                        # what is simulated: a name in simulate.PRIORS
+    prior: str = "broad"                        # what is simulated: a name in priors.PRIORS
     n: int = Field(5000, ge=20)                 # images to simulate, or to read at most
     size: int = Field(64, ge=8, le=1024)        # pixels on a side; other sizes are resized
     channels: Literal[1, 3] | None = None       # null: as in the files

@@ -46,11 +46,11 @@ def radial_profile(images):
 
 
 def intensity_edges(reference, bins=1000):
-    """Bin edges at even quantiles of the reference pixels, with room for outliers on both sides: (<= bins + 3,)."""
+    """Bin edges at even quantiles of the reference pixels, with room for outliers on both sides: (<= bins + 201,)."""
     pixels = grey(reference).ravel()
     inner = np.unique(np.quantile(pixels, np.linspace(0, 1, bins + 1)))
     span = inner[-1] - inner[0]
-    tails = span * np.geomspace(0.01, 10, 20)
+    tails = span * np.geomspace(0.01, 10, 100)
     return np.concatenate([inner[0] - tails[::-1], inner, inner[-1] + tails])
 
 

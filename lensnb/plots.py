@@ -40,8 +40,9 @@ def styled(draw):
 
 def save(figure, folder, stem):
     """Save a figure as <stem>.pdf (vector) and <stem>.png (300 dpi) in `folder`."""
-    for suffix in ("pdf", "png"):
-        figure.savefig(folder / f"{stem}.{suffix}", metadata={"CreationDate": None} if suffix == "pdf" else None)
+    with plt.rc_context(STYLE):
+        figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})    # the same bits each time
+        figure.savefig(folder / f"{stem}.png")
 
 
 def stretch(images, low, high, softening=0.1):

@@ -34,9 +34,12 @@ def execute(step, params):
     done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
     receipt.unlink(missing_ok=True)
     start = time.time()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # idle threads that spin halve the speed of a busy machine
     try:
         with contextlib.chdir(store.home()), _quiet():
-            papermill.execute_notebook(str(source), str(failed), parameters=params.model_dump(mode="json"),
+            # only what differs from the defaults is injected, so that a quick run's notebooks are the committed ones
+            given = params.model_dump(mode="json", exclude_defaults=True)
+            papermill.execute_notebook(str(source), str(failed), parameters=given,
                                        kernel_name="python3", progress_bar=False, log_output=True, cwd=str(store.home()))
     except Exception as error:      # whatever papermill and its kernel raise
         raise InputError(explain(error, failed)) from None
@@ -110,18 +113,38 @@ def stale(params):
             if path.is_file() and not all(store.is_whole(run.folder(stage)) for stage in run.stages(step))]
 
 
+def publish(params):
+    """Copy a finished run's executed notebooks over those in notebooks/, without papermill's marks."""
+    import nbformat
+
+    folder = store.Run(params).path / "notebooks"
+    missing = [step for step in store.STEPS if not (folder / f"{step}.json").is_file()]
+    if missing or params != recipes.Params():
+        raise InputError(f"{folder}: only a whole run of the defaults is published; " + (f"{missing[0]} is missing" if missing else "this one has other parameters"))
+    for step in store.STEPS:
+        notebook = nbformat.read(folder / f"{step}.ipynb", as_version=4)
+        for marked in (notebook, *notebook.cells):
+            marked.metadata.pop("papermill", None)
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if not cell.metadata.get("tags", True):
+                del cell.metadata["tags"]
+        with store.atomic(store.home() / "notebooks" / f"{step}.ipynb") as file:
+            nbformat.write(notebook, file)
+
+
 def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
-    parser.add_argument("step", help="such as 02_train")
+    parser.add_argument("step", help="such as 02_train; `publish` copies the executed notebooks to notebooks/")
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     given = parser.parse_args(arguments)
     try:
-        if given.step not in store.STEPS:
+        if given.step not in (*store.STEPS, "publish"):
             raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
         params = recipes.load(store.locate(given.recipe), given.overrides)
-        print(f"{given.step}: {execute(given.step, params)}")
+        print(f"{given.step}: {publish(params) if given.step == 'publish' else execute(given.step, params)}")
     except InputError as error:
         print(f"lensnb: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,32 @@
+"""Minutes that each step of the quick chain takes on this machine, from nothing.
+
+    python benchmarks/chain.py [recipe]
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lensnb import params, store
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(recipe="params/quick.yaml"):
+    """Run the chain into a temporary folder and print seconds by step and by artefact."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["make", "-s", "run", f"RECIPE={recipe}"], cwd=ROOT, check=True,
+                       env={**os.environ, "LENSNB_OUTPUTS": folder})
+        told = store.read_json(store.Run(params.load(ROOT / recipe), folder).path / "run.json")
+    print(f"{told['hardware']['cores']} cores, torch {told['packages']['torch']}, {told['hardware']['platform']}")
+    for step, entry in told["steps"].items():
+        print(f"{step:24s}{entry['seconds'] / 60:8.2f} min")
+    print(f"{'all':24s}{sum(e['seconds'] for e in told['steps'].values()) / 60:8.2f} min")
+    for stage, entry in told["artefacts"].items():
+        print(f"  {stage:22s}{entry['seconds']:8.1f} s")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

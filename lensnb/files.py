@@ -1,0 +1,220 @@
+"""Strangers' files: folders, .npy, .npz and pickled bytes, parsed here and never executed.
+
+Whatever is wrong with them becomes an InputError of one sentence that names the file.
+"""
+
+import contextlib
+import io
+import math
+import os
+import pickle
+import pickletools
+import re
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lensnb.errors import InputError
+
+SHAPES = "(H,W), (N,H,W), (N,C,H,W) or (N,H,W,C) with C 1 or 3"
+
+
+def walk(top):
+    """Every visible .npy below the folder `top` as a Path, in any order, through links.
+
+    Raises InputError for a folder that is met twice, OSError for one that cannot be read.
+    """
+    def fail(error):
+        raise error
+
+    seen = {}
+    for here, folders, files in os.walk(top, onerror=fail, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            raise InputError(f"{here}: a link to {seen[real]}, which was read already; remove the link")
+        seen[real] = here
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        yield from (Path(here, f) for f in files if f.lower().endswith(".npy") and not f.startswith("."))
+
+
+@contextlib.contextmanager
+def reading(name):
+    """A context that turns whatever a damaged or hostile file makes a parser raise into one sentence.
+
+    Raises InputError, which begins with `name`; one that is raised inside goes through as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror or error}; expected a readable folder, .npy or .npz") from None
+    except Exception as error:      # parsers of foreign bytes raise anything, MemoryError included
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{name}: cannot be read as NumPy's format ({reason}); "
+                         "expected a file as np.save or np.savez writes it") from None
+
+
+def _header(file):
+    """Shape, order and type from the head of a .npy stream."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format {version} is for records")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if min(shape, default=1) < 0:
+        raise ValueError(f"its header claims the shape {shape}")
+    return shape, "F" if fortran else "C", dtype
+
+
+def open_array(path, name=None):
+    """The array of a .npy file, memory-mapped, and NaN; of an object array its image and its mass, or NaN.
+
+    Any type and any shape but an empty one; an object array gives (H, W) or (1, H, W). Raises
+    InputError, under `name` or else the path, for all that is not a whole file of np.save or that
+    holds more than numbers; nothing is executed, and nothing allocated that the file does not hold.
+    """
+    name = name or str(path)
+    with reading(name):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{name}: expected a file, found a folder or a device")
+        with open(path, "rb") as file:
+            shape, order, dtype = _header(file)
+            if dtype == object:
+                return _image_and_mass(_unpickle(file.read(), name), name)
+            need, has = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+            if not need:
+                raise InputError(f"{name}: an empty array of shape {shape}; expected {SHAPES}")
+            if need > has:      # checked before anything of that size is asked for
+                raise InputError(f"{name}: its header promises {need} bytes for shape {shape} and {has} follow; "
+                                 "copy or save it again")
+            return np.memmap(file, dtype, "r", file.tell(), shape, order), math.nan
+
+
+def layout(array, name):
+    """A view (N, C, H, H) of an array in any of `SHAPES`; (H, H, C) is one image too.
+
+    Raises InputError for other shapes, images that are not square and what is not real numbers.
+    """
+    s = array.shape
+    if array.dtype.kind not in "fiub":
+        what = "complex numbers" if array.dtype.kind == "c" else f"type {array.dtype}"
+        raise InputError(f"{name}: found {what}; expected images of real numbers")
+    if array.ndim == 2:
+        array = array[None, None]
+    elif array.ndim == 3:
+        one = s[0] == s[1] != s[2] and s[2] in (1, 3)
+        array = np.moveaxis(array, 2, 0)[None] if one else array[:, None]
+    elif array.ndim == 4 and s[1] not in (1, 3) and s[3] in (1, 3):
+        array = np.moveaxis(array, 3, 1)
+    elif array.ndim != 4 or s[1] not in (1, 3):
+        raise InputError(f"{name}: found shape {s}; expected {SHAPES}")
+    if array.shape[2] != array.shape[3]:
+        raise InputError(f"{name}: found shape {s}, images that are not square; crop them to H = W")
+    return array
+
+
+def unpack(path, folder):
+    """Write the useful members of a .npz as .npy files into a new `folder`: role -> path.
+
+    Roles are "images" (N, ...), "labels" where there is a `y` or `labels`, of any shape, and the
+    name of every column (N,) of real numbers. Raises InputError for a damaged archive and for one
+    without a single set of images.
+    """
+    with reading(path), zipfile.ZipFile(path) as archive:
+        shapes, kinds = {}, {}
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    shape, _, dtype = _header(file)
+                shapes[member[:-4]], kinds[member[:-4]] = shape, dtype.kind
+        images = _image_key(path, shapes)
+        roles = {k: "labels" for k in ("y", "labels") if k in shapes} | {images: "images"}
+        roles |= {k: k for k in shapes if k not in roles and shapes[k] == shapes[images][:1] and kinds[k] in "fiub"}
+        folder.mkdir()
+        for i, key in enumerate(roles):
+            with archive.open(f"{key}.npy") as packed, open(folder / f"{i}.npy", "wb") as file:
+                shutil.copyfileobj(packed, file)    # never a name from the archive
+        return {role: folder / f"{i}.npy" for i, role in enumerate(roles.values())}
+
+
+def _image_key(path, shapes):
+    many = [key for key, shape in shapes.items() if len(shape) in (3, 4)]
+    if "images" in shapes or len(many) == 1:
+        return "images" if "images" in shapes else many[0]
+    listed = ", ".join(f"{k} {s}" for k, s in shapes.items()) or "nothing"
+    raise InputError(f"{path}: expected images under the key `images`, or a single 3-D or 4-D array; found {listed}")
+
+
+class _Piece:
+    """What a pickle asks numpy to build, noted and not built: numpy's own builders trust their input."""
+
+    args, state = (), None
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Array(_Piece): ...
+class _Dtype(_Piece): ...
+class _Scalar(_Piece): ...
+
+
+ADMITTED = {("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy.core.multiarray", "scalar"): _Scalar,
+            ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        piece = ADMITTED.get((module.replace("numpy._core.", "numpy.core."), name))
+        if piece is None:
+            found = f"{module}.{name}"[:80]
+            raise InputError(f"{self.file_name}: a pickle that holds {found!r}, more than numpy arrays, and was not "
+                             "opened; save the image alone with np.save")
+        return piece
+
+
+def _unpickle(data, name):
+    """The entries of a pickled object array, in which nothing but numbers was built."""
+    for code, number, _ in pickletools.genops(data):     # finds lengths that the data do not have
+        if "PUT" in code.name and number is not None and number > len(data):
+            raise ValueError("an index beyond its own length")      # would be allocated by the unpickler
+    unpickler = _Unpickler(io.BytesIO(data))
+    unpickler.file_name = name
+    entries = _value(unpickler.load())
+    return [_value(e) for e in entries] if isinstance(entries, list) else []
+
+
+def _value(piece):
+    """A noted array as a numpy array, or as a flat list if it holds objects; a noted scalar as number."""
+    if isinstance(piece, _Scalar):
+        return np.frombuffer(piece.args[1], _dtype(piece.args[0]))[0]
+    if not isinstance(piece, _Array):
+        return piece
+    _, shape, dtype, fortran, content = piece.state
+    if isinstance(content, list):
+        return content
+    return np.frombuffer(content, _dtype(dtype)).reshape(shape, order="F" if fortran else "C")
+
+
+def _dtype(piece):
+    code, order = piece.args[0], piece.state[1]
+    if not re.fullmatch(r"[biufc]\d{1,2}", code):
+        raise ValueError(f"an array of type {code[:20]!r}")
+    return np.dtype(code).newbyteorder(order)
+
+
+def _image_and_mass(entries, name):
+    """DeepLense's [image, mass]: the first 2-D or (1, H, W) array, and the first number beside it."""
+    arrays = [e for e in entries if isinstance(e, np.ndarray) and (e.ndim == 2 or e.ndim == 3 and len(e) == 1)]
+    numbers = [float(e) for e in entries if isinstance(e, int | float | np.number) or getattr(e, "shape", None) == ()]
+    if not arrays or len(arrays) == len(entries) > 1:
+        raise InputError(f"{name}: an object array of {len(entries)} entries with {len(arrays)} images; expected "
+                         "[image, mass], or save many images as one array (N,H,W)")
+    return arrays[0], numbers[0] if numbers else math.nan

@@ -1,0 +1,16 @@
+"""What all tests share."""
+
+import os
+
+import pytest
+
+os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):     # two threads on a busy machine waste both
+    os.environ.setdefault(variable, "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)

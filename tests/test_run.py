@@ -1,0 +1,188 @@
+"""The chain for real: Snakemake, papermill, a kernel for each notebook, with the tiny recipe."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from lensnb import store
+
+ROOT = Path(__file__).parents[1]
+TINY = "params/tiny.yaml"
+
+
+def call(*command, outputs, cwd=ROOT, **env):
+    """Run a command as a user would; returns (exit code, everything printed)."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+                          env={**os.environ, "PATH": path, "LENSNB_OUTPUTS": str(outputs), **env})
+    return done.returncode, done.stdout
+
+
+def snakemake(outputs, recipe=TINY, overrides="", *flags):
+    return call("snakemake", "--cores", "1", "--nolock", "--quiet", "rules", "progress", "--directory", str(outputs),
+                "--snakefile", str(ROOT / "Snakefile"), *flags, "--config", f"recipe={ROOT / recipe}", f"set={overrides}",
+                outputs=outputs, cwd=ROOT)
+
+
+def step(outputs, name, overrides="", recipe=TINY, **kwargs):
+    return call(sys.executable, "-m", "lensnb.run", name, "--recipe", str(recipe), "--set", overrides, outputs=outputs, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """The tiny chain, run once from nothing."""
+    folder = tmp_path_factory.mktemp("outputs")
+    code, printed = snakemake(folder)
+    assert code == 0, printed
+    return folder
+
+
+def hashes(folder):
+    """What every stage of a run holds: its digest, and when it was written."""
+    return {str(p.parent.relative_to(folder)): (store.digest(p.parent), p.stat().st_mtime_ns)
+            for p in sorted(folder.rglob("artefact.json"))}
+
+
+def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outputs):
+    run = outputs / "tiny"
+    for name in store.STEPS:
+        notebook = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert all(c.metadata.papermill.status == "completed" for c in notebook.cells if c.cell_type == "code")
+        assert any(o.get("output_type") == "display_data" or "image/png" in o.get("data", {}) for c in notebook.cells
+                   for o in c.get("outputs", [])), name
+    table = store.read_table(run / "comparison" / "table.csv")
+    assert len(table["value"]) == 12 and set(table["method"]) == {"ddpm", "ddim", "gan"}
+    assert np.isfinite(table["value"]).all() and (table["error"] > 0).all() and (table["floor"] > 0).all() and (table["n"] == 24).all()
+    told = store.read_json(run / "run.json")
+    assert set(told["steps"]) == set(store.STEPS) and told["params"]["run"] == "tiny" and told["hardware"]["threads"] >= 1
+    assert all(entry["sha256"] == store.sha256(run / stage / name) for stage, artefact in told["artefacts"].items()
+               for name, entry in artefact["files"].items())
+    assert {p.suffix for p in (run / "figures").iterdir()} == {".pdf", ".png"}
+    assert not list(run.rglob("*.partial*"))
+
+
+def test_every_method_writes_files_of_the_same_shape(outputs):
+    samples = outputs / "tiny" / "samples"
+    listing = {m: sorted(p.name for p in (samples / m).iterdir()) for m in ("ddpm", "ddim", "gan")}
+    assert listing["ddpm"] == listing["ddim"] == listing["gan"]
+    for method in listing:
+        images = np.load(samples / method / "images.npy")
+        assert images.shape == (24, 1, 32, 32) and images.dtype == np.float32 and images.std() > 0
+    x0 = np.load(samples / "ddim" / "x0.npy")
+    assert np.abs(x0[-1] - np.load(samples / "ddim" / "images.npy")[:2]).max() < 1e-3      # the strip shows the first images
+
+
+def test_nothing_is_done_twice(outputs):
+    before = hashes(outputs)
+    code, printed = snakemake(outputs)
+    assert code == 0 and hashes(outputs) == before, printed
+
+
+def test_a_changed_parameter_runs_its_step_and_what_depends_on_it(outputs, tmp_path):
+    shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
+    before = hashes(tmp_path / "copy")
+    code, printed = snakemake(tmp_path / "copy", TINY, "gan.steps=3")
+    after = hashes(tmp_path / "copy")
+    assert code == 0, printed
+    changed = {stage for stage in after if after[stage] != before[stage]}
+    assert changed == {f"tiny/{s}" for s in ("models/gan", "samples/gan", "evaluation/gan", "comparison")}
+
+
+def test_a_deleted_file_is_made_again_with_the_same_content(outputs, tmp_path):
+    shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
+    before = hashes(tmp_path / "copy")
+    (tmp_path / "copy/tiny/samples/ddim/images.npy").unlink()
+    code, printed = snakemake(tmp_path / "copy")
+    after = hashes(tmp_path / "copy")
+    assert code == 0, printed
+    assert after["tiny/samples/ddim"][0] == before["tiny/samples/ddim"][0] and after["tiny/samples/ddpm"] == before["tiny/samples/ddpm"]
+
+
+def test_plain_papermill_writes_the_same_files(outputs, tmp_path):
+    parameters = tmp_path / "all.yaml"
+    parameters.write_text((ROOT / TINY).read_text())
+    for name in ("01_data", "02_train"):
+        code, printed = call("papermill", f"notebooks/{name}.ipynb", str(tmp_path / "out.ipynb"), "-f", TINY, "-k", "python3",
+                             outputs=tmp_path)
+        assert code == 0, printed
+    ours, plain = hashes(outputs / "tiny"), hashes(tmp_path / "tiny")
+    assert {s: d for s, (d, _) in plain.items()} == {s: ours[s][0] for s in ("data", "models/diffusion", "models/gan")}
+
+
+def test_executed_notebooks_are_trusted(outputs):
+    from nbformat.sign import NotebookNotary
+
+    for path in (outputs / "tiny" / "notebooks").glob("*.ipynb"):
+        assert NotebookNotary().check_signature(nbformat.read(path, as_version=4)), path.name
+
+
+def test_a_wrong_recipe_stops_the_chain_with_one_sentence(tmp_path):
+    code, printed = snakemake(tmp_path, TINY, "train.stepz=3")
+    assert code != 0 and "unknown key train.stepz; did you mean train.steps?" in printed and "Traceback" not in printed
+    assert not (tmp_path / "tiny").exists()
+
+
+def project_with(tmp_path, name, source, tags=()):
+    """A copy of the project in which one notebook has one more cell, before its last."""
+    for folder in ("notebooks", "params"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    at = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])) + 1
+    notebook.cells.insert(at, nbformat.v4.new_code_cell(source))
+    nbformat.write(notebook, path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("source, expected", [
+    ("raise SystemExit(0)", "code cell"),
+    ("import os; os._exit(0)", "kernel died in code cell 2"),
+    ("1 / 0", "cell 2 raised ZeroDivisionError: division by zero"),
+    ("import lensnb; raise lensnb.InputError('say this')", "lensnb: say this"),
+], ids=["exit", "dead", "error", "input"])
+def test_a_notebook_that_does_not_complete_fails_the_run(tmp_path, source, expected):
+    project = project_with(tmp_path, "01_data", source)
+    code, printed = step(tmp_path / "out", "01_data", cwd=project, recipe="params/tiny.yaml")
+    assert code == 2 and expected in printed, printed
+    assert not list((tmp_path / "out").rglob("01_data.json")) and not list((tmp_path / "out").rglob("01_data.ipynb"))
+
+
+def test_a_notebook_that_forgets_its_files_fails_the_run(tmp_path):
+    project = project_with(tmp_path, "01_data", "pass")
+    path = project / "notebooks" / "01_data.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = notebook.cells[:3]
+    nbformat.write(notebook, path)
+    code, printed = step(tmp_path / "out", "01_data", cwd=project, recipe="params/tiny.yaml")
+    assert code == 2 and "ended without writing" in printed and "tiny/data" in printed
+
+
+def test_steps_out_of_order_are_told_what_is_missing(tmp_path):
+    code, printed = step(tmp_path, "03_sample", "threads=1")
+    assert code == 2 and "run notebooks/01_data.ipynb first" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda d: None, "mine"), (lambda d: d.mkdir(), "mine"),
+    (lambda d: (d.mkdir(), (d / "a.npy").write_text("hello")), "a.npy"),
+    (lambda d: (d.mkdir(), [np.save(d / f"{i}.npy", np.full((32, 32), np.nan)) for i in range(40)]), ".npy"),
+    (lambda d: (d.mkdir(), [np.save(d / f"{i}.npy", np.random.rand(32, 32)) for i in range(12)]), "batch 16 is above the 11"),
+], ids=["missing", "empty", "text", "nan", "few"])
+def test_bad_images_end_the_chain_with_one_sentence(tmp_path, make, expected):
+    make(tmp_path / "mine")
+    code, printed = snakemake(tmp_path / "out", TINY, f"data.path='{tmp_path / 'mine'}' gan.batch=8")
+    told = [line for line in printed.splitlines() if line.startswith("lensnb: ")]
+    assert code != 0 and len(told) == 1 and expected in told[0], printed
+    assert "Traceback" not in printed and not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_the_recipe_in_the_run_folder_is_complete(outputs):
+    tree = yaml.safe_load((outputs / "tiny" / "recipe.yaml").read_text())
+    assert tree["train"]["clip"] == 1.0 and tree["run"] == "tiny"

@@ -1,0 +1,160 @@
+"""The loop: the same bits after an interruption, refusals, EMA, symmetries."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lensnb import data, params, store, train
+from lensnb.errors import InputError
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 1, 32, 32)).astype(np.float32).cumsum(-1)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "labels.npy", np.arange(40) % 2)
+    p = params.Data(path=str(tmp_path / "images.npy"), labels=str(tmp_path / "labels.npy"), size=32)
+    data.prepare(p, 0, tmp_path / "data")
+    return data.load(tmp_path / "data")
+
+
+def recipe(**changes):
+    tree = {"device": "cpu", "data": {"size": 32}, "model": {"width": 16, "dropout": 0.2, "context": "class"},
+            "train": {"steps": 7, "batch": 8, "warmup": 3, "log_every": 3, "checkpoint_every": 2},
+            "gan": {"steps": 7, "batch": 8, "width": 8, "latent": 8, "log_every": 3, "checkpoint_every": 2}}
+    for key, section in changes.items():
+        tree[key] = tree[key] | section
+    return params.validate(tree, "test")
+
+
+@pytest.mark.parametrize("name", ["diffusion", "gan"])
+@pytest.mark.parametrize("cut", [1, 4, 6])
+def test_interrupted_and_resumed_training_has_the_same_bits(name, cut, dataset, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    train.train(name, recipe(), dataset, whole)
+    kind = type(train.task(name, recipe(), dataset, train.accelerator("cpu")))
+    step = kind.step
+
+    def cut_short(self, k, *batch):
+        if k == cut:
+            raise Cut
+        return step(self, k, *batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(kind, "step", cut_short)
+        train.train(name, recipe(), dataset, parts)
+    assert not (parts / "model.safetensors").exists()
+    torch.rand(5)                                            # the global generator is somewhere else now
+    train.train(name, recipe(), dataset, parts)
+    for file in ("model.safetensors", "history.csv"):
+        assert store.sha256(whole / file) == store.sha256(parts / file)
+
+
+def test_training_lowers_the_loss_and_moves_the_average(dataset, tmp_path):
+    train.train("diffusion", recipe(train={"steps": 60, "log_every": 20, "rate": 3e-3}, model={"dropout": 0}), dataset, tmp_path)
+    table = store.read_table(tmp_path / "history.csv")
+    assert table["step"].tolist() == [20, 40, 60] and table["images"].tolist() == [160, 320, 480]
+    assert table["loss"][-1] < 0.8 * table["loss"][0]
+
+
+def test_ramped_average_is_the_recursion_written_out():
+    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1, bias=False), avg_fn=train.ramped_average(0.1))
+    values, expected = [3.0, -1.0, 4.0, 1.0, -5.0], None
+    for n, value in enumerate(values):
+        model = torch.nn.Linear(1, 1, bias=False)
+        model.weight.data.fill_(value)
+        average.update_parameters(model)
+        expected = value if n == 0 else expected + (value - expected) / (1 + 0.1 * n)
+    assert abs(average.module.weight.item() - expected) < 1e-6
+
+
+def test_batches_go_through_every_image_before_any_comes_again():
+    images = torch.arange(10.0).view(10, 1, 1, 1)
+    batches = train.Batches(images, images[:, 0, 0], 4, False, seed=5)
+    drawn = torch.cat([batches(k, None)[0].flatten() for k in range(5)])
+    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
+    assert drawn[:10].tolist() != drawn[10:].tolist()
+    x, context = batches(2, None)
+    assert torch.equal(x.flatten(), context.flatten())
+
+
+def test_symmetries_are_the_eight_of_the_square():
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+    seen = {tuple(image.flatten().tolist()) for image in
+            train.random_symmetry(x.repeat(400, 1, 1, 1), torch.Generator().manual_seed(0))}
+    flips = [np.rot90(m, k) for m in (x[0, 0].numpy(), x[0, 0].numpy().T) for k in range(4)]
+    assert seen == {tuple(m.flatten().tolist()) for m in flips}
+
+
+def test_a_batch_above_the_training_images_is_refused(dataset, tmp_path):
+    with pytest.raises(InputError, match="batch 64 is above the 36 training images"):
+        train.train("diffusion", recipe(train={"batch": 64}), dataset, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_state(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.DiffusionTask, "step", lambda self, k, *batch: {"loss": float("nan") if k == 5 else 1.0})
+    with pytest.raises(InputError, match=r"loss is not finite at step 6; the last good state is .*checkpoint.pt"):
+        train.train("diffusion", recipe(), dataset, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "random", "other", "pickle"])
+def test_a_checkpoint_that_is_not_ours_is_refused(damage, dataset, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    task = train.task("diffusion", recipe(), dataset, train.accelerator("cpu"))
+    train.save(task, path, {"step": 2, "history": [], "sums": {}})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "random":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif damage == "other":
+        train.save(train.task("diffusion", recipe(model={"width": 24}), dataset, train.accelerator("cpu")), path,
+                   {"step": 2, "history": [], "sums": {}})
+    else:
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "executed"), "w"))
+        torch.save({"step": 2, "parts": Evil()}, path)
+    with pytest.raises(InputError, match="not a checkpoint of this recipe"):
+        train.train("diffusion", recipe(), dataset, tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(InputError, match="cuda"):
+        train.accelerator("cuda")
+
+
+def test_the_gans_two_updates_touch_their_own_network_only(dataset):
+    task = train.task("gan", recipe(gan={"critic_updates": 2}), dataset, train.accelerator("cpu"))
+    weights = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
+    x, generator = torch.randn(8, 1, 32, 32), torch.Generator().manual_seed(0)
+    updates = []
+    for name in ("adam_d", "adam_g"):
+        optimiser = getattr(task, name)
+        original = optimiser.step
+        def spy(*a, original=original, name=name, **k):
+            before = weights(task.generator), weights(task.judge)
+            original(*a, **k)
+            updates.append((name, not torch.equal(before[0], weights(task.generator)), not torch.equal(before[1], weights(task.judge))))
+        optimiser.step = spy
+    task.step(0, x, None, generator)
+    assert updates == [("adam_d", False, True)] * 2 + [("adam_g", True, False)]
+
+
+def test_scaled_images_are_what_the_network_trains_on(dataset, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train.DiffusionTask, "step", lambda self, k, x, *rest: seen.append(x) or {"loss": 1.0})
+    train.train("diffusion", recipe(train={"steps": 9, "batch": 4, "flips": False}), dataset, tmp_path)
+    expected = dataset.scaling.forward(np.asarray(dataset.images)[dataset.train])
+    assert np.abs(np.sort(torch.cat(seen).flatten().numpy()) - np.sort(expected.flatten())).max() < 1e-6
+    assert dataclasses.asdict(dataset.scaling)["kind"] == "asinh"
