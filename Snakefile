@@ -42,5 +42,6 @@ for before, step in zip((None, *store.STEPS), store.STEPS):
             FOLDER / f"{step}.json",
         params:
             recipe=json.dumps({section: TREE[section] for section in READS[step]}),
+            files=store.fingerprint(P.data.path) if before is None and P.data.path else None,
         shell:
             f"python -m lensnb.run {step} --recipe {shlex.quote(str(RESOLVED))}"

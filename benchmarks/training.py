@@ -3,10 +3,6 @@
     python benchmarks/training.py
 """
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import resource
 import time
 from types import SimpleNamespace

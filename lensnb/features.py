@@ -81,7 +81,7 @@ class Units:
 
     def __call__(self, images):
         """Images (N, C, H, W) of the reference's unit -> tensor (N, 1, H, W) in the prior's."""
-        grey = torch.as_tensor(images).float().mean(dim=1, keepdim=True)
+        grey = torch.tensor(images).float().mean(dim=1, keepdim=True)
         return (grey - self.mean) / self.std * PRIOR_STD + PRIOR_MEAN
 
 

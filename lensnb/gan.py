@@ -21,11 +21,11 @@ class Generator(nn.Module):
 
     def __init__(self, size=64, channels=1, latent=64, width=32, low=-1.0, high=1.0):
         super().__init__()
-        widths = [8 * width, 4 * width, 2 * width, width, width]
+        widths = [8 * width, 4 * width, 2 * width, width, width // 2]
         self.latent, self.first = latent, (widths[0], size // 2**BLOCKS, size // 2**BLOCKS)
         self.project = nn.Linear(latent, self.first[0] * self.first[1] * self.first[2])
         blocks = [self._block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        self.body = nn.Sequential(*blocks[:2], Attention(widths[2]), *blocks[2:], nn.Conv2d(width, channels, 3, padding=1))
+        self.body = nn.Sequential(*blocks[:2], Attention(widths[2], heads=1), *blocks[2:], nn.Conv2d(widths[4], channels, 3, padding=1))
         self.middle, self.half = (high + low) / 2, (high - low) / 2
 
     @staticmethod
@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
         conv = lambda a, b, k, s: spectral_norm(nn.Conv2d(a, b, k, s, padding=1))
         widths = [channels, width, 2 * width, 4 * width]
         stages = [nn.Sequential(conv(a, b, 4, 2), nn.LeakyReLU(0.2)) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        self.body = nn.Sequential(*stages[:2], Attention(widths[2]), *stages[2:], conv(widths[3], 1, 3, 1))
+        self.body = nn.Sequential(*stages[:2], Attention(widths[2], heads=1), *stages[2:], conv(widths[3], 1, 3, 1))
 
     def forward(self, x):
         return self.body(x)
@@ -67,7 +67,8 @@ class GanTask:
     def __init__(self, params, dataset, accelerator):
         self.gan, self.accelerator = params.gan, accelerator
         adam = lambda net: torch.optim.Adam(net.parameters(), self.gan.rate, (0.5, 0.999))
-        made, judge = generator(params, dataset), Discriminator(dataset.images.shape[1], self.gan.width)
+        made, judge = (net.to(memory_format=torch.channels_last) for net in     # twice as fast on a CPU
+                       (generator(params, dataset), Discriminator(dataset.images.shape[1], self.gan.width)))
         self.generator, self.judge, self.adam_g, self.adam_d = accelerator.prepare(made, judge, adam(made), adam(judge))
         self.model = AveragedModel(accelerator.unwrap_model(self.generator), use_buffers=True,
                                    multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema))

@@ -101,6 +101,7 @@ class Train(Optimiser):
     """Training of the diffusion model."""
 
     warmup: int = Field(100, ge=0)              # steps of linear warm-up
+    cooldown: float = Field(0.4, ge=0, le=1)    # last share of the steps, over which the rate falls to zero
     decay: float = Field(0.01, ge=0)            # AdamW weight decay
     clip: float = Field(1.0, gt=0)              # largest norm of the gradient
     ema: Fraction = 0.1                         # EMA over this share of the steps so far
@@ -115,7 +116,7 @@ class Gan(Optimiser):
     rate: float = Field(2e-4, gt=0, lt=1)
     flips: bool = True
     latent: Count = 64                          # length of the latent vector
-    width: int = Field(32, ge=8)                # channels at the finest level
+    width: int = Field(32, ge=8)                # channels at half resolution; coarser maps have 2, 4, 8 times as many
     critic_updates: Count = 1                   # discriminator updates to one of the generator
     smoothing: float = Field(0.1, ge=0, lt=0.5)     # labels 1 - s for real and s for generated
     ema: float = Field(0.99, ge=0, lt=1)        # decay of the generator's average

@@ -34,7 +34,6 @@ def execute(step, params):
     done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
     receipt.unlink(missing_ok=True)
     start = time.time()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # idle threads that spin halve the speed of a busy machine
     try:
         with contextlib.chdir(store.home()), _quiet():
             # only what differs from the defaults is injected, so that a quick run's notebooks are the committed ones

@@ -106,6 +106,14 @@ def digest(folder):
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
+def fingerprint(path):
+    """A hash of names, sizes and times of the files at or below a path of the user's; None where nothing is."""
+    top = locate(path)
+    listed = [(str(p.relative_to(top)), p.stat().st_size, p.stat().st_mtime_ns)
+              for p in sorted(top.rglob("*") if top.is_dir() else [top]) if p.is_file()]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] if listed else None
+
+
 def is_whole(folder):
     """Whether an artefact and every file that it lists are there (by size; hashes are not read)."""
     folder = Path(folder)
@@ -201,7 +209,8 @@ class Run:
         """What decides the content of a stage: its parameters, and the digests of what it reads."""
         tree = self.params.model_dump(mode="json")
         kind, _, name = stage.partition("/")
-        own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]},
+        own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]} | (
+                   {"files": fingerprint(tree["data"]["path"])} if tree["data"]["path"] else {}),
                "models": lambda: {"seed": tree["seed"], **{k: tree[k] for k in MODEL_SECTIONS[name]}},
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
                                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames")}},

@@ -45,8 +45,14 @@ def ramped_average(share):
     return lambda average, new, n: average + (new - average) / (1 + share * n)
 
 
+def trapezium(k, settings):
+    """Share of the full learning rate at step k: a linear warm-up, a plateau, a linear fall to zero."""
+    fall = settings.cooldown * settings.steps
+    return min(1, (k + 1) / (settings.warmup + 1), (settings.steps - k) / (fall + 1))
+
+
 class DiffusionTask:
-    """One update of the denoiser: AdamW, warm-up, clipping, EMA."""
+    """One update of the denoiser: AdamW, warm-up and cool-down, clipping, EMA."""
 
     def __init__(self, params, dataset, accelerator):
         self.train, self.weighting = params.train, params.diffusion.weighting
@@ -60,7 +66,7 @@ class DiffusionTask:
     def step(self, k, x0, context, generator):
         """Update once with the batch x0 (B, C, H, W); returns {"loss": float}."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.train.rate * min(1, (k + 1) / (self.train.warmup + 1))
+            group["lr"] = self.train.rate * trapezium(k, self.train)
         sigma = self.schedule.train_sigmas(len(x0), generator)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         if context is not None:     # rows of NaN stand for a dropped context

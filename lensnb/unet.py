@@ -77,10 +77,10 @@ class Attention(nn.Module):
 
     def forward(self, x, e=None):
         b, c, h, w = x.shape
-        qkv = self.qkv(x).view(b, 3, self.heads, c // self.heads, h * w)        # (B, 3, heads, c, HW)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)                               # (B, heads, HW, c)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+        qkv = self.qkv(x).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                    # (B, heads, HW, c), c contiguous:
+        attended = F.scaled_dot_product_attention(q, k, v)                      # the fused kernels ask for it
+        return x + self.out(attended.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2))
 
 
 class Level(nn.Module):

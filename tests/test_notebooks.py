@@ -84,7 +84,7 @@ def nbval(folder, outputs):
                "--nbval-cell-timeout=1500", "--nbval-sanitize-with", str(ROOT / "tests/sanitize.cfg"), "-q", "--no-header",
                "--rootdir", str(folder), "-c", os.devnull, *map(str, sorted(folder.glob("notebooks/0[1-9]_*.ipynb")))]
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-                          env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"})
+                          env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "2"})
     return done.returncode, done.stdout
 
 

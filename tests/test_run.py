@@ -186,3 +186,24 @@ def test_bad_images_end_the_chain_with_one_sentence(tmp_path, make, expected):
 def test_the_recipe_in_the_run_folder_is_complete(outputs):
     tree = yaml.safe_load((outputs / "tiny" / "recipe.yaml").read_text())
     assert tree["train"]["clip"] == 1.0 and tree["run"] == "tiny"
+
+
+def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path):
+    """DeepLenseSim's own output as a folder of classes, noise-free, in its own units and with its own size."""
+    shared = ROOT.parent / "shared" / "data" / "deeplensesim"
+    if not shared.is_dir():
+        pytest.skip(f"{shared.name}: the folder of real DeepLenseSim output is not here")
+    for theirs, name in (("no_sub", "no"), ("cdm", "sphere"), ("axion", "vort")):
+        folder = tmp_path / "lenses" / "train" / name
+        folder.mkdir(parents=True)
+        for i, image in enumerate(np.load(shared / f"model_II_{theirs}.npz")["images"]):
+            np.save(folder / f"{i}.npy", image.astype(">f8"))
+    code, printed = snakemake(tmp_path / "out", TINY, f"data.path='{tmp_path / 'lenses'}' data.pixel_scale=0.101 data.scaling=minmax "
+                              "model.context=class sample.n=16")
+    assert code == 0, printed
+    run = tmp_path / "out" / "tiny"
+    table = store.read_table(run / "comparison" / "table.csv")
+    assert len(table["ratio"]) == 12 and np.isfinite(table["ratio"]).all() and (table["n"] == 16).all()
+    kept = np.load(run / "data" / "images.npy")
+    assert kept.shape == (300, 1, 32, 32) and store.read_json(run / "data" / "dataset.json")["classes"] == ["no_sub", "cdm", "vortex"]
+    assert np.load(run / "samples/ddim/images.npy").std() > 0

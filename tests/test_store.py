@@ -97,6 +97,18 @@ def test_a_changed_parameter_changes_the_recipe_of_its_stage_only(run, tmp_path)
     assert changed(evaluate={"n": 50}) == changed(threads=1) == set()
 
 
+def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "a.npy", np.zeros(3))
+    recipe = lambda: store.Run(params.validate({"data": {"path": str(tmp_path / "mine")}}, "x"), tmp_path).recipe("data")
+    first = recipe()
+    assert recipe() == first
+    np.save(tmp_path / "mine" / "b.npy", np.zeros(3))
+    second = recipe()
+    np.save(tmp_path / "mine" / "a.npy", np.zeros(4))
+    assert len({str(r) for r in (first, second, recipe())}) == 3
+
+
 def test_a_missing_stage_names_the_notebook_that_writes_it(run):
     with pytest.raises(InputError, match="models/gan: not there or not whole; run notebooks/02_train.ipynb first"):
         run.need("models/gan")
