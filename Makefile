@@ -14,7 +14,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 .PHONY: run test lab trust bench notebooks lock clean
 
 run: .venv/ready              ## the chain: data, train, sample, evaluate, compare
-	snakemake --cores 1 --quiet rules progress --config recipe="$(RECIPE)" set="$(SET)"
+	snakemake --cores 1 --quiet all --config recipe="$(RECIPE)" set="$(SET)"
 
 test: .venv/ready             ## unit tests, the tiny chain, the committed notebooks
 	pytest --cov=lensnb --cov-report=term-missing:skip-covered

@@ -2,7 +2,6 @@
 # is written when the notebook has completed and all that it promises is there. A changed parameter
 # re-runs the step that reads it and what depends on it.
 import json
-import shlex
 
 from lensnb import params, run, store
 from lensnb.errors import InputError
@@ -44,4 +43,4 @@ for before, step in zip((None, *store.STEPS), store.STEPS):
             recipe=json.dumps({section: TREE[section] for section in READS[step]}),
             files=store.fingerprint(P.data.path) if before is None and P.data.path else None,
         shell:
-            f"python -m lensnb.run {step} --recipe {shlex.quote(str(RESOLVED))}"
+            "python -m lensnb.run {rule} --recipe {RESOLVED:q}"

@@ -89,12 +89,12 @@ class Diffusion(Section):
 class Optimiser(Section):
     """What both training loops share."""
 
-    steps: Count = 1000                         # updates
-    batch: int = Field(32, ge=2)                # images an update
+    steps: Count = 2000                         # updates
+    batch: int = Field(16, ge=2)                # images an update
     rate: float = Field(1e-3, gt=0, lt=1)       # learning rate
     flips: bool = True                          # flips and quarter turns: symmetries of lenses
-    log_every: Count = 50                       # steps between two printed lines
-    checkpoint_every: Count = 250               # steps between two checkpoints
+    log_every: Count = 100                      # steps between two printed lines
+    checkpoint_every: Count = 200               # steps between two checkpoints
 
 
 class Train(Optimiser):
@@ -111,10 +111,9 @@ class Train(Optimiser):
 class Gan(Optimiser):
     """The self-attention GAN."""
 
-    batch: int = Field(64, ge=2)
-    steps: Count = 600                          # generator updates
+    steps: Count = 500                          # generator updates
+    batch: int = Field(32, ge=2)
     rate: float = Field(2e-4, gt=0, lt=1)
-    flips: bool = True
     latent: Count = 64                          # length of the latent vector
     width: int = Field(32, ge=8)                # channels at half resolution; coarser maps have 2, 4, 8 times as many
     critic_updates: Count = 1                   # discriminator updates to one of the generator
@@ -149,7 +148,7 @@ class Sample(Section):
     frames: int = Field(40, ge=2, le=100)       # steps kept of it
     methods: dict[Name, Method] = {
         "ddpm": {"sampler": "ddpm", "steps": 100},
-        "ddim": {"sampler": "ddim", "steps": 30},
+        "ddim": {"sampler": "ddim", "steps": 50},
         "gan": {"model": "gan"},
     }
 

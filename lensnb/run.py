@@ -39,7 +39,8 @@ def execute(step, params):
             # only what differs from the defaults is injected, so that a quick run's notebooks are the committed ones
             given = params.model_dump(mode="json", exclude_defaults=True)
             papermill.execute_notebook(str(source), str(failed), parameters=given,
-                                       kernel_name="python3", progress_bar=False, log_output=True, cwd=str(store.home()))
+                                       kernel_name="python3", progress_bar=False, log_output=True, cwd=str(store.home()),
+                                       extra_arguments=["--log-level=40"])
     except Exception as error:      # whatever papermill and its kernel raise
         raise InputError(explain(error, failed)) from None
     notebook = nbformat.read(failed, as_version=4)
@@ -143,7 +144,10 @@ def main(arguments=None):
         if given.step not in (*store.STEPS, "publish"):
             raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
         params = recipes.load(store.locate(given.recipe), given.overrides)
-        print(f"{given.step}: {publish(params) if given.step == 'publish' else execute(given.step, params)}")
+        if given.step == "publish":
+            publish(params)
+        else:
+            print(f"{given.step}: done, see {os.path.relpath(execute(given.step, params).with_suffix('.ipynb'))}")
     except InputError as error:
         print(f"lensnb: {error}", file=sys.stderr)
         return 2

@@ -145,7 +145,12 @@ def build(folder, recipe, make):
     with atomic(partial / "recipe.yaml") as file:
         yaml.safe_dump(recipe, file, sort_keys=False)
     start = time.time()
-    make(partial)
+    try:
+        make(partial)
+    except InputError:
+        if not (partial / "checkpoint.pt").is_file():   # nothing to go on from: leave nothing
+            shutil.rmtree(partial)
+        raise
     _seal(partial, time.time() - start)
     _replace(partial, folder)
     return folder

@@ -26,7 +26,7 @@ def call(*command, outputs, cwd=ROOT, **env):
 
 
 def snakemake(outputs, recipe=TINY, overrides="", *flags):
-    return call("snakemake", "--cores", "1", "--nolock", "--quiet", "rules", "progress", "--directory", str(outputs),
+    return call("snakemake", "--cores", "1", "--nolock", "--quiet", "all", "--directory", str(outputs),
                 "--snakefile", str(ROOT / "Snakefile"), *flags, "--config", f"recipe={ROOT / recipe}", f"set={overrides}",
                 outputs=outputs, cwd=ROOT)
 
@@ -181,6 +181,7 @@ def test_bad_images_end_the_chain_with_one_sentence(tmp_path, make, expected):
     told = [line for line in printed.splitlines() if line.startswith("lensnb: ")]
     assert code != 0 and len(told) == 1 and expected in told[0], printed
     assert "Traceback" not in printed and not list((tmp_path / "out").rglob("*.safetensors"))
+    assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 def test_the_recipe_in_the_run_folder_is_complete(outputs):
