@@ -7,31 +7,33 @@ TORCH  ?= cpu
 PYTHON ?= python3
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
+export LENSNB_RECIPE := $(RECIPE)
+export LENSNB_SET := $(SET)
 # glibc gives big blocks back to the system and faults them in again at each step: keeping them trains 15 % faster
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
 .PHONY: run test lab trust bench notebooks lock clean
 
-run: .venv/ready              ## the chain: data, train, sample, evaluate, compare
-	snakemake --cores 1 --quiet all --config recipe="$(RECIPE)" set="$(SET)"
+run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare
+	snakemake --cores 1 --quiet all --nolock --rerun-incomplete
 
-test: .venv/ready             ## unit tests, the tiny chain, the committed notebooks
+test: .venv/ready-$(TORCH)             ## unit tests, the tiny chain, the committed notebooks
 	pytest --cov=lensnb --cov-report=term-missing:skip-covered
 
-lab: .venv/ready              ## explore in JupyterLab
-	jupyter lab notebooks
+lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
+	jupyter lab notebooks/01_data.ipynb
 
-trust: .venv/ready            ## sign executed notebooks that were copied from another machine
+trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copied from another machine
 	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
 
 notebooks: run                ## refresh the committed notebooks from the quick run
 	python -m lensnb.run publish
 
-bench: .venv/ready            ## figures of speed, printed
+bench: .venv/ready-$(TORCH)            ## figures of speed, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
-lock:                         ## compile requirements.lock from pyproject.toml; torch stands in requirements/
+lock:                         ## compile requirements.lock from pyproject.toml (with uv); torch stands in requirements/
 	echo 'torch ; sys_platform == "never"' > .override
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --override .override --no-annotate --no-header -q -o requirements.lock
 	sed -i "/'never'/d" requirements.lock && rm .override
@@ -39,7 +41,7 @@ lock:                         ## compile requirements.lock from pyproject.toml; 
 clean:                        ## remove the environment and every run
 	rm -rf .venv .snakemake outputs/*/
 
-.venv/ready: pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
+.venv/ready-$(TORCH): pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "lensnb needs Python 3.11 or 3.12; found %d.%d: call make with PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 	pip install --quiet -r requirements/torch-$(TORCH).txt

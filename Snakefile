@@ -2,15 +2,18 @@
 # is written when the notebook has completed and all that it promises is there. A changed parameter
 # re-runs the step that reads it and what depends on it.
 import json
+import os
 
 from lensnb import params, run, store
 from lensnb.errors import InputError
 
-RECIPE, SET = config.get("recipe", "params/quick.yaml"), config.get("set", "")
+RECIPE, SET = os.environ.get("LENSNB_RECIPE") or "params/quick.yaml", os.environ.get("LENSNB_SET", "")
 try:
     P = params.load(store.locate(RECIPE), SET)
     FOLDER = store.Run(P).path / "notebooks"
     RESOLVED = store.Run(P).write_recipe()  # the jobs read it: the same command whatever the overrides
+    for receipt in run.stale(P):  # what was deleted, or made otherwise by hand, is made again
+        receipt.unlink()
 except InputError as error:
     raise SystemExit(f"lensnb: {error}")
 TREE = P.model_dump(mode="json")
@@ -21,8 +24,6 @@ READS = {  # the sections of a recipe that a step reads, beside those that it in
     "04_evaluate": ("evaluate",),
     "05_compare": (),
 }
-for receipt in run.stale(P):  # artefacts that were deleted by hand are made again
-    receipt.unlink()
 
 
 rule all:
@@ -41,6 +42,5 @@ for before, step in zip((None, *store.STEPS), store.STEPS):
             FOLDER / f"{step}.json",
         params:
             recipe=json.dumps({section: TREE[section] for section in READS[step]}),
-            files=store.fingerprint(P.data.path) if before is None and P.data.path else None,
         shell:
             "python -m lensnb.run {rule} --recipe {RESOLVED:q}"

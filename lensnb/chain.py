@@ -7,7 +7,18 @@ instead of made again.
 import numpy as np
 
 from lensnb import store
+from lensnb.errors import InputError, nearest
 from lensnb.params import Params
+
+
+_opened = []    # the first call in a kernel checks the parameter cell; later ones see the notebook's own variables too
+
+
+def _refuse_unknown(variables):
+    plain = [k for k, v in variables.items() if type(v) in (dict, int, float, str, bool) and not k.startswith("_") and k != "Out"]
+    for key in plain:
+        if key not in Params.model_fields:
+            raise InputError(f"the parameters cell: unknown key {key}; did you mean {nearest(key, Params.model_fields) or 'train'}?")
 
 
 def open_run(variables):
@@ -18,6 +29,9 @@ def open_run(variables):
     """
     import torch
 
+    if not isinstance(variables, Params) and not _opened:
+        _refuse_unknown(variables)
+    _opened.append(True)
     params = variables if isinstance(variables, Params) else Params.from_notebook(variables)
     if params.threads:
         torch.set_num_threads(params.threads)

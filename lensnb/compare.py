@@ -28,15 +28,20 @@ def costs(run):
 
 
 def verdict(rows):
-    """Sentences made from the numbers: for each metric the best method, whether it is set apart, and its distance from the floor."""
+    """One sentence a metric, made from its numbers: who comes closest, whether that is shown, how far from the floor.
+
+    Errors are taken as independent; methods share one reference, so that real gaps are a little clearer.
+    """
     sentences = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         best, *rest = sorted((row for row in rows if row["metric"] == metric), key=lambda row: row["value"])
         sigmas = (best["value"] - best["floor"]) / (best["error"] ** 2 + best["floor_error"] ** 2) ** 0.5
-        text = f"{metric}: {best['method']} is closest to the held-out images, {sigmas:.1f} sigma from the real-vs-real floor"
-        for other in rest[:1]:
-            gap = (other["value"] - best["value"]) / (best["error"] ** 2 + other["error"] ** 2) ** 0.5
-            text += f"; {other['method']} comes next, {gap:.1f} sigma behind" + (" (no difference shown)" if gap < 2 else "")
+        gaps = {other["method"]: (other["value"] - best["value"]) / (best["error"] ** 2 + other["error"] ** 2) ** 0.5 for other in rest}
+        level = [best["method"], *(method for method, gap in gaps.items() if gap < 2)]
+        text = f"{metric}: {' and '.join(level)} " + ("comes closest" if len(level) == 1 else "come closest and cannot be told apart")
+        text += f" (n = {best['n']}); " + (f"{sigmas:.1f} sigma above the real-vs-real floor" if sigmas > 2 else
+                                         f"{best['method']} is not distinguishable from real images by this measure")
+        text += "".join(f"; {method} is {gap:.1f} sigma behind" for method, gap in gaps.items() if gap >= 2)
         sentences.append(text + ".")
     return sentences
 

@@ -82,6 +82,10 @@ class Dataset:
     sigma_data: float           # standard deviation of the scaled training pixels, as measured
     source: str                 # where the images come from, in words
 
+    def examples(self, n, seed=0):
+        """n held-out images (n, C, H, W), picked by a seed: the files may be ordered by class."""
+        return self.images[np.random.default_rng(seed).permutation(self.heldout)[:n]]
+
 
 def split(n, holdout, seed):
     """Sorted index arrays (train, heldout) of n images: round(n * holdout), at least 1, held out."""

@@ -17,7 +17,7 @@ def noise_coefficients(sigma):
 def v_coefficients(sigma):
     """c_skip, c_out for v = (noise - sigma x0) / sqrt(1 + sigma^2): x0 = (x - sigma sqrt(1 + sigma^2) v) / (1 + sigma^2).
 
-    Salimans & Ho 2022 (arXiv:2202.00512, eq. 11), written in sigma.
+    Salimans & Ho 2022 (arXiv:2202.00512), written in sigma.
     """
     return 1 / (1 + sigma**2), -sigma / (1 + sigma**2).sqrt()
 

@@ -6,8 +6,6 @@ from lensnb import features, metrics, physics, store
 from lensnb.sampler import derived_seed
 
 EVALUATE = 21       # purpose of derived seeds
-LABELS = {"fld": "Frechet lens distance", "intensity": "pixel intensities (Wasserstein)",
-          "spectrum": "power spectrum (mean log)", "profile": "radial profile (mean)"}
 
 
 def rulers(reference):
@@ -18,7 +16,10 @@ def rulers(reference):
     """
     units, edges = features.Units(reference), physics.intensity_edges(reference)
     net, std = features.load(), float(reference.std(dtype=float))
-    return {"fld": (lambda x: features.features(x, units, net), metrics.frechet, "feature units squared"),
+    spread = features.features(reference, units, net).std(axis=0)
+    alive = spread > 1e-3 * spread.max()        # a dead feature divided by its scatter would outweigh all others
+    return {"fld": (lambda x: features.features(x, units, net)[:, alive] / spread[alive], metrics.frechet,
+                    "standard deviations of a real feature, squared"),
             "intensity": (lambda x: physics.cumulative_shares(x, edges),
                           lambda a, b: metrics.wasserstein(a, b, np.diff(edges)) / std, "pixel standard deviations"),
             "spectrum": (physics.log_power, metrics.mean_distance, "dex"),
@@ -38,9 +39,9 @@ def curves(images, pixel_scale):
 
 def choose(dataset, settings, available, seed):
     """Real images of a comparison: n held-out ones (the reference) and up to 4 n training ones (for the floor)."""
-    n = min(settings.n, available, len(dataset.heldout))
+    n = min(settings.n, available, len(dataset.heldout), len(dataset.train) // 2)
     rng = np.random.default_rng(derived_seed(seed, EVALUATE))
-    some = lambda index, count: dataset.images[np.sort(rng.permutation(index)[:count])]
+    some = lambda index, count: dataset.images[rng.permutation(index)[:count]]  # shuffled: files may be ordered by class
     return some(dataset.heldout, n), some(dataset.train, 4 * n)
 
 
@@ -58,8 +59,8 @@ def evaluate(params, name, dataset, images, folder):
         generated, real, training = rows(images), rows(reference), rows(others)
         results[key] = metrics.measure(distance, generated, real, training, unit, settings.bootstrap,
                                        settings.floors, params.seed)
-        results[key]["to_training"] = distance(generated, training[:len(generated)])   # lower than `value`: memorised?
-    store.write_json(folder / "metrics.json", {"method": name, "n": len(images), "metrics": results})
+        results[key]["to_training"] = distance(generated, training[:len(generated)])
+    store.write_json(folder / "metrics.json", {"method": name, "n": len(images), "lensnet": store.LENSNET, "metrics": results})
     store.write_json(folder / "curves.json", {"pixel_scale": dataset.pixel_scale, "generated": curves(images, dataset.pixel_scale),
                                               "real": curves(reference, dataset.pixel_scale)})
     return results

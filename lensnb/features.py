@@ -22,7 +22,6 @@ from lensnb.errors import InputError
 WEIGHTS = Path(__file__).with_name("weights") / "lensnet.safetensors"
 CLASSES = 3
 READS = ("theta_E", "q", "gamma", "source_radius", "snr")     # what is regressed, beside the class
-PRIOR_MEAN, PRIOR_STD = 3.03, 9.27      # of all pixels of the broad prior, in its noise units
 
 
 class LensNet(nn.Module):
@@ -77,12 +76,13 @@ class Units:
     """
 
     def __init__(self, reference):
+        self.prior = store.read_json(WEIGHTS.with_suffix(".json"))["pixels"]
         self.mean, self.std = float(reference.mean(dtype="float64")), float(reference.std(dtype="float64"))
 
     def __call__(self, images):
         """Images (N, C, H, W) of the reference's unit -> tensor (N, 1, H, W) in the prior's."""
         grey = torch.tensor(images).float().mean(dim=1, keepdim=True)
-        return (grey - self.mean) / self.std * PRIOR_STD + PRIOR_MEAN
+        return (grey - self.mean) / self.std * self.prior["std"] + self.prior["mean"]
 
 
 def load():

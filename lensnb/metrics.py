@@ -9,7 +9,7 @@ import numpy as np
 def frechet(a, b):
     """Squared Frechet distance of the Gaussians fitted to rows a (n, d) and b (m, d).
 
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2) (Dowson & Landau 1982, eq. 16; Heusel et al. 2017,
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2) (Dowson & Landau 1982; Heusel et al. 2017,
     arXiv:1706.08500), float64. The trace of the root is taken from the eigenvalues of
     A^1/2 B A^1/2, which are real and stay so where A or B is singular.
     """

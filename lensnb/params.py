@@ -115,7 +115,7 @@ class Gan(Optimiser):
     batch: int = Field(32, ge=2)
     rate: float = Field(2e-4, gt=0, lt=1)
     latent: Count = 64                          # length of the latent vector
-    width: int = Field(32, ge=8)                # channels at half resolution; coarser maps have 2, 4, 8 times as many
+    width: int = Field(32, ge=8, multiple_of=4)     # channels at half resolution; coarser maps have 2, 4, 8 times as many
     critic_updates: Count = 1                   # discriminator updates to one of the generator
     smoothing: float = Field(0.1, ge=0, lt=0.5)     # labels 1 - s for real and s for generated
     ema: float = Field(0.99, ge=0, lt=1)        # decay of the generator's average
@@ -146,11 +146,11 @@ class Sample(Section):
     batch: Count = 64                           # images at a time; the result does not depend on it
     trajectory: Count = 4                       # images whose denoising is kept
     frames: int = Field(40, ge=2, le=100)       # steps kept of it
-    methods: dict[Name, Method] = {
+    methods: dict[Name, Method] = Field({
         "ddpm": {"sampler": "ddpm", "steps": 100},
         "ddim": {"sampler": "ddim", "steps": 50},
         "gan": {"model": "gan"},
-    }
+    }, min_length=1)
 
 
 class Evaluate(Section):
@@ -167,7 +167,7 @@ class Params(Section):
     run: Name = "quick"                         # name of the run folder under outputs/
     seed: int = Field(0, ge=0, lt=2**31)        # fixes data, weights, noise
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(2, ge=1)        # CPU threads: part of the recipe, for it changes bits
+    threads: int | None = Field(2, ge=1)        # CPU threads; another number changes the last bits
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()
@@ -212,7 +212,11 @@ def load(path, overrides=""):
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
-    for item in shlex.split(overrides):
+    try:
+        items = shlex.split(overrides)
+    except ValueError as error:
+        raise InputError(f"overrides {overrides!r}: {error}") from None
+    for item in items:
         _override(tree, item)
     return validate(tree, f"{path}" + (f" with {overrides}" if overrides else ""))
 

@@ -6,8 +6,10 @@ Functions take arrays or what the run's files hold, and return a matplotlib Figu
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn
+from matplotlib.ticker import LogLocator, NullFormatter
 
 REAL = "#222222"
+METRICS = {"fld": "Frechet lens distance", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile"}
 METHODS = {"ddpm": 0, "ddim": 1, "gan": 2}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
          "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
@@ -90,7 +92,7 @@ def history(tables):
     for axis, (generator, table) in zip(axes[0], tables.items(), strict=True):
         for key in (k for k in table if k not in ("step", "images")):
             axis.plot(table["images"], table[key], label=key)
-        axis.set(xlabel="training images seen", ylabel="loss", title=generator)
+        axis.set(xlabel="training images seen", ylabel="loss, accuracy" if "accuracy" in table else "loss", title=generator)
         axis.legend()
     axes[0][0].set_yscale("log")
     return figure
@@ -142,7 +144,11 @@ def spectra(curves):
     for method, c in sets.items():
         _band(left, c["frequency"], c["log_power"], c["log_power_error"], method)
         _band(right, c["radius"], c["profile"], c["profile_error"], method)
-    left.set(xlabel=f"spatial frequency [cycles/{'arcsec' if scale else 'pixel'}]", ylabel=r"mean $\log_{10}$ power", xscale="log")
+    left.set_xscale("log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter(NullFormatter())
+    left.set(xlabel=f"spatial frequency [cycles/{'arcsec' if scale else 'pixel'}]", ylabel=r"mean $\log_{10}$ power")
     right.set(xlabel=f"radius [{'arcsec' if scale else 'pixel'}]", ylabel="mean brightness [units of the images]")
     left.legend()
     return figure
@@ -173,7 +179,7 @@ def ratios(rows):
                       label=name(row["method"]) if i % len(metrics) == 0 else None)
     axis.axvline(1, color=REAL, lw=0.8, ls="--")
     axis.set(xscale="log", xlabel="distance to the held-out images / real-vs-real floor", yticks=range(len(metrics)),
-             yticklabels=metrics)
+             yticklabels=[METRICS.get(m, m) for m in metrics])
     axis.invert_yaxis()
     axis.legend()
     return figure
@@ -188,6 +194,6 @@ def quality_against_time(rows, costs, metric="fld"):
                       color=colour(row["method"]), label=name(row["method"]))
         floor, scatter = row["floor"], row["floor_error"]
     axis.axhspan(max(floor - scatter, 0.5 * floor), floor + scatter, color=REAL, alpha=0.15, lw=0, label="real vs real")
-    axis.set(xscale="log", yscale="log", xlabel="sampling time [s/image]", ylabel=f"{metric} to the held-out images")
+    axis.set(xscale="log", yscale="log", xlabel="sampling time [s/image]", ylabel=f"{METRICS.get(metric, metric)} to held-out images")
     axis.legend()
     return figure

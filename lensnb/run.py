@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -93,7 +94,7 @@ def check(step, notebook, run):
     for i, cell in enumerate((c for c in notebook.cells if c.cell_type == "code" and c.source.strip()), 1):
         if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
             raise InputError(f"notebooks/{step}.ipynb: code cell {i} did not complete, though no error was raised")
-    missing = [str(run.folder(stage)) for stage in run.stages(step) if not store.is_whole(run.folder(stage))]
+    missing = [str(run.folder(stage)) for stage in run.stages(step) if not run.is_current(stage)]
     if missing:
         raise InputError(f"notebooks/{step}.ipynb ended without writing {', '.join(missing)}")
 
@@ -106,21 +107,22 @@ def sign(notebook):
 
 
 def stale(params):
-    """Receipts of a run whose artefacts are no longer whole; the chain makes these steps again."""
+    """Receipts of a run whose artefacts are damaged or were made otherwise since; the chain makes these steps again."""
     run = store.Run(params)
     receipts = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}
     return [path for step, path in receipts.items()
-            if path.is_file() and not all(store.is_whole(run.folder(stage)) for stage in run.stages(step))]
+            if path.is_file() and not all(map(run.is_current, run.stages(step)))]
 
 
 def publish(params):
-    """Copy a finished run's executed notebooks over those in notebooks/, without papermill's marks."""
+    """Copy a finished run's executed notebooks, without papermill's marks, to notebooks/ and its gallery to docs/."""
     import nbformat
 
     folder = store.Run(params).path / "notebooks"
     missing = [step for step in store.STEPS if not (folder / f"{step}.json").is_file()]
     if missing or params != recipes.Params():
-        raise InputError(f"{folder}: only a whole run of the defaults is published; " + (f"{missing[0]} is missing" if missing else "this one has other parameters"))
+        reason = f"{missing[0]} is missing" if missing else "this one has other parameters"
+        raise InputError(f"{folder}: only a whole run of the defaults is published; {reason}")
     for step in store.STEPS:
         notebook = nbformat.read(folder / f"{step}.ipynb", as_version=4)
         for marked in (notebook, *notebook.cells):
@@ -131,6 +133,7 @@ def publish(params):
                 del cell.metadata["tags"]
         with store.atomic(store.home() / "notebooks" / f"{step}.ipynb") as file:
             nbformat.write(notebook, file)
+    shutil.copy(store.Run(params).path / "figures" / "gallery.png", store.home() / "docs" / "gallery.png")
 
 
 def main(arguments=None):

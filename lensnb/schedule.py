@@ -54,7 +54,7 @@ class Schedule:
         """
         device = generator.device if generator else "cpu"
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        return self.sigmas.to(device)[(u * len(self)).long().clamp(max=len(self) - 1)].float()
+        return self.sigmas.float().to(device)[(u * len(self)).long().clamp(max=len(self) - 1)]
 
     def timesteps(self, steps):
         """The `steps` indices t that are sampled along, falling; trailing spacing, so T - 1 is first.

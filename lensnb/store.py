@@ -100,9 +100,10 @@ def sha256(path):
 
 
 def digest(folder):
-    """One short hash for what an artefact holds: that of the hashes of its files, times left out."""
+    """One short hash for what an artefact holds: that of the hashes of its files, but for its recipe and times."""
     files = read_json(Path(folder) / "artefact.json")["files"]
-    hashes = sorted((name, entry["sha256"]) for name, entry in files.items() if name != "timing.json")
+    hashes = sorted((name, entry["sha256"]) for name, entry in files.items()
+                    if name not in ("timing.json", "recipe.yaml"))
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
@@ -130,12 +131,12 @@ def recipe_of(folder):
 
 
 def build(folder, recipe, make):
-    """The artefact `folder`, made by `make(partial_folder)` unless it is there with this recipe.
+    """The artefact `folder`, made by `make(partial_folder)` unless it is there with this recipe (see `stamped`).
 
     A partial folder of the same recipe is handed to `make` as it was left, so that training can
     resume from its checkpoints. `recipe` is a plain tree (dicts, lists, numbers, text).
     """
-    folder, recipe = Path(folder), {"format": FORMAT, "lensnb": version(), **recipe}
+    folder, recipe = Path(folder), stamped(recipe)
     if is_whole(folder) and recipe_of(folder) == recipe:
         return folder
     partial = folder.with_name(f".{folder.name}.partial")
@@ -156,6 +157,11 @@ def build(folder, recipe, make):
     return folder
 
 
+def stamped(recipe):
+    """A recipe with the version of the code and of the files."""
+    return {"format": FORMAT, "lensnb": version(), **recipe}
+
+
 def make_folder(path):
     """Make a folder and those above it, or say in one sentence that nothing can be written there."""
     try:
@@ -171,7 +177,7 @@ def make_folder(path):
 def _seal(folder, seconds):
     files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)}
              for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "artefact.json"}
-    write_json(folder / "artefact.json", {"format": FORMAT, "seconds": round(seconds, 2), "files": files})
+    write_json(folder / "artefact.json", {"format": FORMAT, "seconds": round(seconds, 2), **provenance(), "files": files})
 
 
 def _replace(new, old):
@@ -183,9 +189,12 @@ def _replace(new, old):
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def version():
-    """Version of the installed lensnb."""
-    return importlib.metadata.version("lensnb")
+def version(package="lensnb"):
+    """Version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class Run:
@@ -193,7 +202,7 @@ class Run:
 
     def __init__(self, params, outputs=None):
         self.params = params
-        self.outputs = Path(outputs or os.environ.get("LENSNB_OUTPUTS") or home() / "outputs")
+        self.outputs = home() / (outputs or os.environ.get("LENSNB_OUTPUTS") or "outputs")
         self.path = self.outputs / params.run
 
     def folder(self, stage):
@@ -208,19 +217,19 @@ class Run:
                 "02_train": [f"models/{m}" for m in models],
                 "03_sample": [f"samples/{m}" for m in methods],
                 "04_evaluate": [f"evaluation/{m}" for m in methods],
-                "05_compare": ["comparison"]}[step]
+                "05_compare": ["comparison", "figures"]}[step]
 
     def recipe(self, stage):
         """What decides the content of a stage: its parameters, and the digests of what it reads."""
         tree = self.params.model_dump(mode="json")
         kind, _, name = stage.partition("/")
         own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]} | (
-                   {"files": fingerprint(tree["data"]["path"])} if tree["data"]["path"] else {}),
+                   {"files": [fingerprint(p) for p in (tree["data"]["path"], tree["data"]["labels"]) if p]}),
                "models": lambda: {"seed": tree["seed"], **{k: tree[k] for k in MODEL_SECTIONS[name]}},
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
                                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames")}},
-               "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"]},
-               "comparison": lambda: {"methods": list(tree["sample"]["methods"])}}[kind]()
+               "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"], "lensnet": LENSNET},
+               "comparison": lambda: {"methods": list(tree["sample"]["methods"])}, "figures": lambda: {}}[kind]()
         return own | {"reads": {up: digest(self.need(up)) for up in self.reads(stage)}}
 
     def reads(self, stage):
@@ -230,7 +239,8 @@ class Run:
         return {"data": lambda: [], "models": lambda: ["data"],
                 "samples": lambda: ["data", f"models/{methods[name].model}"],
                 "evaluation": lambda: ["data", f"samples/{name}"],
-                "comparison": lambda: [f"{k}/{m}" for m in methods for k in ("samples", "evaluation")]}[kind]()
+                "comparison": lambda: [f"{k}/{m}" for m in methods for k in ("samples", "evaluation")],
+                "figures": lambda: ["comparison", "data", *(f"samples/{m}" for m in methods)]}[kind]()
 
     def build(self, stage, make):
         """`store.build` for a stage of this run, noted in run.json; returns its folder."""
@@ -249,38 +259,56 @@ class Run:
     def need(self, stage):
         """The folder of a stage that must be there, whole and made by this run's recipe."""
         folder = self.folder(stage)
+        step = next(s for s in STEPS if stage in self.stages(s))
         if not is_whole(folder):
-            step = next(s for s in STEPS if stage in self.stages(s))
             raise InputError(f"{folder}: not there or not whole; run notebooks/{step}.ipynb first")
+        if recipe_of(folder) != stamped(self.recipe(stage)):
+            raise InputError(f"{folder}: made with other parameters or from other files; run notebooks/{step}.ipynb again")
         return folder
+
+    def is_current(self, stage):
+        """Whether a stage is there, whole and made by this run's recipe from what is there now."""
+        try:
+            return self.need(stage).is_dir()
+        except InputError:
+            return False
 
     def note(self, part, key, value):
         """Enter `value` under run.json's `part`, beside the provenance of this process."""
         path = self.path / "run.json"
         tree = read_json(path) if path.is_file() else {}
-        tree |= {"format": FORMAT, "run": self.params.run, **provenance(),
+        tree |= {"format": FORMAT, "run": self.params.run, **provenance(self.params.threads),
                  "params": self.params.model_dump(mode="json")}
         tree.setdefault(part, {})[key] = value
         write_json(path, tree)
 
 
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
+LENSNET = read_json(Path(__file__).with_name("weights") / "lensnet.json")["sha256"]     # what distances are measured with
 MODEL_SECTIONS = {"diffusion": ("model", "diffusion", "train"), "gan": ("gan",)}
 
 
-def provenance():
-    """Commit, versions and hardware of this process."""
-    git = lambda *args: subprocess.run(["git", "-C", home(), *args], capture_output=True, text=True).stdout.strip()
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {"lensnb": version(), "commit": git("rev-parse", "HEAD") or None,
-            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-            "python": sys.version.split()[0], "packages": {p: installed[p] for p in PACKAGES if p in installed},
-            "hardware": _hardware()}
+def provenance(threads=None):
+    """Commit, versions and hardware of this process; `threads` are those of the recipe, if it fixes them."""
+    commit = _git("rev-parse", "HEAD")
+    return {"lensnb": version(), "commit": commit,
+            "modified": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+            "python": sys.version.split()[0], "packages": {p: v for p in PACKAGES if (v := version(p))},
+            "hardware": _hardware(threads)}
 
 
-def _hardware():
+def _git(*arguments):
+    """What git says of the project; None where there is no git or no repository."""
+    if not shutil.which("git"):
+        return None
+    return subprocess.run(["git", "-C", home(), *arguments], capture_output=True, text=True).stdout.strip() or None
+
+
+def _hardware(threads):
     import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"platform": platform.platform(), "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    return {"platform": platform.platform(), "cpu": names[0] if names else platform.processor() or platform.machine(),
+            "cores": os.cpu_count(), "threads": threads or torch.get_num_threads(), "gpu": gpu}

@@ -122,10 +122,12 @@ def random_symmetry(x, generator):
 def fit(task, batches, settings, seed, folder, device):
     """Train `task` for settings.steps updates, resuming from folder/checkpoint.pt where there is one.
 
-    Returns the history: rows of step, images seen and the mean of each loss since the row before.
+    Returns the history (rows of step, images seen and the mean of each loss since the row before) and
+    the seconds that it took, those before an interruption included.
     """
     checkpoint = folder / "checkpoint.pt"
-    first, history, sums = restore(task, checkpoint)
+    first, history, sums, seconds = restore(task, checkpoint)
+    start = time.time() - seconds
     for k in range(first, settings.steps):
         key = derived_seed(seed, UPDATES, k)
         torch.manual_seed(key)      # what draws from the global generator: dropout
@@ -141,8 +143,8 @@ def fit(task, batches, settings, seed, folder, device):
             print(f"step {done}/{settings.steps}", *(f"{name} {value:.4f}" for name, value in means.items()), flush=True)
             sums = {}
         if done % settings.checkpoint_every == 0 and done < settings.steps:
-            save(task, checkpoint, {"step": done, "history": history, "sums": sums})
-    return history
+            save(task, checkpoint, {"step": done, "history": history, "sums": sums, "seconds": time.time() - start})
+    return history, time.time() - start
 
 
 def _refuse_nan(losses, k, checkpoint):
@@ -159,9 +161,9 @@ def save(task, path, progress):
 
 
 def restore(task, path):
-    """Bring `task` to the state in `path`; returns (steps done, history, running sums)."""
+    """Bring `task` to the state in `path`; returns (steps done, history, running sums, seconds)."""
     if not path.is_file():
-        return 0, [], {}
+        return 0, [], {}, 0.0
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
@@ -170,7 +172,7 @@ def restore(task, path):
         raise InputError(f"{path}: not a checkpoint of this recipe ({' '.join(str(error).split())[:120]}); "
                          "delete it to start over") from None
     print(f"resumed at step {state['step']}")
-    return state["step"], state["history"], state["sums"]
+    return state["step"], state["history"], state["sums"], state["seconds"]
 
 
 def task(name, params, dataset, accelerator):
@@ -187,17 +189,18 @@ def train(name, params, dataset, folder):
     """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`."""
     settings = params.gan if name == "gan" else params.train
     on = accelerator(params.device)
-    start = time.time()
     images = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(on.device)
     context = None
     if name == "diffusion" and params.model.context == "class":
+        if dataset.labels is None:
+            raise InputError("model.context: class is asked for, and the images have no labels; use none, or bring class folders")
         context = class_context(dataset.labels[dataset.train], len(dataset.classes)).to(on.device)
     batches = Batches(images, context, settings.batch, settings.flips, params.seed)
     made = task(name, params, dataset, on)
-    history = fit(made, batches, settings, params.seed, folder, on.device)
+    history, seconds = fit(made, batches, settings, params.seed, folder, on.device)
     weights = {key: value.contiguous() for key, value in made.model.module.state_dict().items()}
     with store.atomic(folder / "model.safetensors", "wb") as file:
         file.write(safetensors.torch.save(weights))
     store.write_table(folder / "history.csv", {key: [row[key] for row in history] for key in history[0]})
-    store.write_json(folder / "timing.json", {"seconds": round(time.time() - start, 2), "device": str(on.device)})
+    store.write_json(folder / "timing.json", {"seconds": round(seconds, 2), "device": str(on.device)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from torch import nn
 
 from lensnb import gan
 from lensnb.denoiser import Denoiser, loss
-from lensnb.errors import InputError
 from lensnb.unet import Attention, Embedding, UNet
 
 SIGMAS = torch.tensor([0.01, 0.3, 1.0, 7.0, 500.0], dtype=torch.float64)
@@ -133,5 +132,3 @@ def test_smoothed_loss_is_the_cross_entropy_with_its_labels():
     assert abs(gan.smoothed(-logits, False, 0.1) - expected) < 1e-6     # symmetric
 
 
-def test_input_error_is_an_exception_of_its_own():
-    assert not issubclass(InputError, (ValueError, OSError))

@@ -61,6 +61,8 @@ MISTAKES = {
     "gan_size": ("data: {size: 24}", "data.size 24 is not a multiple of 16"),
     "betas": ("diffusion: {beta_1: 0.5, beta_T: 0.1}", "beta_1 0.5 must be below beta_T 0.1"),
     "sampler_steps": ("sample: {methods: {a: {sampler: ddim, steps: 2000}}}", "steps 2000 is above diffusion.timesteps 1000"),
+    "no_methods": ("sample: {methods: {}}", "sample.methods: .*at least 1"),
+    "gan_width": ("gan: {width: 10}", "gan.width: .*multiple of 4"),
     "no_sampler": ("sample: {methods: {a: {}}}", "needs `sampler` and `steps`"),
     "gan_with_sampler": ("sample: {methods: {a: {model: gan, steps: 3}}}", "takes neither"),
     "escape": ("run: ../elsewhere", "run: string should match pattern"),
@@ -83,7 +85,7 @@ def test_a_mistake_is_one_sentence_with_file_and_key(name, tmp_path):
 
 @pytest.mark.parametrize("override, expected", [
     ("train.steps", "expected key=value"), ("=3", "expected key=value"), ("train.=3", "expected key=value"),
-    ("seed.x=3", "seed is a single value"), ("train.steps=[1", "not a YAML value"), ("train.stepz=3", "did you mean train.steps")])
+    ("data.path='abc", "No closing quotation"), ("seed.x=3", "seed is a single value"), ("train.steps=[1", "not a YAML value"), ("train.stepz=3", "did you mean train.steps")])
 def test_a_wrong_override_is_one_sentence(override, expected):
     with pytest.raises(InputError, match=expected):
         params.load(QUICK, override)
@@ -100,6 +102,17 @@ def test_any_valid_recipe_survives_yaml(seed, rate, steps, multipliers, path):
     p = params.validate({"seed": seed, "train": {"rate": rate, "steps": steps}, "data": {"path": path},
                          "model": {"multipliers": multipliers, "attention": []}}, "x")
     assert params.validate(yaml.safe_load(yaml.safe_dump(p.model_dump(mode="json"))), "x") == p
+
+
+def test_a_misspelt_variable_of_the_parameter_cell_is_refused_once(monkeypatch):
+    from lensnb import chain
+
+    monkeypatch.setattr(chain, "_opened", [])
+    monkeypatch.setattr("torch.set_num_threads", lambda n: None)
+    with pytest.raises(InputError, match="unknown key trian; did you mean train?"):
+        chain.open_run({"run": "x", "trian": {"steps": 3}, "np": params, "_": 1})
+    chain.open_run({"run": "x", "np": params})
+    assert chain.open_run({"run": "x", "later": 3}).params.run == "x"       # cells run again bring their own variables
 
 
 def test_notebook_variables_become_a_recipe_and_others_are_left_alone():

@@ -37,7 +37,7 @@ def test_a_frame_holds_the_pixels_it_shows(frames):
     assert np.abs(shown[1:65, 1:65][::-1] - noisy).max() <= 0.5     # origin below, as in the figures
 
 
-def test_one_method_has_one_colour_and_no_two_share_it():
+def test_the_usual_methods_have_colours_of_their_own():
     known = [plots.colour(m) for m in ("real", "ddpm", "ddim", "gan")]
     assert len({str(c) for c in known}) == 4 and plots.colour("mine") == plots.colour("mine")
     assert str(plots.colour("mine")) not in {str(c) for c in known}
