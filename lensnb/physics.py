@@ -16,16 +16,17 @@ def _ring_means(maps, radius, edges):
     return maps.reshape(len(maps), -1) @ (member / member.sum(0))
 
 
-def power_spectrum(images):
+def power_spectrum(images, chunk=1024):
     """Azimuthally averaged power |FFT|^2 / HW in rings one frequency step wide, without the mean: (N, size // 2 - 1).
 
-    The frequencies are those of `frequencies(size)`.
+    The frequencies are those of `frequencies(size)`. `chunk` images are transformed at once.
     """
-    maps = grey(images)
-    size = maps.shape[-1]
-    power = np.abs(np.fft.fft2(maps)) ** 2 / size**2                    # (N, H, W)
+    size = images.shape[-1]
     steps = np.fft.fftfreq(size) * size
-    return _ring_means(power, np.hypot(*np.meshgrid(steps, steps)), np.arange(1, size // 2 + 1) - 0.5)
+    radius, edges = np.hypot(*np.meshgrid(steps, steps)), np.arange(1, size // 2 + 1) - 0.5
+    power = lambda maps: np.abs(np.fft.fft2(maps)) ** 2 / size**2       # (n, H, W)
+    return np.concatenate([_ring_means(power(grey(images[i:i + chunk])), radius, edges)
+                           for i in range(0, len(images), chunk)])
 
 
 def frequencies(size, pixel_scale=None):
