@@ -47,7 +47,7 @@ def problems(notebook):
     if notebook.cells[0].cell_type != "markdown" or sum(len(re.findall(r"^# ", c.source, re.M)) for c in notebook.cells
                                                          if c.cell_type == "markdown") != 1:
         found.append("not exactly one H1, at the top")
-    if re.search(r"(/home/|/root/|/tmp/|[A-Z]:\\\\)", nbformat.writes(notebook)):
+    if re.search(r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)", nbformat.writes(notebook)):
         found.append("an absolute path is stored")
     return found
 
