@@ -28,9 +28,10 @@ PACKAGES = ("torch", "numpy", "pydantic", "accelerate", "safetensors", "caustics
 
 
 def home():
-    """The project's folder: the nearest one above the working directory that has `notebooks/`."""
+    """The project's folder, which has `notebooks/`: the nearest one above the working directory, or the code's own."""
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
+    likely = (here, *here.parents, Path(__file__).parents[1])
+    return next((p for p in likely if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
 
 
 def locate(path):
