@@ -82,11 +82,12 @@ def explain(error, notebook):
 
 
 def _unfinished(path):
+    """The code cell that was under way: the last that was begun; papermill calls even the later ones completed."""
     import nbformat
 
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    at = next((i for i, c in enumerate(cells, 1) if c.metadata.get("papermill", {}).get("status") != "completed"), len(cells))
-    return f"code cell {at}"
+    begun = [i for i, c in enumerate(cells, 1) if c.metadata.get("papermill", {}).get("start_time")]
+    return f"code cell {max(begun, default=1)}"
 
 
 def check(step, notebook, run):

@@ -186,8 +186,8 @@ def project_with(tmp_path, name, source, tags=()):
 
 @pytest.mark.parametrize("source, expected", [
     ("raise SystemExit(0)", "code cell"),
-    ("import os; os._exit(0)", "kernel died in code cell 2"),
-    ("1 / 0", "cell 2 raised ZeroDivisionError: division by zero"),
+    ("import os; os._exit(0)", "kernel died in code cell 3"),
+    ("1 / 0", "cell 3 raised ZeroDivisionError: division by zero"),
     ("import lensnb; raise lensnb.InputError('say this')", "lensnb: say this"),
 ], ids=["exit", "dead", "error", "input"])
 def test_a_notebook_that_does_not_complete_fails_the_run(tmp_path, source, expected):
@@ -216,11 +216,11 @@ def test_steps_out_of_order_are_told_what_is_missing(tmp_path):
     (lambda d: None, "mine"), (lambda d: d.mkdir(), "mine"),
     (lambda d: (d.mkdir(), (d / "a.npy").write_text("hello")), "a.npy"),
     (lambda d: (d.mkdir(), [np.save(d / f"{i}.npy", np.full((32, 32), np.nan)) for i in range(40)]), ".npy"),
-    (lambda d: (d.mkdir(), [np.save(d / f"{i}.npy", np.random.rand(32, 32)) for i in range(12)]), "batch 16 is above the 11"),
+    (lambda d: (d.mkdir(), [np.save(d / f"{i}.npy", np.random.rand(32, 32)) for i in range(20)]), "batch 64 is above the 18"),
 ], ids=["missing", "empty", "text", "nan", "few"])
 def test_bad_images_end_the_chain_with_one_sentence(tmp_path, make, expected):
     make(tmp_path / "mine")
-    code, printed = snakemake(tmp_path / "out", TINY, f"data.path='{tmp_path / 'mine'}' gan.batch=8")
+    code, printed = snakemake(tmp_path / "out", TINY, f"data.path='{tmp_path / 'mine'}' train.batch=64")
     told = [line for line in printed.splitlines() if line.startswith("lensnb: ")]
     assert code != 0 and len(told) == 1 and expected in told[0], printed
     assert "Traceback" not in printed and not list((tmp_path / "out").rglob("*.safetensors"))
