@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from images import noise, out, read, src
+from images import noise, read
 
 from lensnb import sources
 from lensnb.data import Scaling, load, prepare, split

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import deeplense_object, noise, out, read, refusal, save_each, src
+from images import deeplense_object, noise, read, refusal, save_each
 
 from lensnb import files
 from lensnb.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import deeplense_object, noise, out, read, refusal, save_each, src
+from images import deeplense_object, noise, read, refusal, save_each
 
 from lensnb import sources
 
