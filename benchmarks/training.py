@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from lensnb import data, params, sampler, train
-from lensnb.schedule import Schedule
+from lensnb import schedule
 
 
 def seconds(call, times):
@@ -33,7 +33,7 @@ def main():
         task = train.task("diffusion", recipe, dataset, train.accelerator("cpu"))
         generator = torch.Generator().manual_seed(0)
         step = seconds(lambda: task.step(1000, x, None, generator), 10 if patch == 4 else 3)
-        net, sigmas = task.model.module.eval(), Schedule.from_params(recipe.diffusion).sample_sigmas(2)
+        net, sigmas = task.model.module.eval(), schedule.from_params(recipe.diffusion).sample_sigmas(2)
         with torch.inference_mode():
             draw = seconds(lambda: list(sampler.ddim(net, sigmas, x, None)), 5) / 2
         count = sum(p.numel() for p in net.parameters())

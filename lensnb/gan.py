@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lensnb.unet import Attention
+from lensnb.blocks import Attention
 
 BLOCKS = 4      # doublings between the first map and the image
 

@@ -9,30 +9,39 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from lensnb import gan, sampler, store, train
+from lensnb import context as contexts
+from lensnb import denoiser, gan, sampler, schedule, store, train
 from lensnb.errors import InputError
-from lensnb.schedule import Schedule
 
 IMAGES = 11     # purpose of derived seeds
+
+
+def sigmas_of(method, diffusion):
+    """The levels that a method samples along, falling to 0; float64 (steps + 1,)."""
+    if method.spacing == "schedule":
+        return schedule.from_params(diffusion).sample_sigmas(method.steps)
+    levels = schedule.karras(method.steps, method.sigma_min, method.sigma_max, method.rho)
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
 
 class Diffusion:
     """A denoiser drawn from by a sampler along `steps` noise levels."""
 
     def __init__(self, params, method, dataset, device):
-        self.net = train.denoiser(params, dataset.images.shape[1], len(dataset.classes)).to(device)
-        self.sigmas = Schedule.from_params(params.diffusion).sample_sigmas(method.steps)
-        self.method, self.nfe, self.device = method, method.steps, device
+        self.net = train.untrained(params, dataset).to(device)
+        self.sigmas, self.method, self.device = sigmas_of(method, params.diffusion), method, device
+        self.nfe = sampler.evaluations(method.sampler, method.steps) * (1 if method.guidance == 1 else 2)
         self.shape, self.scaling = dataset.images.shape[1:], dataset.scaling
 
     def states(self, seeds, context=None):
-        """The sampler's States for images of these seeds, in model units."""
+        """The sampler's States for images of these seeds and contexts (B, K), in model units."""
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(self.sigmas, self.shape, noise, device=self.device)
-        clip = (self.scaling.low, self.scaling.high) if self.method.clip else None
-        options = {"eta": self.method.eta} if self.method.sampler == "ddim" else {}
-        denoise = lambda x, sigma: self.net(x, sigma, context)
-        return getattr(sampler, self.method.sampler)(denoise, self.sigmas, x, noise, clip=clip, **options)
+        denoise = denoiser.guided(self.net, context, self.method.guidance)
+        if self.method.clip:
+            denoise = denoiser.clipped(denoise, self.scaling.low, self.scaling.high)
+        options = {"ddim": {"eta": self.method.eta}, "ddpm": {"variance": self.method.variance}}.get(self.method.sampler, {})
+        return sampler.SAMPLERS[self.method.sampler](denoise, self.sigmas, x, noise, **options)
 
     def images(self, seeds, context=None):
         """Finished images (B, C, H, W) in model units."""
@@ -84,45 +93,61 @@ class Generator:
     def __init__(self, params, name, dataset, weights):
         self.method = params.sample.methods[name]
         self.device = train.accelerator(params.device).device
-        kind = {"diffusion": Diffusion, "gan": Gan}[self.method.model]
-        self.inner, self.scaling = kind(params, self.method, dataset, self.device), dataset.scaling
-        self.labels = dataset.labels[dataset.train] if self._conditional(params) else None
-        self.classes, self.nfe = len(dataset.classes), self.inner.nfe
+        made = {"diffusion": Diffusion, "gan": Gan}[self.method.model]
+        self.inner, self.scaling, self.dataset = made(params, self.method, dataset, self.device), dataset.scaling, dataset
+        self.kind = params.model.context if self.method.model == "diffusion" else "none"
+        self.table = contexts.read(params.sample.context, self.kind, dataset) if params.sample.context and self.kind != "none" else None
+        self.nfe = self.inner.nfe
         _load(self.inner.net, weights)
-
-    def _conditional(self, params):
-        return self.method.model == "diffusion" and params.model.context == "class"
 
     def parameters(self):
         """Number of trained numbers."""
         return sum(p.numel() for p in self.inner.net.parameters())
 
-    def context(self, seeds):
-        """The context of each image (its class as in a training image drawn by its seed), or None."""
-        if self.labels is None:
+    def asked(self, n, seed=0, first=0, table=None):
+        """What images first .. first + n - 1 are asked to be: column name -> (n,), or None without a context.
+
+        The rows of `table` in turn (of the recipe's sample.context, if none is given), or those of
+        training images that are picked by the seeds.
+        """
+        if self.kind == "none":
             return None
-        return train.class_context([self.labels[s % len(self.labels)] for s in seeds], self.classes).to(self.device)
+        table = table or self.table
+        if table is None:
+            table, order = contexts.table(self.kind, self.dataset), self.dataset.train
+            rows = [order[s % len(order)] for s in _seeds(seed, first, n)]
+        else:
+            rows = [i % len(table["class"]) for i in range(first, first + n)]
+        return {name: np.asarray(column)[rows] for name, column in table.items()}
+
+    def _context(self, asked):
+        return None if asked is None else contexts.encode(self.kind, self.dataset, asked).to(self.device)
 
     @torch.inference_mode()
-    def draw(self, n, seed=0, batch=64, first=0):
-        """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) alone."""
-        seeds = [sampler.derived_seed(seed, IMAGES, i) for i in range(first, first + n)]
+    def draw(self, n, seed=0, batch=64, first=0, table=None):
+        """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone."""
         drawn = []
-        for some in (seeds[i:i + batch] for i in range(0, n, batch)):
-            drawn.append(self.scaling.inverse(self.inner.images(some, self.context(some)).cpu()))
+        for at in range(first, first + n, batch):
+            count = min(batch, first + n - at)
+            context = self._context(self.asked(count, seed, at, table))
+            drawn.append(self.scaling.inverse(self.inner.images(_seeds(seed, at, count), context).cpu()))
         return torch.cat(drawn).numpy()
 
     @torch.inference_mode()
-    def trajectory(self, n, seed=0, count=40):
+    def trajectory(self, n, seed=0, count=40, table=None):
         """How the first n images of draw(n, seed) come about: (table, x, x0).
 
         table : columns with one entry a frame; x : (F, n, C, H, W), the noisy state at unit
         variance, in model units; x0 : (F, n, C, H, W), the image predicted, in the user's units.
         """
-        seeds = [sampler.derived_seed(seed, IMAGES, i) for i in range(n)]
-        table, x, x0 = self.inner.frames(seeds, count, self.context(seeds))
+        context = self._context(self.asked(n, seed, table=table))
+        frames, x, x0 = self.inner.frames(_seeds(seed, 0, n), count, context)
         x0 = self.scaling.inverse(x0.clamp(self.scaling.low, self.scaling.high))
-        return table, x.cpu().numpy(), x0.cpu().numpy()
+        return frames, x.cpu().numpy(), x0.cpu().numpy()
+
+
+def _seeds(seed, first, n):
+    return [sampler.derived_seed(seed, IMAGES, i) for i in range(first, first + n)]
 
 
 def _load(net, weights):
@@ -144,6 +169,9 @@ def sample(params, name, dataset, weights, folder):
         with store.atomic(folder / f"{key}.npy", "wb") as file:
             np.save(file, array, allow_pickle=False)
     store.write_table(folder / "frames.csv", table)
+    if (asked := generator.asked(len(images), params.seed)) is not None:
+        names = [dataset.classes[i] for i in asked["class"]]
+        store.write_table(folder / "context.csv", {**asked, "class": names})
     store.write_json(folder / "sample.json", {"method": name, **generator.method.model_dump(), "n": len(images),
                      "seed": params.seed, "nfe": generator.nfe, "parameters": generator.parameters()})
     store.write_json(folder / "timing.json", {"seconds_per_image": seconds, "device": str(generator.device)})

@@ -34,28 +34,43 @@ class Section(BaseModel):
 class Data(Section):
     """Which images: simulated ones, or the user's own."""
 
-    path: str | None = None                     # folder or .npy/.npz of images; null: simulate
+    path: str | None = None                     # folder of .npy files, pictures or MNIST's files, or one .npy/.npz
+    download: Literal["mnist"] | None = None    # published files, checked by sha256; scikit-learn's digits offline
     prior: str = "broad"                        # what is simulated: a name in priors.PRIORS
     n: int = Field(5000, ge=20)                 # images to simulate, or to read at most
     size: int = Field(64, ge=8, le=1024)        # pixels on a side; other sizes are resized
     channels: Literal[1, 3] | None = None       # null: as in the files
     pixel_scale: float | None = Field(None, gt=0)   # arcsec a pixel of the user's files, if known
     labels: str | None = None                   # .npy of integer labels for a single array
-    scaling: Literal["linear", "minmax", "asinh"] = "asinh"    # minmax is per image
+    scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"   # minmax is per image, range over all
     holdout: float = Field(0.1, gt=0, le=0.5)   # share kept for the evaluation, never trained on
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if self.download is not None and (self.path is not None or self.labels is not None):
+            raise ValueError(f"download {self.download} brings its own images and labels; leave out path and labels")
+        return self
 
 
 class Model(Section):
-    """The U-Net of the diffusion model."""
+    """The network of the diffusion model."""
 
-    patch: Literal[1, 2, 4] = 4                 # pixel-unshuffle stem: 4 means 64x64 -> 16x16
-    width: int = Field(48, ge=8)                # channels at the first level
+    network: Literal["unet", "dit"] = "unet"    # dit: a transformer over patches; it reads patch, width, blocks, heads
+    block: Literal["residual", "context", "shuffle"] = "residual"
+    norm: Literal["group", "batch", "batch_plain"] = "group"    # batch_plain: without learned scale and shift
+    groups: Count = 8                           # of the group norm
+    residual: bool = True                       # context blocks: with or without the short cut
+    patch: Literal[1, 2, 4, 8] = 4              # pixel-unshuffle stem: 4 means 64x64 -> 16x16
+    width: int = Field(48, ge=8)                # channels at the first level; dit: length of a token
     multipliers: tuple[Count, ...] = (1, 2)     # channels at each level, in units of the width
-    blocks: Count = 1                           # residual blocks a level
+    blocks: Count = 1                           # blocks a level; dit: blocks in all
     attention: tuple[int, ...] = (1,)           # levels that attend over all their pixels
     heads: Count = 4                            # attention heads
+    side: int | None = Field(None, ge=4)        # larger maps are averaged down to this before they attend
     dropout: float = Field(0.0, ge=0, lt=1)
-    context: Literal["none", "class"] = "none"  # what the network is told beside the noise level
+    embed: Literal["block", "input"] = "block"  # where the network sees noise level and context
+    checkpointing: bool = False                 # activations are computed twice, not kept: less memory, more time
+    context: Literal["none", "class", "physics"] = "none"   # what the network is told beside the noise level
 
     @model_validator(mode="after")
     def _levels(self):
@@ -64,44 +79,73 @@ class Model(Section):
             raise ValueError("multipliers names no level")
         if any(not 0 <= a < levels for a in self.attention):
             raise ValueError(f"attention {list(self.attention)} names a level outside 0..{levels - 1}")
-        if self.width % 8 or any(self.width * m % self.heads for m in self.multipliers):
-            raise ValueError(f"width {self.width} is not divisible by 8 (norm groups) and by heads {self.heads}")
+        if self.width % 8 or self.width % self.groups or self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by 8, by groups {self.groups} and by heads {self.heads}")
         return self
+
+    def network_options(self):
+        """What the constructor of the network takes of this section."""
+        if self.network == "unet":
+            return self.model_dump(exclude={"network", "context"})
+        return self.model_dump(include={"patch", "width", "blocks", "heads", "dropout", "checkpointing"})
 
 
 class Diffusion(Section):
     """The forward process and what the network predicts of it."""
 
-    schedule: Literal["cosine", "linear"] = "cosine"
-    timesteps: int = Field(1000, ge=2)          # T
-    beta_1: Fraction = 1e-4                     # linear schedule only: first and last beta
+    schedule: Literal["cosine", "linear", "sigmoid", "signal_rate", "edm", "flow"] = "cosine"
+    timesteps: int = Field(1000, ge=2)          # T of cosine, linear and sigmoid; the others are continuous
+    beta_1: Fraction = 1e-4                     # linear: first and last beta
     beta_T: Fraction = 0.02
-    prediction: Literal["v", "noise"] = "v"
-    weighting: Literal["min_snr", "plain"] = "min_snr"  # weight of each noise level in the loss
+    zero_snr: bool = False                      # cosine, linear, sigmoid: the last level is noise alone
+    signal_high: Fraction = 0.95                # signal_rate: share of the signal at the start and at the end
+    signal_low: Fraction = 0.02
+    edm_mean: float = Field(-1.2, ge=-10, le=10)    # edm: mean and scatter of log(sigma) in training
+    edm_std: float = Field(1.2, gt=0, le=10)
+    sigma_min: float = Field(0.002, gt=0)       # edm: levels to sample along
+    sigma_max: float = Field(80.0, gt=0, le=1e4)
+    rho: float = Field(7.0, ge=1)
+    prediction: Literal["v", "noise", "x0", "edm", "velocity"] = "v"
+    level: Literal["log_sigma", "variance"] = "log_sigma"   # what the network sees of the noise level
+    weighting: Literal["min_snr", "plain", "clamped_snr", "edm"] = "min_snr"    # weight of each noise level in the loss
 
     @model_validator(mode="after")
-    def _betas(self):
-        if self.beta_1 >= self.beta_T:
-            raise ValueError(f"beta_1 {self.beta_1} must be below beta_T {self.beta_T}")
+    def _consistent(self):
+        for low, high in (("beta_1", "beta_T"), ("signal_low", "signal_high"), ("sigma_min", "sigma_max")):
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(f"{low} {getattr(self, low)} must be below {high} {getattr(self, high)}")
+        if self.prediction == "noise" and (self.zero_snr or self.schedule == "flow"):
+            raise ValueError("prediction noise cannot tell the image where nothing but noise is left, which zero_snr and "
+                             "the flow schedule reach; take v, x0 or velocity")
         return self
+
+    @property
+    def discrete(self):
+        """Whether the schedule has a finite number of levels."""
+        return self.schedule in ("cosine", "linear", "sigmoid")
 
 
 class Optimiser(Section):
     """What both training loops share."""
 
     steps: Count = 2000                         # updates
+    epochs: Count | None = None                 # passes over the training images; takes the place of steps
     batch: int = Field(16, ge=2)                # images an update
     rate: float = Field(1e-3, gt=0, lt=1)       # learning rate
-    flips: bool = True                          # flips and quarter turns: symmetries of lenses
+    flips: Literal["square", "mirror", "none"] = "square"   # square: flips and quarter turns, symmetries of lenses
     log_every: Count = 100                      # steps between two printed lines
     checkpoint_every: Count = 200               # steps between two checkpoints
+    keep: tuple[Count, ...] = ()                # steps (epochs, where those are given) whose weights are kept
 
 
 class Train(Optimiser):
     """Training of the diffusion model."""
 
-    warmup: int = Field(100, ge=0)              # steps of linear warm-up
-    cooldown: float = Field(0.4, ge=0, le=1)    # last share of the steps, over which the rate falls to zero
+    accumulate: Count = 1                       # pieces that a batch is cut into, to save memory
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shape: Literal["trapezium", "cosine", "onecycle"] = "trapezium"     # of the learning rate over the steps
+    warmup: float = Field(100, ge=0)            # steps of warm-up, or the share of all steps if below 1
+    cooldown: float = Field(0.4, ge=0, le=1)    # trapezium: last share of the steps, over which the rate falls to zero
     decay: float = Field(0.01, ge=0)            # AdamW weight decay
     clip: float = Field(1.0, gt=0)              # largest norm of the gradient
     ema: Fraction = 0.1                         # EMA over this share of the steps so far
@@ -125,10 +169,16 @@ class Method(Section):
     """One way to draw images; `model` names the trained generator that it draws from."""
 
     model: Literal["diffusion", "gan"] = "diffusion"
-    sampler: Literal["ddpm", "ddim"] | None = None  # none for the GAN
-    steps: Count | None = None                  # network evaluations (NFE) along the way
-    eta: float = Field(0.0, ge=0, le=1)         # DDIM: 0 deterministic, 1 as noisy as DDPM
-    clip: bool = False                          # clip the predicted image to the training range
+    sampler: Literal["ddpm", "ddim", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "unipc"] | None = None  # none for the GAN
+    steps: Count | None = None                  # steps along the way; each is one network evaluation, of heun two
+    eta: float = Field(0.0, ge=0, le=1)         # ddim: 0 deterministic, 1 as noisy as DDPM
+    variance: Literal["small", "large"] = "small"   # ddpm: of the noise that is added
+    clip: bool = False                          # clip every predicted image to the training range
+    guidance: float = Field(1.0, ge=0, le=20)   # where the network takes a context: 1 follows it, more exaggerates
+    spacing: Literal["schedule", "karras"] = "schedule"     # levels: those of the schedule (trailing), or by rho
+    sigma_min: float = Field(0.02, gt=0)        # karras
+    sigma_max: float = Field(80.0, gt=0, le=1e4)
+    rho: float = Field(7.0, ge=1)
 
     @model_validator(mode="after")
     def _complete(self):
@@ -136,6 +186,8 @@ class Method(Section):
             raise ValueError("a diffusion method needs `sampler` and `steps`")
         if self.model == "gan" and (self.sampler or self.steps):
             raise ValueError("a GAN method takes neither `sampler` nor `steps`")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         return self
 
 
@@ -146,6 +198,7 @@ class Sample(Section):
     batch: Count = 64                           # images at a time; the result does not depend on it
     trajectory: Count = 4                       # images whose denoising is kept
     frames: int = Field(40, ge=2, le=100)       # steps kept of it
+    context: str | None = None                  # .csv of what to draw, used in turn; null: as the training images have it
     methods: dict[Name, Method] = Field({
         "ddpm": {"sampler": "ddpm", "steps": 100},
         "ddim": {"sampler": "ddim", "steps": 50},
@@ -178,17 +231,25 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _across_sections(self):
-        factor = self.model.patch * 2 ** (len(self.model.multipliers) - 1)
+        levels = len(self.model.multipliers) if self.model.network == "unet" else 1
+        factor = self.model.patch * 2 ** (levels - 1)
         if self.data.size % factor:
             raise ValueError(f"data.size {self.data.size} is not a multiple of {factor}, "
                              "which model.patch and model.multipliers divide it by")
         if self.data.size % 16 and any(m.model == "gan" for m in self.sample.methods.values()):
             raise ValueError(f"data.size {self.data.size} is not a multiple of 16, which the GAN's four doublings need")
         for name, method in self.sample.methods.items():
-            if method.steps and method.steps > self.diffusion.timesteps:
-                raise ValueError(f"sample.methods.{name}.steps {method.steps} is above "
-                                 f"diffusion.timesteps {self.diffusion.timesteps}")
+            self._possible(f"sample.methods.{name}", method)
+        if self.sample.context and self.model.context == "none":
+            raise ValueError(f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics")
         return self
+
+    def _possible(self, key, method):
+        limited = self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"
+        if limited and method.steps > self.diffusion.timesteps:
+            raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {self.diffusion.timesteps}")
+        if method.guidance != 1 and self.model.context == "none":
+            raise ValueError(f"{key}.guidance {method.guidance} needs model.context class or physics, and it is none")
 
     @classmethod
     def from_notebook(cls, variables):

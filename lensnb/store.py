@@ -228,7 +228,8 @@ class Run:
                    {"files": [fingerprint(p) for p in (tree["data"]["path"], tree["data"]["labels"]) if p]}),
                "models": lambda: {"seed": tree["seed"], **{k: tree[k] for k in MODEL_SECTIONS[name]}},
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
-                                   **{k: tree["sample"][k] for k in ("n", "trajectory", "frames")}},
+                                   **{k: tree["sample"][k] for k in ("n", "trajectory", "frames", "context")}} | (
+                   {"files": [fingerprint(tree["sample"]["context"])] if tree["sample"]["context"] else []}),
                "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"], "lensnet": LENSNET},
                "comparison": lambda: {"methods": list(tree["sample"]["methods"])}, "figures": lambda: {}}[kind]()
         return own | {"reads": {up: digest(self.need(up)) for up in self.reads(stage)}}

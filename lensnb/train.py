@@ -13,31 +13,25 @@ import time
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel
 
-from lensnb import store
-from lensnb.denoiser import Denoiser, loss
+from lensnb import context as contexts
+from lensnb import denoiser, schedule, store
+from lensnb.denoiser import loss
 from lensnb.errors import InputError
 from lensnb.sampler import derived_seed
-from lensnb.schedule import Schedule
-from lensnb.unet import UNet
 
 BATCHES, UPDATES, WEIGHTS = 1, 2, 3     # purposes of derived seeds
 
 
-def accelerator(device="auto"):
+def accelerator(device="auto", precision="fp32"):
     """An Accelerator on the device that the recipe asks for."""
-    found = Accelerator(cpu=device == "cpu")
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())    # a kernel may ask twice, differently
+    found = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
     if device not in ("auto", found.device.type):
         raise InputError(f"device: {device} is asked for, and this machine offers {found.device.type}")
     return found
-
-
-def denoiser(params, channels, classes=0):
-    """The untrained Denoiser of a recipe, for images of `channels` and a context of `classes` numbers."""
-    shape = params.model.model_dump(exclude={"context"})
-    net = UNet(channels, context=classes if params.model.context == "class" else 0, **shape)
-    return Denoiser(net, params.diffusion.prediction)
 
 
 def ramped_average(share):
@@ -45,40 +39,62 @@ def ramped_average(share):
     return lambda average, new, n: average + (new - average) / (1 + share * n)
 
 
-def trapezium(k, settings):
-    """Share of the full learning rate at step k: a linear warm-up, a plateau, a linear fall to zero."""
-    fall = settings.cooldown * settings.steps
-    return min(1, (k + 1) / (settings.warmup + 1), (settings.steps - k) / (fall + 1))
+def rate_share(k, settings):
+    """Share of the full learning rate at step k of settings.steps.
+
+    trapezium : linear warm-up, plateau, linear fall to zero; cosine : linear warm-up, half a cosine;
+    onecycle : a cosine up from 1/25 and down to 1/250,000 (Smith & Topin 2018, arXiv:1708.07120, as in torch).
+    """
+    steps = settings.steps
+    rise = settings.warmup if settings.warmup >= 1 else settings.warmup * steps
+    half_cosine = lambda a, b, place: b + (a - b) * (1 + math.cos(math.pi * place)) / 2     # from a to b
+    if settings.shape == "trapezium":
+        return min(1, (k + 1) / (rise + 1), (steps - k) / (settings.cooldown * steps + 1))
+    if settings.shape == "cosine":
+        return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / (steps - rise))
+    peak = rise - 1
+    return half_cosine(1 / 25, 1, k / peak) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / (steps - 1 - peak))
 
 
 class DiffusionTask:
-    """One update of the denoiser: AdamW, warm-up and cool-down, clipping, EMA."""
+    """One update of the denoiser: AdamW along the shape of the rate, accumulation, clipping, EMA."""
 
     def __init__(self, params, dataset, accelerator):
         self.train, self.weighting = params.train, params.diffusion.weighting
-        self.schedule, self.accelerator = Schedule.from_params(params.diffusion), accelerator
-        model = denoiser(params, dataset.images.shape[1], len(dataset.classes)).to(memory_format=torch.channels_last)
+        self.schedule, self.accelerator = schedule.from_params(params.diffusion), accelerator
+        model = untrained(params, dataset).to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(model.parameters(), self.train.rate, (0.9, 0.99), weight_decay=self.train.decay)
         self.denoiser, self.optimiser = accelerator.prepare(model, optimiser)
-        self.model = AveragedModel(accelerator.unwrap_model(self.denoiser), avg_fn=ramped_average(self.train.ema))
+        self.bare = accelerator.unwrap_model(self.denoiser)
+        self.model = AveragedModel(self.bare, avg_fn=ramped_average(self.train.ema), use_buffers=True)
         self.parts = {"denoiser": self.denoiser, "ema": self.model, "optimiser": self.optimiser}
 
     def step(self, k, x0, context, generator):
         """Update once with the batch x0 (B, C, H, W); returns {"loss": float}."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.train.rate * trapezium(k, self.train)
+            group["lr"] = self.train.rate * rate_share(k, self.train)
         sigma = self.schedule.train_sigmas(len(x0), generator)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         if context is not None:     # rows of NaN stand for a dropped context
             dropped = torch.rand(len(x0), 1, generator=generator, device=x0.device) < self.train.drop_context
             context = context.masked_fill(dropped, math.nan)
-        value = loss(self.denoiser, x0, sigma, noise, context, self.weighting)
-        self.accelerator.backward(value)
+        value = self._backward(x0, sigma, noise, self.bare.weight(sigma, self.weighting), context)
         self.accelerator.clip_grad_norm_(self.denoiser.parameters(), self.train.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.model.update_parameters(self.accelerator.unwrap_model(self.denoiser))
-        return {"loss": value.item()}
+        self.model.update_parameters(self.bare)
+        return {"loss": value}
+
+    def _backward(self, *batch):
+        """Gradients of the loss, piece by piece, each piece with its share of the batch; returns the loss."""
+        n, total = len(batch[0]), 0.0
+        size = math.ceil(n / self.train.accumulate)
+        for rows in (slice(at, at + size) for at in range(0, n, size)):
+            piece = [part if part is None else part[rows] for part in batch]
+            value = loss(self.denoiser, *piece) * (len(piece[0]) / n)
+            self.accelerator.backward(value)
+            total += value.item()
+        return total
 
 
 class Batches:
@@ -100,13 +116,14 @@ class Batches:
         place = range(k * self.batch, (k + 1) * self.batch)
         index = torch.stack([self.order(p // self.n)[p % self.n] for p in place]).to(self.images.device)
         x = self.images[index]
-        x = random_symmetry(x, generator) if self.flips else x
+        x = SYMMETRIES[self.flips](x, generator)
         return x, None if self.context is None else self.context[index]
 
 
-def class_context(labels, classes):
-    """Labels (N,) as one-hot rows (N, classes), float32."""
-    return torch.nn.functional.one_hot(torch.as_tensor(labels), classes).float()
+def random_mirror(x, generator):
+    """Each image of x (B, C, H, W) as it is or mirrored left to right."""
+    mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+    return torch.where(mirrored, x.flip(3), x)
 
 
 def random_symmetry(x, generator):
@@ -119,11 +136,15 @@ def random_symmetry(x, generator):
     return out
 
 
-def fit(task, batches, settings, seed, folder, device):
+SYMMETRIES = {"square": random_symmetry, "mirror": random_mirror, "none": lambda x, generator: x}
+
+
+def fit(task, batches, settings, seed, folder, device, keep=None):
     """Train `task` for settings.steps updates, resuming from folder/checkpoint.pt where there is one.
 
-    Returns the history (rows of step, images seen and the mean of each loss since the row before) and
-    the seconds that it took, those before an interruption included.
+    keep : number of steps -> name of the file that then gets the averaged weights. Returns the history
+    (rows of step, images seen and the mean of each loss since the row before) and the seconds that it
+    took, those before an interruption included.
     """
     checkpoint = folder / "checkpoint.pt"
     first, history, sums, seconds = restore(task, checkpoint)
@@ -142,6 +163,8 @@ def fit(task, batches, settings, seed, folder, device):
             history.append({"step": done, "images": done * settings.batch, **means})
             print(f"step {done}/{settings.steps}", *(f"{name} {value:.4f}" for name, value in means.items()), flush=True)
             sums = {}
+        if done in (keep or {}):
+            write_weights(task, folder / keep[done])
         if done % settings.checkpoint_every == 0 and done < settings.steps:
             save(task, checkpoint, {"step": done, "history": history, "sums": sums, "seconds": time.time() - start})
     return history, time.time() - start
@@ -175,6 +198,28 @@ def restore(task, path):
     return state["step"], state["history"], state["sums"], state["seconds"]
 
 
+def write_weights(task, path):
+    """The averaged weights of a task as safetensors, atomically."""
+    weights = {key: value.contiguous() for key, value in task.model.module.state_dict().items()}
+    with store.atomic(path, "wb") as file:
+        file.write(safetensors.torch.save(weights))
+
+
+def counted(settings, n):
+    """The settings with `steps` spelled out for n training images, and which steps are kept under which name."""
+    unit = "epoch" if settings.epochs else "step"
+    steps_of = lambda count: math.ceil(count * n / settings.batch) if settings.epochs else count
+    steps = steps_of(settings.epochs or settings.steps)
+    keep = {min(steps_of(count), steps): f"{unit}-{count}.safetensors" for count in settings.keep}
+    return settings.model_copy(update={"steps": steps}), keep
+
+
+def untrained(params, dataset):
+    """The untrained Denoiser of a recipe for the images of a Dataset."""
+    width = contexts.width(params.model.context, dataset)
+    return denoiser.from_params(params, dataset.images.shape[1], dataset.sigma_data, width)
+
+
 def task(name, params, dataset, accelerator):
     """The training task of the generator `name`, its weights drawn from the recipe's seed."""
     torch.manual_seed(derived_seed(params.seed, WEIGHTS))
@@ -187,20 +232,19 @@ def task(name, params, dataset, accelerator):
 
 def train(name, params, dataset, folder):
     """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`."""
-    settings = params.gan if name == "gan" else params.train
-    on = accelerator(params.device)
+    section = "gan" if name == "gan" else "train"
+    settings, keep = counted(getattr(params, section), len(dataset.train))
+    params = params.model_copy(update={section: settings})
+    on = accelerator(params.device, getattr(settings, "precision", "fp32"))
     images = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(on.device)
     context = None
-    if name == "diffusion" and params.model.context == "class":
-        if dataset.labels is None:
-            raise InputError("model.context: class is asked for, and the images have no labels; use none, or bring class folders")
-        context = class_context(dataset.labels[dataset.train], len(dataset.classes)).to(on.device)
+    if name == "diffusion" and params.model.context != "none":
+        known = contexts.table(params.model.context, dataset)
+        context = contexts.encode(params.model.context, dataset, known)[dataset.train].to(on.device)
     batches = Batches(images, context, settings.batch, settings.flips, params.seed)
     made = task(name, params, dataset, on)
-    history, seconds = fit(made, batches, settings, params.seed, folder, on.device)
-    weights = {key: value.contiguous() for key, value in made.model.module.state_dict().items()}
-    with store.atomic(folder / "model.safetensors", "wb") as file:
-        file.write(safetensors.torch.save(weights))
+    history, seconds = fit(made, batches, settings, params.seed, folder, on.device, keep)
+    write_weights(made, folder / "model.safetensors")
     store.write_table(folder / "history.csv", {key: [row[key] for row in history] for key in history[0]})
     store.write_json(folder / "timing.json", {"seconds": round(seconds, 2), "device": str(on.device)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)

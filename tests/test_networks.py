@@ -1,4 +1,4 @@
-"""U-Net, denoiser and GAN: contracts, closed forms, gradients."""
+"""U-Net, transformer, denoiser and GAN: contracts, closed forms, gradients."""
 
 import math
 
@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from lensnb import gan
+from lensnb import denoiser, dit, gan, params
+from lensnb.blocks import Attention, Embedding, ScaleShift, ShuffleBlock, Style
 from lensnb.denoiser import Denoiser, loss
-from lensnb.unet import Attention, Embedding, UNet
+from lensnb.dit import DiT
+from lensnb.unet import UNet
 
 SIGMAS = torch.tensor([0.01, 0.3, 1.0, 7.0, 500.0], dtype=torch.float64)
+ANY = ["residual", "context", "shuffle"]
 
 
 def randomised(net):
@@ -21,10 +24,21 @@ def randomised(net):
     return net
 
 
-@pytest.mark.parametrize("patch, channels, size, multipliers, blocks, attention", [
-    (4, 1, 64, (1, 2), 1, (1,)), (2, 3, 32, (1, 2, 2), 2, (1, 2)), (1, 1, 28, (1, 2, 2), 1, ()), (1, 1, 8, (1,), 2, (0,))])
-def test_unet_keeps_the_shape_and_reaches_every_weight(patch, channels, size, multipliers, blocks, attention):
-    net = randomised(UNet(channels, patch, 16, multipliers, blocks, attention, heads=2, context=3))
+SHAPES = {  # options, channels, size
+    "quick": ({}, 1, 64), "rgb": ({"patch": 2, "multipliers": (1, 2, 2), "blocks": 2, "attention": (1, 2)}, 3, 32),
+    "mnist": ({"patch": 1, "multipliers": (1, 2, 2), "attention": ()}, 1, 28),
+    "8x8": ({"patch": 1, "multipliers": (1,), "blocks": 2, "attention": (0,)}, 1, 8),
+    "side": ({"patch": 2, "attention": (0, 1), "side": 8}, 1, 64), "checkpointing": ({"checkpointing": True}, 1, 32),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("block, norm, embed", [
+    ("residual", "group", "block"), ("residual", "batch_plain", "input"), ("context", "batch", "block"), ("context", "group", "input"),
+    ("shuffle", "batch", "block"), ("shuffle", "batch", "input")])
+def test_every_unet_keeps_the_shape_and_reaches_every_weight(shape, block, norm, embed):
+    options, channels, size = SHAPES[shape]
+    net = randomised(UNet(channels, width=16, heads=2, context=3, block=block, norm=norm, embed=embed, **options))
     x = torch.randn(2, channels, size, size)
     out = net(x, torch.tensor([0.1, -1.0]), torch.tensor([[1.0, 0, 0], [math.nan] * 3]))
     assert out.shape == x.shape
@@ -32,12 +46,96 @@ def test_unet_keeps_the_shape_and_reaches_every_weight(patch, channels, size, mu
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
-def test_a_fresh_unet_puts_out_zero():
-    assert UNet(width=16)(torch.randn(2, 1, 64, 64), torch.zeros(2)).abs().max() == 0
+@pytest.mark.parametrize("channels, size, patch", [(1, 64, 4), (3, 32, 2), (1, 28, 2), (1, 8, 1)])
+def test_the_transformer_keeps_the_shape_and_reaches_every_weight(channels, size, patch):
+    net = randomised(DiT(channels, patch, width=32, blocks=2, context=3))
+    x = torch.randn(2, channels, size, size)
+    out = net(x, torch.tensor([0.1, -1.0]), torch.tensor([[1.0, 0, 0], [math.nan] * 3]))
+    assert out.shape == x.shape
+    (out**2).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
-def test_images_of_a_batch_do_not_touch_each_other():
-    net = randomised(UNet(width=16)).eval()
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_parameter_counts_follow_from_the_formulas():
+    w, e = 16, 64
+    conv, linear, group = lambda a, b, k: a * b * k * k + b, lambda a, b: a * b + b, lambda c: 2 * c
+    embedding = 2 * linear(e, e)
+    residual = lambda a, b: group(a) + conv(a, b, 3) + linear(e, 2 * b) + group(b) + conv(b, b, 3) + (conv(a, b, 1) if a != b else 0)
+    attention = lambda c: group(c) + linear(c, 3 * c) + linear(c, c)
+    levels = residual(w, w) + residual(w, 2 * w) + attention(2 * w) + residual(2 * w, 2 * w) + attention(2 * w)
+    levels += residual(4 * w, 2 * w) + attention(2 * w) + residual(3 * w, w)
+    stem, head = conv(16, w, 3), group(w) + conv(w, 16, 3)
+    assert count(UNet(width=w, attention=(1,))) == embedding + stem + levels + head
+    assert count(UNet(width=w, attention=(1,), norm="batch_plain")) < count(UNet(width=w, attention=(1,)))
+    block = linear(w, 3 * w) + linear(w, w) + linear(w, 4 * w) + linear(4 * w, w) + linear(w, 6 * w)
+    assert count(DiT(width=w, blocks=3)) == 2 * linear(w, w) + conv(16, w, 1) + 3 * block + linear(w, 2 * w) + linear(w, 16)
+
+
+def test_checkpointing_changes_memory_and_nothing_else():
+    x, c, kept, gradients = torch.randn(2, 1, 32, 32), torch.tensor([0.5, -0.5]), [], []
+    for net in (UNet, DiT):
+        for checkpointing in (False, True):
+            made = randomised(net(width=16, blocks=2, dropout=0.1, checkpointing=checkpointing))
+            saved = 0
+            def pack(tensor):
+                nonlocal saved
+                saved += tensor.numel()
+                return tensor
+            torch.manual_seed(0)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                value = (made(x, c) ** 2).sum()
+            value.backward()
+            kept.append(saved)
+            gradients.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
+        assert (gradients[-1] - gradients[-2]).abs().max() < 1e-5 * gradients[-1].abs().max() and kept[-1] < 0.6 * kept[-2]
+
+
+def test_the_context_scales_and_the_noise_level_shifts():
+    layer = randomised(ScaleShift(4, Style(embedding=8), context=3)).eval()
+    h, e = torch.randn(2, 4, 3, 3), Embedding(8, context=3)(torch.tensor([0.2, 0.4]), torch.randn(2, 3))
+    c, t = 1 + layer.scale(e.context), layer.shift(e.noise)
+    assert (layer(h, e) - (c[:, :, None, None] * h + t[:, :, None, None])).abs().max() < 1e-6
+
+
+def test_a_shuffle_unit_lets_half_of_the_channels_pass_and_mixes_the_halves():
+    unit, x = ShuffleBlock(8, 8, Style("batch")).eval(), torch.randn(2, 8, 5, 5)
+    out = unit(x, None)
+    assert torch.equal(out[:, 0::2], x[:, :4])                          # the passing half, now every other channel
+    assert (out - nn.ChannelShuffle(2)(torch.cat([x[:, :4], unit.right(x[:, 4:])], dim=1))).abs().max() < 1e-6
+    assert [m.groups for m in unit.right.modules() if isinstance(m, nn.Conv2d)] == [1, 4, 1]     # pointwise, depthwise, pointwise
+
+
+def test_attention_on_a_smaller_map_is_attention_on_its_means():
+    ours = randomised(Attention(16, heads=2, side=4)).eval()
+    small = torch.randn(1, 16, 4, 4)
+    x = small.repeat_interleave(2, 2).repeat_interleave(2, 3)           # its 2x2 means are `small`; its norm's as well
+    full = randomised(Attention(16, heads=2)).eval()
+    expected = (full(small) - small).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert (ours(x) - x - expected).abs().max() < 1e-4
+
+
+def test_positions_are_the_sines_and_cosines_of_the_paper():
+    table = dit.positions(3, 5, 8)
+    assert table.shape == (15, 8)
+    for i in range(15):
+        row, column = divmod(i, 5)
+        for place, f in ((row, 0), (column, 4)):
+            expected = [math.sin(place), math.sin(place / 100), math.cos(place), math.cos(place / 100)]
+            assert (table[i, f:f + 4] - torch.tensor(expected)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("net", [*(UNet(width=16, block=kind) for kind in ANY), UNet(width=16, embed="input"), DiT(width=16)])
+def test_a_fresh_network_puts_out_zero(net):
+    assert net(torch.randn(2, 1, 64, 64), torch.zeros(2)).abs().max() == 0
+
+
+@pytest.mark.parametrize("net", [*(UNet(width=16, block=kind, norm="batch") for kind in ANY), UNet(width=16), DiT(width=16)])
+def test_images_of_a_batch_do_not_touch_each_other(net):
+    net = randomised(net).eval()
     x, c = torch.randn(3, 1, 64, 64), torch.tensor([0.0, 1.0, -1.0])
     alone = torch.cat([net(x[i:i + 1], c[i:i + 1]) for i in range(3)])
     assert (net(x, c) - alone).abs().max() < 1e-4 * alone.abs().max()
@@ -47,12 +145,12 @@ def test_attention_equals_torchs_own():
     ours = randomised(Attention(16, heads=4)).eval()
     theirs = nn.MultiheadAttention(16, 4, batch_first=True)
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv[1].weight[..., 0, 0])
-        theirs.in_proj_bias.copy_(ours.qkv[1].bias)
-        theirs.out_proj.weight.copy_(ours.out.weight[..., 0, 0])
-        theirs.out_proj.bias.copy_(ours.out.bias)
+        theirs.in_proj_weight.copy_(ours.attend.qkv.weight)
+        theirs.in_proj_bias.copy_(ours.attend.qkv.bias)
+        theirs.out_proj.weight.copy_(ours.attend.out.weight)
+        theirs.out_proj.bias.copy_(ours.attend.out.bias)
     x = torch.randn(2, 16, 5, 7)
-    tokens = ours.qkv[0](x).flatten(2).transpose(1, 2)
+    tokens = ours.norm(x).flatten(2).transpose(1, 2)
     expected = x + theirs(tokens, tokens, tokens)[0].transpose(1, 2).view_as(x)
     assert (ours(x) - expected).abs().max() < 1e-5
 
@@ -61,8 +159,8 @@ def test_a_dropped_context_is_the_same_as_none():
     embed = randomised(Embedding(16, context=3))
     c = torch.tensor([0.5, 0.5])
     rows = torch.tensor([[math.nan] * 3, [0.0, 1.0, 0.0]])
-    out = embed(c, rows)
-    assert torch.equal(out[0], embed(c, None)[0]) and not torch.equal(out[1], out[0])
+    out = embed(c, rows).sum
+    assert torch.equal(out[0], embed(c, None).sum[0]) and not torch.equal(out[1], out[0])
 
 
 class Known(nn.Module):
@@ -73,42 +171,89 @@ class Known(nn.Module):
         self.prediction, self.x0, self.noise = prediction, x0, noise
 
     def forward(self, x, c_noise, context):
-        sigma = (4 * c_noise).exp()[:, None, None, None]
-        v = (self.noise - sigma * self.x0) / (1 + sigma**2).sqrt()      # alpha eps - sigma_vp x0
-        return {"noise": self.noise, "v": v}[self.prediction]
+        sigma, data = (4 * c_noise).exp()[:, None, None, None], 0.5
+        alpha, spread = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()        # of the variance-preserving state
+        edm = (self.x0 - data**2 / (sigma**2 + data**2) * (self.x0 + sigma * self.noise)) * (sigma**2 + data**2).sqrt() / (sigma * data)
+        return {"noise": self.noise, "v": alpha * self.noise - spread * self.x0, "x0": self.x0, "edm": edm,
+                "velocity": self.noise - self.x0}[self.prediction]
 
 
-@pytest.mark.parametrize("prediction", ["noise", "v"])
+@pytest.mark.parametrize("prediction", ["noise", "v", "x0", "edm", "velocity"])
 def test_a_perfect_network_gives_the_clean_image_and_no_loss(prediction):
     x0, noise = torch.randn(2, 5, 1, 4, 4, dtype=torch.float64)
-    denoise = Denoiser(Known(prediction, x0, noise), prediction)
+    denoise = Denoiser(Known(prediction, x0, noise), prediction, sigma_data=0.5)
     x = x0 + SIGMAS[:, None, None, None] * noise
     assert (denoise(x, SIGMAS) - x0).abs().max() < 1e-9
-    assert loss(denoise, x0, SIGMAS, noise, weighting="plain") < 1e-18
+    assert loss(denoise, x0, SIGMAS, noise, denoise.weight(SIGMAS, "plain")) < 1e-18
 
 
-def test_the_network_sees_the_variance_preserving_state():
-    class Spy(nn.Module):
-        def forward(self, x, c_noise, context):
-            self.x, self.c_noise = x, c_noise
-            return torch.zeros_like(x)
+class Spy(nn.Module):
+    """A network that remembers what it saw, and puts out zero."""
 
+    def forward(self, x, c_noise, context):
+        self.x, self.c_noise, self.context = x, c_noise, context
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("prediction, scale", [("noise", 5**-0.5), ("v", 5**-0.5), ("x0", 5**-0.5), ("edm", 4.25**-0.5), ("velocity", 1 / 3)])
+def test_the_network_sees_the_state_of_its_paper(prediction, scale):
     spy, x = Spy(), torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    Denoiser(spy)(x, 2.0)
-    alpha_bar = 1 / (1 + 2.0**2)
-    assert (spy.x - alpha_bar**0.5 * x).abs().max() < 1e-12 and abs(spy.c_noise.item() - math.log(2) / 4) < 1e-12
+    Denoiser(spy, prediction, sigma_data=0.5)(x, 2.0)
+    assert (spy.x - scale * x).abs().max() < 1e-12 and abs(spy.c_noise.item() - math.log(2) / 4) < 1e-12
+    Denoiser(spy, prediction, level="variance")(x, 2.0)
+    assert abs(spy.c_noise.item() - 4 / 5) < 1e-12                      # variance of the noise at unit total variance
 
 
-def test_first_loss_is_one_for_noise_prediction_and_min_snr_weights_are_those_of_the_paper():
-    x0 = torch.randn(64, 1, 32, 32, dtype=torch.float64)
-    noise, net = torch.randn_like(x0), UNet(width=16).double()
-    sigma = torch.full((64,), 0.2, dtype=torch.float64)                 # SNR = 25
-    assert abs(loss(Denoiser(net, "noise"), x0, sigma, noise, weighting="plain").item() - (noise**2).mean()) < 1e-12
-    weighted = loss(Denoiser(net, "noise"), x0, sigma, noise, weighting="min_snr")
-    assert abs(weighted / (5 / 25 * (noise**2).mean()) - 1) < 1e-12     # min(SNR, 5) / SNR on the noise
-    v = (noise - sigma[0] * x0) / (1 + sigma[0] ** 2) ** 0.5
-    weighted = loss(Denoiser(net, "v"), x0, sigma, noise, weighting="min_snr")
-    assert abs(weighted / (5 / (25 + 1) * (v**2).mean()) - 1) < 1e-12   # min(SNR, 5) / (SNR + 1) on v
+@pytest.mark.parametrize("prediction", ["noise", "edm", "v", "velocity"])
+def test_the_first_loss_is_one(prediction):
+    """A fresh network puts out zero, and its target has unit variance where the data has that of sigma_data (v: 1)."""
+    data = {"edm": 0.5, "v": 1.0}.get(prediction, 0.5)
+    x0, noise = data * torch.randn(64, 1, 32, 32, dtype=torch.float64), torch.randn(64, 1, 32, 32, dtype=torch.float64)
+    denoise = Denoiser(UNet(width=16).double(), prediction, sigma_data=data)
+    sigma = torch.logspace(-2, 3, 64, dtype=torch.float64)
+    first = loss(denoise, x0, sigma, noise, denoise.weight(sigma, "plain")).item()
+    assert abs(first - (1 + data**2 if prediction == "velocity" else 1)) < 0.02
+    if prediction == "noise":
+        assert abs(first - (noise**2).mean()) < 1e-9
+
+
+def test_loss_weights_are_those_of_the_papers():
+    sigma = torch.tensor([0.2, 3.0], dtype=torch.float64)               # SNR = 25 and 1/9
+    snr = 1 / sigma**2
+    on_noise = Denoiser(Spy(), "noise").weight(sigma, "min_snr") * sigma**2             # an error in x0 is sigma times one in noise
+    assert (on_noise - snr.clamp(max=5) / snr).abs().max() < 1e-12                      # min(SNR, 5) / SNR on the noise
+    on_v = Denoiser(Spy(), "v").weight(sigma, "min_snr") * sigma**2 / (1 + sigma**2)
+    assert (on_v - snr.clamp(max=5) / (snr + 1)).abs().max() < 1e-12                    # min(SNR, 5) / (SNR + 1) on v
+    weight = Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "edm")
+    assert (weight - (sigma**2 + 0.25) / (0.5 * sigma) ** 2).abs().max() < 1e-12        # Karras et al., table 1
+    assert (Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "plain") - weight).abs().max() < 1e-12
+    assert Denoiser(Spy(), "v").weight(sigma, "clamped_snr").tolist() == [5, 1]
+
+
+def test_guidance_goes_from_the_null_context_through_the_given_one():
+    class Told(nn.Module):
+        def forward(self, x, sigma, context):
+            return x * 0 + context.nan_to_num(-1.0).sum(1)[:, None, None, None]         # -2 for a dropped pair
+
+    x, context = torch.zeros(3, 1, 2, 2), torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 2.0]])
+    for scale in (0.0, 1.0, 2.5):
+        out = denoiser.guided(Told(), context, scale)(x, 1.0)[:, 0, 0, 0]
+        assert (out - (-2 + scale * (context.sum(1) + 2))).abs().max() < 1e-6
+    spy = Spy()
+    denoiser.guided(lambda x, sigma, c: spy(x, sigma, c), context, 1.0)(x, 1.0)
+    assert spy.x.shape == x.shape                                       # a scale of 1 costs one evaluation
+    denoiser.guided(lambda x, sigma, c: spy(x, sigma, c), None, 1.0)(x, 1.0)
+    assert spy.context is None
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_a_recipe_makes_its_denoiser(network):
+    p = params.validate({"model": {"network": network, "width": 16, "patch": 8, "checkpointing": True}, "diffusion": {"prediction": "edm"},
+                         "data": {"size": 32}}, "test")
+    made = denoiser.from_params(p, channels=3, sigma_data=0.7, context=4)
+    x = torch.randn(2, 3, 32, 32)
+    assert made(x, torch.tensor([1.0, 2.0]), torch.randn(2, 4)).shape == x.shape
+    assert (made(x, 2.0) - 0.49 / (4 + 0.49) * x).abs().max() < 1e-6    # c_skip of EDM with this sigma_data
 
 
 def test_gan_networks_have_the_published_parts():

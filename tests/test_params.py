@@ -33,7 +33,7 @@ def test_the_quick_recipe_names_and_comments_every_knob():
             branch = branch[part]
     knobs = [line for line in text.splitlines() if ":" in line and not line.endswith(":")]
     silent = {line.split(":")[0].strip() for line in knobs if "#" not in line}
-    assert silent <= {"dropout", "flips", "log_every", "checkpoint_every", "ddpm", "gan"}      # said by their name, or above
+    assert silent <= {"dropout", "epochs", "flips", "log_every", "checkpoint_every", "keep", "ddpm", "gan"}      # said by their name, or above
 
 
 def test_overrides_reach_into_sections_and_keep_the_rest():
@@ -53,9 +53,18 @@ MISTAKES = {
     "negative": ("train: {rate: -1}", "train.rate: .*greater than 0"),
     "infinite": ("train: {rate: .inf}", "train.rate: .*finite number"),
     "nan": ("data: {holdout: .nan}", "data.holdout: .*finite number"),
-    "choice": ("diffusion: {schedule: cosin}", "diffusion.schedule: .*'cosine' or 'linear'.*found 'cosin'"),
+    "choice": ("diffusion: {schedule: cosin}", "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'.*found 'cosin'"),
     "list_for_section": ("train: [1]", "train: .*found \\[1\\]"),
     "width": ("model: {width: 20}", "width 20 is not divisible by 8"),
+    "groups": ("model: {width: 48, groups: 32}", "width 48 is not divisible by 8, by groups 32 and by heads 4"),
+    "zero_snr": ("diffusion: {zero_snr: true, prediction: noise}", "prediction noise cannot tell .* take v, x0 or velocity"),
+    "flow_noise": ("diffusion: {schedule: flow, prediction: noise}", "prediction noise cannot tell"),
+    "signal": ("diffusion: {signal_low: 0.96}", "signal_low 0.96 must be below signal_high 0.95"),
+    "sigmas": ("sample: {methods: {a: {sampler: heun, steps: 3, sigma_min: 90}}}", "sigma_min 90.0 must be below sigma_max 80.0"),
+    "guidance": ("sample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}", "methods.a.guidance 2.0 needs model.context"),
+    "table": ("sample: {context: my.csv}", "sample.context my.csv is given, and model.context is none"),
+    "sampler": ("sample: {methods: {a: {sampler: dpm, steps: 3}}}", "sample.methods.a.sampler: .*'dpmpp_2m'.*found 'dpm'"),
+    "flips": ("train: {flips: true}", "train.flips: expected a value, not true or false"),
     "level": ("model: {attention: [2]}", r"names a level outside 0..1"),
     "size": ("data: {size: 60}", "data.size 60 is not a multiple of 8"),
     "gan_size": ("data: {size: 24}", "data.size 24 is not a multiple of 16"),

@@ -1,13 +1,15 @@
-"""Samplers against diffusers on the same noise, and against the exact solution for Gaussian data."""
+"""Samplers against diffusers on the same noise, and against exact solutions for Gaussian and mixture data."""
 
 import math
 
 import diffusers
+import numpy as np
 import pytest
+import scipy.integrate
 import torch
 
-from lensnb import sampler
-from lensnb.schedule import Schedule, cosine_betas, linear_betas
+from lensnb import denoiser, sampler, schedule
+from lensnb.schedule import Discrete, cosine_betas, linear_betas
 
 MEAN, STD = 0.3, 0.5        # of Gaussian data, whose denoiser is known
 
@@ -15,6 +17,14 @@ MEAN, STD = 0.3, 0.5        # of Gaussian data, whose denoiser is known
 def gaussian_denoiser(x, sigma):
     """The exact posterior mean of x0 for x0 ~ N(MEAN, STD^2)."""
     return (STD**2 * x + sigma**2 * MEAN) / (STD**2 + sigma**2)
+
+
+def mixture_denoiser(x, sigma):
+    """The exact posterior mean for an equal mixture of N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2)."""
+    centres, widths = torch.tensor([-1.0, 0.4, 1.5]).double(), torch.tensor([0.3, 0.2, 0.5]).double()
+    total = widths**2 + sigma**2
+    share = (-((x[..., None] - centres) ** 2) / (2 * total) - total.log() / 2).softmax(-1)
+    return (share * (widths**2 * x[..., None] + sigma**2 * centres) / total).sum(-1)
 
 
 def wiggly(x, sigma):
@@ -32,116 +42,248 @@ class Tape:
         return next(self.draws)
 
 
-def theirs(scheduler, schedule, steps, z, tape, options):
+# The variance-preserving schedulers of diffusers ---------------------------------------------------
+
+def theirs(scheduler, made, steps, z, options):
     """Samples of a diffusers scheduler, in its variance-preserving variable, from the same denoiser and noise."""
-    scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = schedule.betas, 1 - schedule.betas, schedule.alpha_bar
+    scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = made.betas, 1 - made.betas, made.alpha_bar
     scheduler.one = scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "sigmas"):        # in double precision, which theirs are not
+        scheduler.sigmas = made.sample_sigmas(steps)
     for i, t in enumerate(scheduler.timesteps):
-        alpha_bar = scheduler.alphas_cumprod[t]
-        sigma = ((1 - alpha_bar) / alpha_bar).sqrt()
-        x0 = wiggly(z / alpha_bar.sqrt(), sigma.item())
-        noise = (z - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
-        z = scheduler.step(noise, t, z, **options(tape[i])).prev_sample
+        alpha_bar = made.alpha_bar[t]
+        x0 = wiggly(z / alpha_bar.sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt().item())
+        z = scheduler.step(x0, t, z, **options(i)).prev_sample
     return z
 
 
-@pytest.mark.parametrize("betas, name", [(linear_betas(), "linear"), (cosine_betas(), "squaredcos_cap_v2")],
-                         ids=["linear", "cosine"])
-@pytest.mark.parametrize("steps", [10, 50, 1000])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_equals_diffusers(betas, name, steps, eta):
-    scheduler = diffusers.DDIMScheduler(1000, 1e-4, 0.02, name, clip_sample=False, timestep_spacing="trailing",
-                                        set_alpha_to_one=True)
-    schedule = Schedule(scheduler.alphas_cumprod.double().new_tensor(scheduler.betas.tolist()))
-    assert (schedule.betas - betas).abs().max() < 1e-7
-    compare(schedule, scheduler, steps, lambda *a: sampler.ddim(*a, eta=eta), lambda draw: {"eta": eta, "variance_noise": draw})
-
-
-@pytest.mark.parametrize("steps", [10, 100, 1000])
-def test_ddpm_equals_diffusers(steps, monkeypatch):
-    scheduler = diffusers.DDPMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, timestep_spacing="trailing",
-                                        variance_type="fixed_small")
-    draws = []
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: draws[-1])
-    schedule = Schedule(torch.tensor(scheduler.betas.tolist(), dtype=torch.float64))
-    compare(schedule, scheduler, steps, sampler.ddpm, lambda draw: draws.append(draw) or {})
-
-
-def compare(schedule, scheduler, steps, ours, options):
+def difference(ours, made, scheduler, steps, options=lambda draw: {}):
+    """Largest difference at the end of both, from the same start and noise."""
     torch.manual_seed(steps)
     tape = [torch.randn(3, 1, 4, 4, dtype=torch.float64) for _ in range(steps)]
+    tape[-1].zero_()        # theirs adds noise in the last step of a respaced list, Ho et al. do not
     z = torch.randn(3, 1, 4, 4, dtype=torch.float64)
-    sigmas = schedule.sample_sigmas(steps)
-    x = z * (1 + sigmas[0] ** 2).sqrt()
-    *_, end = ours(wiggly, sigmas, x, Tape(tape))
-    assert (end.x - theirs(scheduler, schedule, steps, z, tape, options)).abs().max() < 1e-8      # they add 1e-10 of noise at the end
+    sigmas = made.sample_sigmas(steps)
+    *_, end = ours(wiggly, sigmas, z * (1 + sigmas[0] ** 2).sqrt(), Tape(tape))
+    return (end.x - theirs(scheduler, made, steps, z, lambda i: options(tape[i]))).abs().max().item()
 
 
-def draw_gaussian(ours, schedule, steps, n=20000):
-    noise = sampler.ImageNoise([steps])
-    shape = (n, 1, 1)
-    x = sampler.start(schedule.sample_sigmas(steps), shape, noise, torch.float64)
-    *_, end = ours(gaussian_denoiser, schedule.sample_sigmas(steps), x, noise)
+def of(scheduler):
+    """Our schedule with the betas of a diffusers scheduler, to the last digit."""
+    return Discrete(torch.tensor(scheduler.betas.tolist(), dtype=torch.float64))
+
+
+COMMON = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing", "prediction_type": "sample"}
+BETAS = pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
+
+
+@BETAS
+@pytest.mark.parametrize("steps", [10, 50, 1000])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_equals_diffusers(name, steps, eta):
+    scheduler = diffusers.DDIMScheduler(**COMMON, beta_schedule=name, clip_sample=False, set_alpha_to_one=True)
+    betas = linear_betas() if name == "linear" else cosine_betas()
+    assert (of(scheduler).betas - betas).abs().max() < 1e-7
+    ours = lambda *a: sampler.ddim(*a, eta=eta)
+    assert difference(ours, of(scheduler), scheduler, steps, lambda draw: {"eta": eta, "variance_noise": draw}) < 1e-8
+
+
+@BETAS
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("clip", [False, True], ids=["plain", "clipped"])
+def test_ddpm_equals_diffusers(name, steps, variance, clip, monkeypatch):
+    scheduler = diffusers.DDPMScheduler(**COMMON, beta_schedule=name, clip_sample=clip, clip_sample_range=0.5, variance_type=f"fixed_{variance}")
+    draws = []
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: draws[-1])
+    ours = lambda denoise, *a: sampler.ddpm(denoiser.clipped(denoise, -0.5, 0.5) if clip else denoise, *a, variance=variance)
+    assert difference(ours, of(scheduler), scheduler, steps, lambda draw: draws.append(draw) or {}) < 1e-8
+
+
+@BETAS
+@pytest.mark.parametrize("steps", [5, 10, 25, 100, 1000])
+def test_dpm_solver_2m_equals_diffusers(name, steps):
+    scheduler = diffusers.DPMSolverMultistepScheduler(**COMMON, beta_schedule=name, solver_order=2, algorithm_type="dpmsolver++",
+                                                      final_sigmas_type="zero", lower_order_final=False)
+    assert difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5     # they round to single precision at every step
+
+
+@BETAS
+@pytest.mark.parametrize("steps", [5, 10, 25, 100, 1000])
+def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(name, steps, monkeypatch):
+    """With the second derivative halved in our step it is theirs; the whole one is what makes it third order, see below."""
+    whole = sampler._exponential_step
+
+    def halved(x, sigma, after, known):
+        if len(known) < 3:
+            return whole(x, sigma, after, known)
+        h, (a, b, c) = math.log(sigma / after), [at for at, _ in known]
+        bend = ((known[0][1] - known[1][1]) / (a - b) - (known[1][1] - known[2][1]) / (b - c)) / (a - c)
+        return whole(x, sigma, after, known) + (math.expm1(-h) + h - h**2 / 2) * bend
+
+    monkeypatch.setattr(sampler, "_exponential_step", halved)
+    scheduler = diffusers.DPMSolverMultistepScheduler(**COMMON, beta_schedule=name, solver_order=3, algorithm_type="dpmsolver++",
+                                                      final_sigmas_type="zero", lower_order_final=False)
+    assert difference(sampler.dpmpp_3m, of(scheduler), scheduler, steps) < 1e-5
+
+
+@BETAS
+@pytest.mark.parametrize("steps", [5, 10, 25, 100])
+@pytest.mark.parametrize("order", [2, 3])
+def test_unipc_equals_diffusers(name, steps, order):
+    scheduler = diffusers.UniPCMultistepScheduler(**COMMON, beta_schedule=name, solver_order=order, solver_type="bh2", final_sigmas_type="zero")
+    ours = lambda *a: sampler.unipc(*a, order=order)
+    assert difference(ours, of(scheduler), scheduler, steps) < 1e-5
+
+
+# The variance-exploding ones -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("steps", [10, 50, 1000])
+def test_heun_equals_diffusers(steps):
+    scheduler = diffusers.HeunDiscreteScheduler(1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon")
+    sigmas = Discrete(linear_betas()).sample_sigmas(steps)
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    torch.manual_seed(0)
+    x = theirs_x = sigmas[0] * torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    levels = scheduler.sigmas[:-1]                      # one for each of their evaluations
+    for t, sigma in zip(scheduler.timesteps, levels, strict=True):
+        theirs_x = scheduler.step((theirs_x - wiggly(theirs_x, sigma.item())) / sigma, t, theirs_x).prev_sample
+    *_, end = sampler.heun(wiggly, sigmas, x, None)
+    assert (end.x - theirs_x).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("steps", [10, 100])
+def test_ancestral_euler_equals_diffusers(steps, monkeypatch):
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon")
+    sigmas = Discrete(linear_betas()).sample_sigmas(steps)
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = sigmas
+    torch.manual_seed(0)
+    tape = [torch.randn(3, 1, 4, 4, dtype=torch.float64) for _ in range(steps)]
+    x = theirs_x = sigmas[0] * torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    draws = iter(tape)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *a, **k: next(draws))
+    for i, t in enumerate(scheduler.timesteps):
+        scheduler.scale_model_input(theirs_x, t)
+        noise = (theirs_x - wiggly(theirs_x, sigmas[i].item())) / sigmas[i]
+        theirs_x = scheduler.step(noise, t, theirs_x).prev_sample
+    *_, end = sampler.euler_ancestral(wiggly, sigmas, x, Tape(tape))
+    assert (end.x - theirs_x).abs().max() < 1e-5        # they round to single precision
+
+
+# Exact solutions -----------------------------------------------------------------------------------
+
+def draw_gaussian(ours, sigmas, n=20000):
+    noise = sampler.ImageNoise([len(sigmas)])
+    *_, end = ours(gaussian_denoiser, sigmas, sampler.start(sigmas, (n, 1, 1), noise, torch.float64), noise)
     return end.x
 
 
 @pytest.mark.parametrize("steps", [10, 100])
-def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps):
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
     """With the exact denoiser of Gaussian data every step is affine, so mean and variance follow by hand."""
-    schedule = Schedule(cosine_betas())
-    sigmas = schedule.sample_sigmas(steps).tolist()
-    mean, variance = 0.0, 1 + sigmas[0] ** 2
-    for s, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    sigmas = Discrete(cosine_betas()).sample_sigmas(steps)
+    mean, spread = 0.0, 1 + sigmas[0].item() ** 2
+    for s, after in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         shrink, r = STD**2 / (STD**2 + s**2), (after / s) ** 2
         a, b = (1 - r) * shrink + r, (1 - r) * (1 - shrink) * MEAN
-        mean, variance = a * mean + b, a**2 * variance + after**2 * (1 - r)
-    x = draw_gaussian(sampler.ddpm, schedule, steps)
-    assert abs(x.mean() - mean) < 5 * (variance / 20000) ** 0.5
-    assert abs(x.var() / variance - 1) < 5 * (2 / 20000) ** 0.5
+        fresh = after**2 * (1 - r) if variance == "small" else (s**2 - after**2) * (1 + after**2) / (1 + s**2) * (after > 0)
+        mean, spread = a * mean + b, a**2 * spread + fresh
+    x = draw_gaussian(lambda *a: sampler.ddpm(*a, variance=variance), sigmas)
+    assert abs(x.mean() - mean) < 5 * (spread / 20000) ** 0.5
+    assert abs(x.var() / spread - 1) < 5 * (2 / 20000) ** 0.5
 
 
-def test_ddim_converges_to_the_exact_flow_with_order_one():
-    """The exact probability flow keeps (x - MEAN) / sqrt(STD^2 + sigma^2); DDIM is Euler's method on it."""
-    x = torch.tensor([[[[1.7]]]], dtype=torch.float64) * 80
-    errors = []
-    for n in (64, 128, 256, 512):
-        sigmas = torch.cat([torch.logspace(math.log10(80), -3, n, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-        *_, end = sampler.ddim(gaussian_denoiser, sigmas, x, None)
-        exact = MEAN + (x - MEAN) * STD / (STD**2 + 80**2) ** 0.5
-        errors.append((end.x - exact).abs().item())
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_every_sampler_draws_gaussian_data_from_zero_terminal_snr(name):
+    """From a level that is noise alone: nothing is NaN, and mean and variance are those of the data."""
+    sigmas = Discrete(schedule.zero_terminal_snr(linear_betas())).sample_sigmas(250)
+    x = draw_gaussian(sampler.SAMPLERS[name], sigmas)
+    assert torch.isfinite(x).all() and sigmas[0] > 9e3
+    assert abs(x.mean() - MEAN) < 0.02 and abs(x.std() / STD - 1) < 0.03
+
+
+def exact_flow(x, sigma, after):
+    """The probability flow of the mixture from sigma to `after`, by scipy's eighth-order method."""
+    slope = lambda s, y: ((torch.from_numpy(y) - mixture_denoiser(torch.from_numpy(y), s)) / s).numpy()
+    done = scipy.integrate.solve_ivp(slope, (sigma, after), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-13)
+    return torch.from_numpy(done.y[:, -1]).view_as(x)
+
+
+@pytest.mark.parametrize("name, expected", [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc", 3)])
+def test_order_of_convergence(name, expected):
+    """Halving the steps in log(sigma) divides the error by 2^order."""
+    x = 500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3      # far out: the low orders at
+    exact, errors = exact_flow(x, 500.0, 0.05), []                                      # the start do not count there
+    for n in (100, 200, 400):
+        sigmas = torch.logspace(math.log10(500), math.log10(0.05), n + 1, dtype=torch.float64)
+        *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, None)
+        errors.append((end.x - exact).abs().max().item())
     orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
-    assert all(abs(order - 1) < 0.1 for order in orders), orders
+    assert all(order > expected - 0.25 for order in orders), (orders, errors)
+    assert orders[-1] < expected + 1.6
 
 
-@pytest.mark.parametrize("ours", [sampler.ddpm, sampler.ddim])
-def test_an_image_is_the_same_in_any_batch(ours):
-    schedule = Schedule(cosine_betas())
-    sigmas = schedule.sample_sigmas(20)
+def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
+    """x0 = c0 + c1 l + c2 l^2 with l = -log(sigma): the flow's integral over a step is known in closed form."""
+    c = (0.3, -0.7, 0.2)
+    sigmas = torch.tensor([20.0, 11.0, 6.5, 2.0, 0.9, 0.3, 0.2]).double()
+    parabola = lambda x, sigma: torch.full_like(x, np.polyval(c[::-1], -math.log(sigma)))
+    particular = lambda s: np.polyval((c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2]), -math.log(s))     # solves dx/dl = x0 - x
+    states = list(sampler.dpmpp_3m(parabola, sigmas, torch.ones(1, 1, 1, 1).double()))
+    for before, state in zip(states[1:-1], states[2:], strict=True):                # from the third step on
+        exact = particular(state.sigma) + state.sigma / before.sigma * (before.x - particular(before.sigma))
+        assert (state.x - exact).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_mixture_data_is_drawn_with_its_shares(name):
+    """Many steps with the exact denoiser: as many images near each centre as the mixture has."""
+    sigmas = torch.cat([schedule.karras(200, 0.01, 80), torch.zeros(1)])
+    noise = sampler.ImageNoise([3])
+    x = sampler.start(sigmas, (6000, 1, 1), noise, torch.float64)
+    *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, noise)
+    centres, widths, rng = np.array([-1.0, 0.4, 1.5]), np.array([0.3, 0.2, 0.5]), np.random.default_rng(0)
+    which = rng.integers(3, size=6000)
+    assert scipy.stats.ks_2samp(end.x.flatten().numpy(), rng.normal(centres[which], widths[which])).pvalue > 1e-3
+
+
+# The contract --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_an_image_is_the_same_in_any_batch(name):
+    sigmas = Discrete(cosine_betas()).sample_sigmas(20)
 
     def last(seeds):
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(sigmas, (1, 8, 8), noise)
-        return [s for s in ours(wiggly, sigmas, x, noise)][-1].x
+        return [s for s in sampler.SAMPLERS[name](wiggly, sigmas, x, noise)][-1].x
 
     together = last([5, 6, 7, 8])
     assert torch.equal(last([7])[0], together[2]) and torch.equal(last([8, 5])[1], together[0])
     assert not torch.equal(together[0], together[1])
 
 
-def test_states_tell_the_true_steps_and_end_without_noise():
-    sigmas = Schedule(linear_betas()).sample_sigmas(7)
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_states_tell_the_true_steps_and_end_without_noise(name):
+    sigmas, asked = Discrete(linear_betas()).sample_sigmas(7), []
+    spy = lambda x, sigma: asked.append(sigma) or wiggly(x, sigma)
     x = torch.ones(2, 1, 4, 4, dtype=torch.float64)
-    states = list(sampler.ddim(wiggly, sigmas, x, None))
+    states = list(sampler.SAMPLERS[name](spy, sigmas, x, sampler.ImageNoise([0, 1])))
     assert [s.step for s in states] == list(range(1, 8))
     assert [s.sigma for s in states] == sigmas[1:].tolist()
     assert torch.equal(states[-1].x, states[-1].x0)         # at sigma = 0 the image is the prediction itself
+    assert set(asked) == set(sigmas[:-1].tolist())          # the network sees the levels of the list and no others
+    assert len(asked) == sampler.evaluations(name, 7)
 
 
 def test_clipping_bounds_every_prediction():
-    sigmas = Schedule(linear_betas()).sample_sigmas(10)
+    sigmas = Discrete(linear_betas()).sample_sigmas(10)
     x = 100 * torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    states = list(sampler.ddpm(lambda x, s: 10 * x, sigmas, x, sampler.ImageNoise([0, 1]), clip=(-1, 2)))
+    states = list(sampler.ddpm(denoiser.clipped(lambda x, s: 10 * x, -1, 2), sigmas, x, sampler.ImageNoise([0, 1])))
     assert all(s.x0.min() >= -1 and s.x0.max() <= 2 for s in states)
 
 

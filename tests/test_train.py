@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from lensnb import data, params, store, train
@@ -30,7 +31,7 @@ def recipe(**changes):
             "train": {"steps": 7, "batch": 8, "warmup": 3, "log_every": 3, "checkpoint_every": 2},
             "gan": {"steps": 7, "batch": 8, "width": 8, "latent": 8, "log_every": 3, "checkpoint_every": 2}}
     for key, section in changes.items():
-        tree[key] = tree[key] | section
+        tree[key] = tree.get(key, {}) | section
     return params.validate(tree, "test")
 
 
@@ -67,9 +68,92 @@ def test_training_lowers_the_loss(dataset, tmp_path):
 
 def test_the_rate_rises_stays_and_falls_to_zero():
     settings = recipe(train={"steps": 100, "warmup": 9, "cooldown": 0.5}).train
-    share = [train.trapezium(k, settings) for k in range(100)]
+    share = [train.rate_share(k, settings) for k in range(100)]
     assert abs(share[0] - 0.1) < 1e-12 and share[9:50] == [1.0] * 41
     assert max(abs(s - (100 - k) / 51) for k, s in enumerate(share[50:], 50)) < 1e-12 and share[-1] < 0.02
+
+
+def test_one_cycle_is_torchs_own():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.3, total_steps=200, pct_start=0.25)
+    settings = recipe(train={"steps": 200, "shape": "onecycle", "warmup": 0.25}).train
+    for k in range(200):
+        assert abs(0.3 * train.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
+        optimiser.step()
+        if k < 199:
+            theirs.step()
+
+
+def test_the_cosine_rate_rises_and_falls_to_zero():
+    settings = recipe(train={"steps": 110, "shape": "cosine", "warmup": 10}).train
+    share = [train.rate_share(k, settings) for k in range(110)]
+    assert np.abs(np.diff(share[:10]) - 1 / 11).max() < 1e-12 and share[10] == 1
+    assert abs(share[60] - 0.5) < 1e-12 and share[-1] < 1e-3 and min(np.diff(share[:11])) > 0 > max(np.diff(share[10:]))
+
+
+def test_linear_decay_is_a_trapezium_without_plateau():
+    settings = recipe(train={"steps": 50, "warmup": 0, "cooldown": 1.0}).train
+    share = [train.rate_share(k, settings) for k in range(50)]
+    assert np.abs(np.array(share) - (50 - np.arange(50)) / 51).max() < 1e-12
+
+
+def test_a_batch_in_pieces_is_the_same_update(dataset, tmp_path):
+    """Accumulation saves memory and changes nothing: group norm knows no batch."""
+    weights = []
+    for pieces in (1, 3):
+        p = recipe(train={"steps": 3, "accumulate": pieces}, model={"dropout": 0})
+        (tmp_path / str(pieces)).mkdir()
+        train.train("diffusion", p, dataset, tmp_path / str(pieces))
+        weights.append(safetensors.torch.load_file(tmp_path / str(pieces) / "model.safetensors"))
+    assert max((weights[0][k] - weights[1][k]).abs().max() for k in weights[0]) < 1e-4
+    histories = [store.read_table(tmp_path / str(n) / "history.csv")["loss"] for n in (1, 3)]
+    assert abs(histories[0] / histories[1] - 1).max() < 1e-4
+
+
+def test_epochs_take_the_place_of_steps_and_their_weights_are_kept(dataset, tmp_path):
+    train.train("diffusion", recipe(train={"epochs": 4, "batch": 8, "keep": [1, 3]}), dataset, tmp_path)
+    table = store.read_table(tmp_path / "history.csv")
+    assert table["step"][-1] == 18                                      # 4 x 36 images / 8
+    files = {p.name for p in tmp_path.glob("*.safetensors")}
+    assert files == {"model.safetensors", "epoch-1.safetensors", "epoch-3.safetensors"}
+    at_one, end = (safetensors.torch.load_file(tmp_path / name) for name in ("epoch-1.safetensors", "model.safetensors"))
+    assert at_one.keys() == end.keys() and not torch.equal(at_one["net.head.2.weight"], end["net.head.2.weight"])
+
+
+@pytest.mark.parametrize("changes", [
+    {"model": {"block": "context", "norm": "batch", "width": 16}}, {"model": {"block": "shuffle", "norm": "batch", "width": 16}},
+    {"model": {"network": "dit", "width": 16}}, {"diffusion": {"schedule": "edm", "prediction": "edm", "weighting": "edm"}},
+    {"diffusion": {"schedule": "flow", "prediction": "velocity", "weighting": "plain"}},
+    {"diffusion": {"schedule": "signal_rate", "prediction": "noise", "level": "variance", "weighting": "plain"}},
+    {"diffusion": {"schedule": "linear", "zero_snr": True}}, {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
+    {"train": {"precision": "bf16", "shape": "cosine"}}, {"train": {"shape": "onecycle", "warmup": 0.25, "accumulate": 2}}], ids=str)
+def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_path, monkeypatch):
+    tree = {"model": {"dropout": 0.2, "width": 16}, "diffusion": {}, "train": {"steps": 30, "rate": 3e-3, "log_every": 10}}
+    p = recipe(**{k: tree[k] | changes.get(k, {}) for k in tree})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    train.train("diffusion", p, dataset, whole)
+    loss = store.read_table(whole / "history.csv")["loss"]
+    assert np.isfinite(loss).all() and loss[-1] < loss[0]
+    step = train.DiffusionTask.step
+
+    def cut_short(self, k, *batch):
+        if k == 21:
+            raise Cut
+        return step(self, k, *batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(train.DiffusionTask, "step", cut_short)
+        train.train("diffusion", p, dataset, parts)
+    train.train("diffusion", p, dataset, parts)
+    assert store.sha256(whole / "model.safetensors") == store.sha256(parts / "model.safetensors")
+
+
+def test_mirrored_images_are_mirrored_left_to_right_alone():
+    x = torch.arange(6.0).view(1, 1, 2, 3)
+    seen = {tuple(image.flatten().tolist()) for image in train.random_mirror(x.repeat(50, 1, 1, 1), torch.Generator().manual_seed(0))}
+    assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
 
 
 def test_ramped_average_is_the_recursion_written_out():
@@ -85,7 +169,7 @@ def test_ramped_average_is_the_recursion_written_out():
 
 def test_batches_go_through_every_image_before_any_comes_again():
     images = torch.arange(10.0).view(10, 1, 1, 1)
-    batches = train.Batches(images, images[:, 0, 0], 4, False, seed=5)
+    batches = train.Batches(images, images[:, 0, 0], 4, "none", seed=5)
     drawn = torch.cat([batches(k, None)[0].flatten() for k in range(5)])
     assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
     assert drawn[:10].tolist() != drawn[10:].tolist()
@@ -161,7 +245,7 @@ def test_the_gans_two_updates_touch_their_own_network_only(dataset):
 def test_scaled_images_are_what_the_network_trains_on(dataset, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(train.DiffusionTask, "step", lambda self, k, x, *rest: seen.append(x) or {"loss": 1.0})
-    train.train("diffusion", recipe(train={"steps": 9, "batch": 4, "flips": False}), dataset, tmp_path)
+    train.train("diffusion", recipe(train={"steps": 9, "batch": 4, "flips": "none"}), dataset, tmp_path)
     expected = dataset.scaling.forward(np.asarray(dataset.images)[dataset.train])
     assert np.abs(np.sort(torch.cat(seen).flatten().numpy()) - np.sort(expected.flatten())).max() < 1e-6
     assert dataclasses.asdict(dataset.scaling)["kind"] == "asinh"
