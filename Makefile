@@ -1,14 +1,17 @@
 # make run                     set-up and the whole chain with params/quick.yaml
 # make run RECIPE=params/tiny.yaml SET="train.steps=2000 data.n=500"
+# make run RECIPE=params/mnist.yaml SMOKE=1        a few steps and images: does the recipe run to the end?
 # make test                    set-up and every test
 RECIPE ?= params/quick.yaml
 SET    ?=
+SMOKE  ?=
 TORCH  ?= cpu
 PYTHON ?= python3
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export LENSNB_RECIPE := $(RECIPE)
 export LENSNB_SET := $(SET)
+export LENSNB_SMOKE := $(SMOKE)
 # glibc gives big blocks back to the system and faults them in again at each step: keeping them trains 15 % faster
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000

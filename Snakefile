@@ -4,12 +4,13 @@
 import json
 import os
 
-from lensnb import params, run, store
+from lensnb import params, run, smoke, store
 from lensnb.errors import InputError
 
 RECIPE, SET = os.environ.get("LENSNB_RECIPE") or "params/quick.yaml", os.environ.get("LENSNB_SET", "")
 try:
     P = params.load(store.locate(RECIPE), SET)
+    P = smoke.shortened(P) if os.environ.get("LENSNB_SMOKE") else P
     FOLDER = store.Run(P).path / "notebooks"
     RESOLVED = store.Run(P).write_recipe()  # the jobs read it: the same command whatever the overrides
     for receipt in run.stale(P):  # what was deleted, or made otherwise by hand, is made again

@@ -15,7 +15,7 @@ from lensnb import files, sources, store
 from lensnb.errors import InputError, nearest
 
 SIGMA_DATA = 0.5        # standard deviation that linear and asinh scaling aim at (EDM, Table 1)
-KINDS = ("linear", "minmax", "asinh")
+KINDS = ("linear", "minmax", "asinh", "range")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Scaling:
     def fit(cls, images, kind, rows=None):
         """The scaling for training images (N, C, H, W); `rows` picks them from a larger memory map.
 
-        "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5; "minmax" takes
-        images that span [0, 1] each, and maps that to [-1, 1]. Raises InputError if `kind` is
-        unknown or all pixels are equal.
+        "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5; "range" brings
+        the smallest of all pixels to -1 and the largest to 1; "minmax" takes images that span [0, 1]
+        each, and maps that to [-1, 1]. Raises InputError if `kind` is unknown or all pixels are equal.
         """
         if kind not in KINDS:
             raise InputError(f"scaling {kind!r}: expected one of {', '.join(KINDS)}"
@@ -63,6 +63,8 @@ class Scaling:
         softening = std if kind == "asinh" else 1.0
         if kind == "asinh":
             mean, std, low, high = _moments(images, rows, lambda x: np.arcsinh(x / softening))
+        if kind == "range":     # the bounds as they are meant, without the rounding of the formula below
+            return cls(kind, softening, (low + high) / 2, (high - low) / 2, -1.0, 1.0)
         offset, scale = (0.5, 0.5) if kind == "minmax" else (mean, std / SIGMA_DATA)
         return cls(kind, softening, offset, scale, (low - offset) / scale, (high - offset) / scale)
 

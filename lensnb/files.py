@@ -22,8 +22,8 @@ from lensnb.errors import InputError
 SHAPES = "(H,W), (N,H,W), (N,C,H,W) or (N,H,W,C) with C 1 or 3"
 
 
-def walk(top):
-    """Every visible .npy below the folder `top` as a Path, in any order, through links.
+def walk(top, suffixes=(".npy",)):
+    """Every visible file below the folder `top` with one of the suffixes, as a Path, in any order, through links.
 
     Raises InputError for a folder that is met twice, OSError for one that cannot be read.
     """
@@ -37,11 +37,11 @@ def walk(top):
             raise InputError(f"{here}: a link to {seen[real]}, which was read already; remove the link")
         seen[real] = here
         folders[:] = [f for f in folders if not f.startswith(".")]
-        yield from (Path(here, f) for f in files if f.lower().endswith(".npy") and not f.startswith("."))
+        yield from (Path(here, f) for f in files if f.lower().endswith(suffixes) and not f.startswith("."))
 
 
 @contextlib.contextmanager
-def reading(name):
+def reading(name, form="NumPy's format", wanted="a file as np.save or np.savez writes it"):
     """A context that turns whatever a damaged or hostile file makes a parser raise into one sentence.
 
     Raises InputError, which begins with `name`; one that is raised inside goes through as it is.
@@ -50,12 +50,17 @@ def reading(name):
         yield
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror or error}; expected a readable folder, .npy or .npz") from None
     except Exception as error:      # parsers of foreign bytes raise anything, MemoryError included
+        if isinstance(error, OSError) and error.strerror:       # the system's, not a parser's
+            raise InputError(f"{name}: {error.strerror}; expected a readable file or folder") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name}: cannot be read as NumPy's format ({reason}); "
-                         "expected a file as np.save or np.savez writes it") from None
+        raise InputError(f"{name}: cannot be read as {form} ({reason}); expected {wanted}") from None
+
+
+def check_regular(path, name):
+    """Refuse what is no file: opening a pipe would wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{name}: expected a file, found a folder or a device")
 
 
 def _header(file):
@@ -79,8 +84,7 @@ def open_array(path, name=None):
     """
     name = name or str(path)
     with reading(name):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{name}: expected a file, found a folder or a device")
+        check_regular(path, name)
         with open(path, "rb") as file:
             shape, order, dtype = _header(file)
             if dtype == object:
@@ -115,6 +119,25 @@ def layout(array, name):
     if array.shape[2] != array.shape[3]:
         raise InputError(f"{name}: found shape {s}, images that are not square; crop them to H = W")
     return array
+
+
+def open_images(path, name):
+    """The images (N, C, H, H) of a .npy file and their mass, or NaN; raises as `open_array` and `layout` do."""
+    array, mass = open_array(path, name)
+    return layout(array, name), mass
+
+
+def survey(named):
+    """How many images each of the .npy files (path, name in messages) holds, and the shape (C, H, H) of all.
+
+    Raises InputError for a file that cannot be read and for one whose images have another shape.
+    """
+    counts, shapes = zip(*((len(a), a.shape[1:]) for a, _ in (open_images(*file) for file in named)), strict=True)
+    for (_, name), shape in zip(named, shapes, strict=True):
+        if shape != shapes[0]:
+            raise InputError(f"{name}: an image has shape {shape} where {named[0][1]} has {shapes[0]}; "
+                             "expected one shape (C, H, W) for all")
+    return list(counts), shapes[0]
 
 
 def unpack(path, folder):

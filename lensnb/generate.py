@@ -125,12 +125,17 @@ class Generator:
 
     @torch.inference_mode()
     def draw(self, n, seed=0, batch=64, first=0, table=None):
-        """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone."""
+        """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone.
+
+        Pixels further outside of the training range than that range is wide are set to that bound.
+        """
         drawn = []
         for at in range(first, first + n, batch):
             count = min(batch, first + n - at)
             context = self._context(self.asked(count, seed, at, table))
-            drawn.append(self.scaling.inverse(self.inner.images(_seeds(seed, at, count), context).cpu()))
+            x = self.inner.images(_seeds(seed, at, count), context).cpu()
+            span = self.scaling.high - self.scaling.low     # far beyond, an asinh's inverse overflows
+            drawn.append(self.scaling.inverse(x.clamp(self.scaling.low - span, self.scaling.high + span)))
         return torch.cat(drawn).numpy()
 
     @torch.inference_mode()

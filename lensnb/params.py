@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Which images: simulated ones, or the user's own."""
+    """Which images: simulated ones, published ones, or the user's own."""
 
     path: str | None = None                     # folder of .npy files, pictures or MNIST's files, or one .npy/.npz
     download: Literal["mnist"] | None = None    # published files, checked by sha256; scikit-learn's digits offline

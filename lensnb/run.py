@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from lensnb import params as recipes
-from lensnb import store
+from lensnb import smoke, store
 from lensnb.errors import InputError, nearest
 
 
@@ -143,11 +143,13 @@ def main(arguments=None):
     parser.add_argument("step", help="such as 02_train; `publish` copies the executed notebooks to notebooks/")
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
+    parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
     given = parser.parse_args(arguments)
     try:
         if given.step not in (*store.STEPS, "publish"):
             raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
         params = recipes.load(store.locate(given.recipe), given.overrides)
+        params = smoke.shortened(params) if given.smoke else params
         if given.step == "publish":
             publish(params)
         else:

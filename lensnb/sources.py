@@ -9,11 +9,12 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 
-from lensnb import files, store
+from lensnb import files, mnist, pictures, store
 from lensnb.errors import InputError, nearest
 from lensnb.priors import CLASSES, PRIORS
 from lensnb.simulate import simulate
@@ -31,7 +32,7 @@ def read(params, seed, folder):
     truth, name -> (n,); arcsec a pixel or None; and where they come from, in words. Raises
     InputError for an unknown prior and for anything wrong with the user's files.
     """
-    return (_simulated if params.path is None else _given)(params, seed, folder)
+    return (_simulated if params.path is None and params.download is None else _given)(params, seed, folder)
 
 
 def held_out(n, holdout):
@@ -83,12 +84,13 @@ def _check_enough(n, params, name):
 @dataclasses.dataclass
 class _Source:
     files: list                     # (path, name in messages)
+    title: str                      # in the note of where images come from
+    reader: ModuleType = files      # that surveys and opens them
     labels: np.ndarray | None = None    # (N,) into classes
     classes: tuple = ()
     truth: dict = dataclasses.field(default_factory=dict)
-    note: str = ""
     counts: list = dataclasses.field(default_factory=list)  # images in each file
-    shape: tuple = ()               # (C, H, W) of every image
+    shape: tuple = ()               # (C, H, H) of every image; H is None for pictures of different sizes
 
 
 def _given(params, seed, folder):
@@ -98,8 +100,11 @@ def _given(params, seed, folder):
         source = _find(params, unpacked)
         total = sum(source.counts)
         chosen = _subset(total, params.n, source.labels, seed)
-        _check_enough(len(chosen), params, params.path)
+        _check_enough(len(chosen), params, source.title)
         channels, size = params.channels or source.shape[0], source.shape[1]
+        if params.pixel_scale and not size:
+            raise InputError(f"data.pixel_scale: the pictures of {params.path} differ in size, so that one scale "
+                             "cannot hold for all; leave it out, or crop them to one size")
         images = _create(folder, len(chosen), channels, params.size)
         mass = _copy(source, chosen, images)
         images.flush()
@@ -109,7 +114,7 @@ def _given(params, seed, folder):
     labels = None if source.labels is None else source.labels[chosen]
     scale = params.pixel_scale and params.pixel_scale * size / params.size
     count = f"{total}" if len(chosen) == total else f"{len(chosen)} of {total}"
-    return labels, source.classes, truth, scale, f"{count} images of {params.path}{source.note}"
+    return labels, source.classes, truth, scale, f"{count} images of {source.title}"
 
 
 def _subset(total, n, labels, seed):
@@ -129,9 +134,9 @@ def _copy(source, chosen, images):
     for (path, name), start, a, b in zip(source.files, starts, edges, edges[1:], strict=False):
         if a == b:
             continue
-        array, mass[a:b] = files.open_array(path, name)
-        array, rows = files.layout(array, name), chosen[a:b] - start
-        for part in chunks(b - a, math.prod(source.shape)):
+        array, mass[a:b] = source.reader.open_images(path, name)
+        rows = chosen[a:b] - start
+        for part in chunks(b - a, math.prod(array.shape[1:])):
             names = [name if len(array) == 1 else f"{name}, image {i}" for i in rows[part]]
             images[a + part.start:a + part.stop] = _convert(array[rows[part]], *images.shape[1:3], names)
     return mass
@@ -184,7 +189,10 @@ def _area_means(x, size):
 
 
 def _find(params, unpacked):
-    """The `_Source` behind params.path, surveyed: every file opened, its shape checked."""
+    """The `_Source` behind params.path or params.download, surveyed: every file opened, its shape checked."""
+    if params.download is not None:
+        columns, title = mnist.download(unpacked)
+        return _columns(columns, params.download, title)
     with files.reading(params.path):
         path = store.locate(params.path)
         mode = os.stat(path).st_mode
@@ -192,30 +200,30 @@ def _find(params, unpacked):
         if params.labels is not None:
             raise InputError(f"data.labels: {params.labels} can label a single array alone, and {params.path} is a "
                              "folder; use class sub-folders there")
-        return _survey(*_in_folder(path))
+        return _in_folder(path, params.path, unpacked)
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise InputError(f"{params.path}: expected a folder of .npy files, one .npy or one .npz")
+        raise InputError(f"{params.path}: expected a folder of .npy files, of pictures or of MNIST's files, one .npy "
+                         "or one .npz")
     columns = {"images": path} if path.suffix.lower() == ".npy" else files.unpack(path, unpacked)
-    source = _survey(_Source([(columns.pop("images"), params.path)]), None)
-    labelled = columns.pop("labels", None), f"{params.path}, labels"
-    if params.labels is not None:
-        labelled = store.locate(params.labels), params.labels
+    return _columns(columns, params.path, params.path, params.labels)
+
+
+def _columns(columns, name, title, labels=None):
+    """A `_Source` of .npy files: role -> path, as `files.unpack` gives them; `labels` is the user's own file."""
+    source = _survey(_Source([(columns.pop("images"), name)], title))
+    labelled = columns.pop("labels", None), f"{name}, labels"
+    if labels is not None:
+        labelled = store.locate(labels), labels
     if labelled[0] is not None:
         source.classes, source.labels = _labels(*labelled, source.counts[0])
-    source.truth = {k: np.array(files.open_array(file, f"{params.path}, {k}")[0], float) for k, file in columns.items()}
+    source.truth = {k: np.array(files.open_array(file, f"{name}, {k}")[0], float) for k, file in columns.items()}
     return source
 
 
-def _survey(source, folders):
+def _survey(source, folders=()):
     """Fill in counts, shape and, from the class folder of each file, labels."""
-    for path, name in source.files:
-        n, *shape = files.layout(files.open_array(path, name)[0], name).shape
-        source.shape = source.shape or tuple(shape)
-        if tuple(shape) != source.shape:
-            raise InputError(f"{name}: an image has shape {tuple(shape)} where {source.files[0][1]} has "
-                             f"{source.shape}; expected one shape (C, H, W) for all")
-        source.counts.append(n)
-    if folders and len(set(folders)) > 1:
+    source.counts, source.shape = source.reader.survey(source.files)
+    if len(set(folders)) > 1:
         names, index = np.unique(folders, return_inverse=True)
         named = tuple(DEEPLENSE.get(str(name), str(name)) for name in names)
         source.classes = named if len(set(named)) == len(names) else tuple(map(str, names))
@@ -233,13 +241,30 @@ def _labels(path, name, n):
     return tuple(str(v) for v in names.tolist()), index
 
 
-def _in_folder(top):
-    """The .npy files below a folder as a `_Source`, and the class folder of each where there are such."""
+def _in_folder(top, title, unpacked):
+    """The `_Source` of a folder: MNIST's files in it, or all .npy files or pictures in it and below."""
     with files.reading(top):
-        paths = sorted(files.walk(top), key=lambda p: p.relative_to(top).parts)
-    if not paths:
-        raise InputError(f"{top}: no .npy file in this folder or below; expected images saved with np.save "
-                         "(name a .npz file itself)")
+        idx, note = mnist.find(top)
+        order = lambda p: p.relative_to(top).parts
+        arrays, images = (sorted(files.walk(top, suffixes), key=order) for suffixes in ((".npy",), pictures.SUFFIXES))
+    kinds = {"MNIST's files": [*idx.values()], ".npy files": arrays, "pictures": images}
+    _check_one_kind(top, [f"{kind} such as {order(of[0])[-1]}" for kind, of in kinds.items() if of])
+    if idx:
+        return _columns(mnist.unpack(idx, unpacked), str(idx["images"]), title + note)
+    paths, classes, note = _classes(top, arrays or images)
+    return _survey(_Source([(p, str(p)) for p in paths], title + note, files if arrays else pictures), classes)
+
+
+def _check_one_kind(top, found):
+    if len(found) > 1:
+        raise InputError(f"{top}: holds {' and '.join(found)}; keep one kind there")
+    if not found:
+        raise InputError(f"{top}: no .npy file, picture or MNIST file in this folder or below; expected images saved "
+                         "with np.save or as PNG, JPEG, WebP, TIFF, BMP or GIF (name a .npz file itself)")
+
+
+def _classes(top, paths):
+    """The files to read, the class folder of each where there are such, and a note on what is left unread."""
     tails, note = [p.relative_to(top).parts for p in paths], ""
     heads = {tail[0] if len(tail) > 1 else None for tail in tails}
     if heads <= SPLITS:
@@ -251,4 +276,4 @@ def _in_folder(top):
     if i is not None:
         raise InputError(f"{top}: {Path(*tails[0])} and {Path(*tails[i])} lie at different depths; put all images "
                          "into one folder, or each into the folder of its class")
-    return _Source([(p, str(p)) for p in paths], note=note), [tail[0] for tail in tails if len(tail) > 1]
+    return paths, [tail[0] for tail in tails if len(tail) > 1], note

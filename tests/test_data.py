@@ -98,7 +98,7 @@ def test_split_is_random_and_leaves_numpys_global_state_alone():
 pixels = hnp.arrays(np.float32, (4, 1, 4, 4), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False))
 
 
-@given(pixels, st.sampled_from(["linear", "asinh", "minmax"]))
+@given(pixels, st.sampled_from(["linear", "asinh", "minmax", "range"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_inverse_of_forward_is_the_image(images, kind):
     """To 3e-5 of the largest value (of 1 for minmax) in float32: sinh multiplies rounding by its argument < 30."""
@@ -136,6 +136,31 @@ def test_minmax_maps_zero_and_one():
     assert (scaling.low, scaling.high) == (-1, 1)
 
 
+def test_range_maps_the_ends_of_eight_bits_exactly():
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8)).astype(np.float32)
+    images[3, 0, 1, 2], images[7, 0, 4, 4] = 0, 255
+    scaling = Scaling.fit(images, "range")
+    assert (scaling.low, scaling.high, scaling.offset, scaling.scale) == (-1, 1, 127.5, 127.5)
+    for x in (images, torch.from_numpy(images)):
+        y = scaling.forward(x)
+        assert y.dtype == x.dtype and (y.min(), y.max()) == (-1, 1)
+        assert y[3, 0, 1, 2] == -1 and y[7, 0, 4, 4] == 1
+        assert (scaling.inverse(y.min()), scaling.inverse(y.max())) == (0, 255)
+        np.testing.assert_allclose(scaling.inverse(y), images, rtol=0, atol=2e-5)
+
+
+def test_range_is_that_of_all_training_pixels_and_not_of_each_image(src, out):
+    images = noise(40, 8, 8) * np.arange(1, 41)[:, None, None]
+    images[split(40, 0.25, 0)[1][0], 0, 0] = 1e4        # held out
+    np.save(src / "a.npy", images)
+    got = read(src, out, scaling="range")
+    train = got.scaling.forward(got.images[got.train].astype(float))
+    assert (train.min(), train.max()) == pytest.approx((-1, 1), abs=1e-12)
+    assert np.ptp(train, axis=(1, 2, 3)).min() < 0.5
+    assert got.scaling.forward(got.images[got.heldout]).max() > 10      # not clipped
+    assert got.scaling.inverse(-1.0) == pytest.approx(images[got.train].min(), rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["linear", "asinh"])
 def test_chunked_fit_of_a_memory_map_equals_whole_array_statistics(kind, tmp_path, monkeypatch):
     images = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (301, 1, 8, 8))
@@ -149,7 +174,7 @@ def test_chunked_fit_of_a_memory_map_equals_whole_array_statistics(kind, tmp_pat
     assert got.offset == pytest.approx(f.mean(), rel=1e-6) and got.scale == pytest.approx(2 * f.std(), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["linear", "asinh", "minmax"])
+@pytest.mark.parametrize("kind", ["linear", "asinh", "minmax", "range"])
 def test_scaling_is_fitted_on_training_images_alone(kind, src, tmp_path):
     images = noise(40, 8, 8)
     held = split(40, 0.25, 0)[1]
@@ -168,13 +193,13 @@ def test_scaling_is_fitted_on_training_images_alone(kind, src, tmp_path):
         assert max(c.scaling.softening / a.scaling.softening, c.scaling.scale / a.scaling.scale) > 2
 
 
-@pytest.mark.parametrize("kind", ["linear", "asinh", "minmax"])
+@pytest.mark.parametrize("kind", ["linear", "asinh", "minmax", "range"])
 def test_sigma_data_is_measured(kind, src, out):
     np.save(src / "a.npy", np.random.default_rng(0).gamma(0.3, 1, (40, 8, 8)))
     got = read(src / "a.npy", out, scaling=kind)
     scaled = got.scaling.forward(got.images[got.train].astype(float))
     assert got.sigma_data == pytest.approx(scaled.std(), rel=1e-6)
-    if kind == "minmax":
+    if kind in ("minmax", "range"):
         assert abs(got.sigma_data - 0.5) > 0.01 and (got.scaling.low, got.scaling.high) == (-1, 1)
     else:
         assert got.sigma_data == pytest.approx(0.5, rel=1e-6) and abs(scaled.mean()) < 1e-6
