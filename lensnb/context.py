@@ -54,7 +54,7 @@ def read(path, kind, dataset):
         raise InputError(f"{path}: no such file; sample.context names a .csv with one row an image")
     found, needed = store.read_table(path), ["class", *(PHYSICS if kind == "physics" else ())]
     if not set(needed) <= set(found):
-        raise InputError(f"{path}: columns are {', '.join(found) or 'none'}; expected a header and rows with {', '.join(needed)}")
+        raise InputError(f"{path}: columns with rows below are {', '.join(found) or 'none'}; expected a header and rows with {', '.join(needed)}")
     rows = {name: _numbers(path, name, found[name]) for name in needed[1:]}
     return {"class": np.array([_class(path, value, dataset.classes) for value in found["class"].tolist()])} | rows
 
@@ -66,11 +66,11 @@ def _numbers(path, name, column):
 
 
 def _class(path, value, classes):
-    if value in classes:
-        return classes.index(value)
-    if isinstance(value, float) and value.is_integer() and str(int(value)) in classes:
-        return classes.index(str(int(value)))       # classes that are called by numbers, such as digits
-    if isinstance(value, float) and value.is_integer() and 0 <= value < len(classes):
+    whole = isinstance(value, float) and value.is_integer()     # classes may be called by numbers, such as digits
+    name = str(int(value)) if whole else str(value)
+    if name in classes:
+        return classes.index(name)
+    if whole and 0 <= value < len(classes):
         return int(value)
-    guess = nearest(str(value), classes)
-    raise InputError(f"{path}: unknown class {value}; " + (f"did you mean {guess}?" if guess else f"known are {', '.join(classes)}"))
+    guess = nearest(name, classes)
+    raise InputError(f"{path}: unknown class {name}; " + (f"did you mean {guess}?" if guess else f"known are {', '.join(classes)}"))

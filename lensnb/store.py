@@ -84,7 +84,7 @@ def write_table(path, columns):
 def read_table(path):
     """Read a CSV file into a mapping of name to array; columns that are no numbers stay text."""
     with open(path, newline="") as file:
-        names, *rows = csv.reader(file)
+        names, *rows = list(csv.reader(file)) or [[]]
     columns = {}
     for name, column in zip(names, zip(*rows, strict=True), strict=False):
         try:
