@@ -53,7 +53,7 @@ def rate_share(k, settings):
     if settings.shape == "cosine":
         return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / (steps - rise))
     peak = rise - 1
-    return half_cosine(1 / 25, 1, k / peak) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / (steps - 1 - peak))
+    return half_cosine(1 / 25, 1, k / max(peak, 1)) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / (steps - 1 - peak))
 
 
 class DiffusionTask:
