@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from lensnb import data, params, sampler, train
-from lensnb import schedule
+from lensnb import data, params, sampler, schedule, train
 
 
 def seconds(call, times):
@@ -29,7 +28,7 @@ def main():
     for patch, multipliers in ((4, (1, 2)), (2, (1, 2, 2)), (1, (1, 2, 2))):
         recipe = params.validate({"device": "cpu", "model": {"patch": patch, "multipliers": multipliers}}, "benchmark")
         x = torch.randn(32, 1, 64, 64)
-        dataset = SimpleNamespace(images=x.numpy(), classes=(), scaling=data.Scaling("linear", 1, 0, 1, -1, 1))
+        dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=data.Scaling("linear", 1, 0, 1, -1, 1))
         task = train.task("diffusion", recipe, dataset, train.accelerator("cpu"))
         generator = torch.Generator().manual_seed(0)
         step = seconds(lambda: task.step(1000, x, None, generator), 10 if patch == 4 else 3)

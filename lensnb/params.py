@@ -176,7 +176,7 @@ class Method(Section):
     clip: bool = False                          # clip every predicted image to the training range
     guidance: float = Field(1.0, ge=0, le=20)   # where the network takes a context: 1 follows it, more exaggerates
     spacing: Literal["schedule", "karras"] = "schedule"     # levels: those of the schedule (trailing), or by rho
-    sigma_min: float = Field(0.02, gt=0)        # karras
+    sigma_min: float = Field(0.05, gt=0)        # karras: near the noise of the scaled images
     sigma_max: float = Field(80.0, gt=0, le=1e4)
     rho: float = Field(7.0, ge=1)
 

@@ -197,3 +197,18 @@ def quality_against_time(rows, costs, metric="fld"):
     axis.set(xscale="log", yscale="log", xlabel="sampling time [s/image]", ylabel=f"{METRICS.get(metric, metric)} to held-out images")
     axis.legend()
     return figure
+
+
+@styled
+def quality_against_evaluations(rows, metric="fld"):
+    """Distance to the held-out images against network evaluations, one line a sampler; `rows` are dicts as of benchmarks/samplers.py."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    names = list(dict.fromkeys(row["sampler"] for row in rows))
+    for label, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
+        own = sorted((row for row in rows if row["sampler"] == label), key=lambda row: row["nfe"])
+        nfe, value, error = ([row[key] for row in own] for key in ("nfe", metric, f"{metric}_error"))
+        axis.errorbar(nfe, value, yerr=error, marker="o", ms=3, lw=1, color=shade, ls="--" if "karras" in label else "-", label=label)
+    axis.axhline(rows[0][f"{metric}_floor"], color=REAL, lw=0.8, ls=":", label="real vs real")
+    axis.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=f"{METRICS.get(metric, metric)} to held-out images")
+    axis.legend(fontsize=7, ncol=2)
+    return figure

@@ -1,0 +1,77 @@
+"""Quality against the number of network evaluations, for every sampler on one trained model.
+
+    python benchmarks/samplers.py [run] [n]
+
+Reads the diffusion model of outputs/<run> (quick by default), draws n images for each sampler and
+number of evaluations, and writes outputs/benchmarks/samplers.csv and samplers.png. Points that are
+there already are not drawn again, so that a broken-off benchmark goes on.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+from lensnb import chain, evaluate, generate, metrics, params, plots, store
+
+EVALUATIONS = (5, 10, 15, 20, 50, 100)
+LONG = {"ddpm": (1000,), "ddim": (1000,)}       # the reference, and what its noise is worth
+METHODS = {     # along the schedule's own levels; and along others, chosen against training images
+    "ddpm": {"sampler": "ddpm"}, "ddpm_large": {"sampler": "ddpm", "variance": "large"}, "ddim": {"sampler": "ddim"},
+    "heun": {"sampler": "heun"}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
+    "unipc": {"sampler": "unipc"}, "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras"},
+    "unipc karras": {"sampler": "unipc", "spacing": "karras", "sigma_min": 0.1, "sigma_max": 400, "rho": 20},
+}
+
+
+def points():
+    """(name, evaluations, Method), the cheap ones first."""
+    for nfe in (*EVALUATIONS, 1000):
+        for name, options in METHODS.items():
+            if nfe in (*EVALUATIONS, *LONG.get(name, ())):
+                steps = (nfe + 1) // 2 if name == "heun" else nfe
+                yield name, nfe, params.Method(steps=steps, **options)
+
+
+def measured(run, method, n, real):
+    """Every metric of n images of a method, with the seconds they took."""
+    reference, others, rulers = real
+    recipe = run.params.model_copy(update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})})
+    weights = run.need("models/diffusion") / "model.safetensors"
+    start = time.perf_counter()
+    images = generate.Generator(recipe, "it", chain.load_data(run), weights).draw(n, seed=recipe.seed)
+    row = {"seconds_per_image": (time.perf_counter() - start) / n}
+    for key, (rows, distance, unit) in rulers.items():
+        found = metrics.measure(distance, rows(images), rows(reference), rows(others), unit, 100, 20, recipe.seed)
+        row |= {key: found["value"], f"{key}_error": found["error"], f"{key}_floor": found["floor"]}
+    return row
+
+
+def main(name="quick", n="256"):
+    """Print a row for each point, keep the table and draw the figure."""
+    torch.set_num_threads(2)
+    run = chain.open_run(params.load(store.home() / "outputs" / name / "recipe.yaml"))
+    settings = run.params.evaluate.model_copy(update={"n": int(n)})
+    reference, others = evaluate.choose(chain.load_data(run), settings, int(n), run.params.seed)
+    real = reference, others, evaluate.rulers(reference)
+    path = run.outputs / "benchmarks" / "samplers.csv"
+    store.make_folder(path.parent)
+    table = store.read_table(path) if path.is_file() else {}
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    done = {(row["sampler"], row["nfe"]) for row in rows}
+    for sampler, nfe, method in points():
+        if (sampler, nfe) in done:
+            continue
+        rows.append({"sampler": sampler, "nfe": nfe, "n": len(reference)} | measured(run, method, len(reference), real))
+        store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
+        print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in real[2]), flush=True)
+    plots.save(plots.quality_against_evaluations(rows), path.parent, "samplers")
+    best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])
+    longest = next(row for row in rows if row["sampler"] == "ddpm" and row["nfe"] == 1000)
+    print(f"at 10 evaluations {best['sampler']} comes closest: fld {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000")
+    assert np.isfinite([row["fld"] for row in rows]).all()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
