@@ -202,6 +202,7 @@ class Sample(Section):
     methods: dict[Name, Method] = Field({
         "ddpm": {"sampler": "ddpm", "steps": 100},
         "ddim": {"sampler": "ddim", "steps": 50},
+        "dpm": {"sampler": "dpmpp_2m", "steps": 10, "spacing": "karras", "sigma_min": 0.1},
         "gan": {"model": "gan"},
     }, min_length=1)
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 REAL = "#222222"
 METRICS = {"fld": "Frechet lens distance", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile"}
-METHODS = {"ddpm": 0, "ddim": 1, "gan": 2}     # places in seaborn's colour-blind palette
+METHODS = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
          "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
@@ -21,7 +21,7 @@ def colour(method):
     if method == "real":
         return REAL
     known = METHODS.get(method)
-    return palette[known if known is not None else 3 + sum(map(ord, method)) % (len(palette) - 3)]
+    return palette[known if known is not None else 4 + sum(map(ord, method)) % (len(palette) - 4)]
 
 
 def name(method):
