@@ -102,6 +102,15 @@ def features(images, units, net=None, batch=256):
     return torch.cat([net(units(images[i:i + batch])) for i in range(0, len(images), batch)]).double().numpy()
 
 
+@torch.inference_mode()
+def readings(images, units, net=None, batch=256):
+    """What LensNet reads off images (N, C, H, W): column -> (N,), the class as a number, lengths in arcsec of the broad prior."""
+    net, card = net or load(), store.read_json(WEIGHTS.with_suffix(".json"))["held_out"]
+    logits, scaled = (torch.cat(part) for part in zip(*(net.read(units(images[i:i + batch])) for i in range(0, len(images), batch)), strict=True))
+    columns = {name: scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name] for i, name in enumerate(READS)}
+    return {"class": logits.argmax(1).numpy(), **{name: (c.exp() if name == "snr" else c).numpy() for name, c in columns.items()}}
+
+
 class LensNetTask:
     """One update of LensNet, as the training loop wants it: class by cross entropy, readings by squares."""
 
@@ -150,7 +159,7 @@ def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
     task = LensNetTask(steps)
     settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
     folder.mkdir(parents=True, exist_ok=True)
-    train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, True, seed), settings, seed, folder, "cpu")
+    train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, "square", seed), settings, seed, folder, "cpu")
     weights = safetensors.torch.save(task.net.state_dict())
     with store.atomic(folder / WEIGHTS.name, "wb") as file:
         file.write(weights)

@@ -1,11 +1,26 @@
 """What an astronomer measures on an image: images (N, C, H, W) in, one row of numbers an image out."""
 
+import functools
+
 import numpy as np
+
+MAD = 1.4826        # standard deviation of a Gaussian over its median absolute deviation
 
 
 def grey(images):
     """Images (N, C, H, W) as float64 (N, H, W), channels averaged."""
     return np.asarray(images, dtype=float).mean(axis=1)
+
+
+def in_chunks(chunk):
+    """A measure of images, called with `chunk` images at a time: memory stays small and the maps in the cache."""
+    def decorate(measure):
+        @functools.wraps(measure)
+        def chunked(images, *args, **kwargs):
+            starts = range(0, max(len(images), 1), chunk)       # no images: one empty chunk, for its columns
+            return np.concatenate([measure(images[i:i + chunk], *args, **kwargs) for i in starts])
+        return chunked
+    return decorate
 
 
 def _ring_means(maps, radius, edges):
@@ -59,3 +74,53 @@ def cumulative_shares(images, edges):
     """Share of each image's pixels at or below each edge: (N, len(edges)); the ends hold all that lies beyond."""
     maps = np.sort(grey(images).reshape(len(images), -1), axis=1).clip(edges[0], edges[-1])
     return np.stack([np.searchsorted(row, edges, side="right") for row in maps]) / maps.shape[1]
+
+
+# ---- sky and flux
+
+def sky(maps):
+    """Level and scatter of the sky in maps (N, H, W), each (N, 1, 1): median and scaled MAD of a frame along the border.
+
+    The frame is an eighth of the size wide. A lens in the middle leaves it free, so that the level is right to
+    2 % of the noise on the broad prior, where the median of all pixels is half of the noise too high.
+    """
+    size = min(maps.shape[1:])
+    width, free = max(size // 8, 1), np.ones(maps.shape[1:], bool)
+    free[width:-width, width:-width] = False
+    frame = maps[:, free]                                               # (N, pixels)
+    level = np.median(frame, axis=1, keepdims=True)
+    scatter = MAD * np.median(np.abs(frame - level), axis=1, keepdims=True)
+    return level[..., None], scatter[..., None]
+
+
+@in_chunks(256)
+def total_flux(images):
+    """Sum of all pixels above the sky of the image's border: (N, 1), in the images' unit times pixels.
+
+    The error of the sky's level, 0.04 of the noise at 64 pixels, is added by every pixel: 160 times the noise,
+    2 % of the flux of a lens of the broad prior.
+    """
+    maps = grey(images)
+    return (maps - sky(maps)[0]).sum((1, 2))[:, None]
+
+
+def _second_difference(maps, axis):
+    """f(x + 1) - 2 f(x) + f(x - 1) along an axis, which loses its two ends."""
+    return np.diff(maps, n=2, axis=axis)
+
+
+@in_chunks(256)
+def noise_level(images):
+    """Standard deviation of white noise in the sky of each image: (N, 1), in the images' unit.
+
+    Scaled MAD of the image's second difference in x and in y (Immerkaer 1996), which is blind to planes and is
+    6 times the noise, in the half of the image whose 3x3 mean is fainter. The choice is by a mean to which the
+    difference is orthogonal, so it does not bias it, and it leaves out the lens and its photon noise.
+    On the broad prior 0.2 % too high, scatter 4 % an image. Averaged channels have less noise than each.
+    """
+    maps = grey(images)
+    detail = np.abs(_second_difference(_second_difference(maps, 1), 2)).reshape(len(maps), -1) / 6
+    mean = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2)).mean((3, 4)).reshape(len(maps), -1)
+    half = mean.shape[1] // 2
+    fainter = np.argpartition(mean, half, axis=1)[:, :half]
+    return MAD * np.median(np.take_along_axis(detail, fainter, axis=1), axis=1, keepdims=True)
