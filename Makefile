@@ -21,8 +21,9 @@ export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare
 	snakemake --cores 1 --quiet all --nolock --rerun-incomplete
 
-test: .venv/ready-$(TORCH)             ## unit tests, the tiny chain, the committed notebooks
-	pytest --cov=lensnb --cov-report=term-missing:skip-covered
+test: .venv/ready-$(TORCH)             ## unit tests and the tiny chain, one thread on each core; then the committed notebooks
+	pytest -n 2 --dist loadfile --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
+	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/01_data.ipynb
@@ -33,7 +34,7 @@ trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copi
 notebooks: run                ## refresh the committed notebooks from the quick run
 	python -m lensnb.run publish
 
-bench: .venv/ready-$(TORCH)            ## figures of speed, printed
+bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
 lock:                         ## compile requirements.lock from pyproject.toml (with uv); torch stands in requirements/

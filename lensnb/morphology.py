@@ -13,7 +13,7 @@ import torch
 from lensnb import physics
 from lensnb.physics import grey, in_chunks, sky
 
-SIGNIFICANT = 5         # standard deviations of the smoothed sky: noise alone reaches 4
+SIGNIFICANT = 6         # standard deviations of the smoothed sky: noise alone passes in less than one image of a thousand
 RING_SHARE = 0.1        # of the smoothed peak: keeps faint neighbours, which pull hard, out of the circle fit
 PEAK_LEVELS = (2, 3, 5, 10, 20)                                         # in units of the image's noise
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)               # of the reference's pixels, above a level
@@ -71,13 +71,14 @@ def ring_radius(images, pixel_scale=None):
     Least squares of x^2 + y^2 - 2 a x - 2 b y - c over the pixels, weighted by flux (Kasa 1976), in closed form:
     about the centroid (a, b) solves a 2x2 system of second and third moments, and R^2 = a^2 + b^2 + c.
     On the broad prior 0.044 arcsec above theta_E, because the ring has a width, with 0.028 arcsec scatter.
-    0 where nothing stands out from the noise; at most half the image's diagonal.
+    Other light gives the radius of the circle that fits it best, a blob of Gaussian width s about 1.25 s. 0 where
+    nothing stands out from the noise, so that a lost ring costs its whole radius; at most half the image's diagonal.
     """
     flux = _bright(images, RING_SHARE)
     mean = _central_moments(flux)
     xx, yy, xy = mean(2, 0) + 1 / 12, mean(0, 2) + 1 / 12, mean(1, 1)   # 1/12: of a pixel, so that lines solve too
     p, q = (mean(3, 0) + mean(1, 2)) / 2, (mean(0, 3) + mean(2, 1)) / 2
-    a, b = (np.stack([yy * p - xy * q, xx * q - xy * p]) / (xx * yy - xy**2))
+    a, b = np.stack([yy * p - xy * q, xx * q - xy * p]) / (xx * yy - xy**2)
     radius = np.sqrt(a**2 + b**2 + mean(2, 0) + mean(0, 2)).clip(max=np.hypot(*flux.shape[1:]) / 2)
     return radius[:, None] * (pixel_scale or 1)
 
@@ -91,9 +92,10 @@ def multipoles(images, orders=(1, 2, 3, 4)):
     """
     flux = _bright(images)
     x, y = _grid(flux.shape[1:])
-    phi, flux = np.arctan2(y, x).ravel(), flux.reshape(len(flux), -1)
-    waves = flux @ np.exp(1j * phi[:, None] * np.asarray(orders))       # (n, orders)
-    return _ratio(np.abs(waves), flux.sum(1, keepdims=True))
+    phi, off_centre = np.arctan2(y, x), np.hypot(x, y) > 0              # a pixel on the centre has no angle
+    waves = np.exp(1j * phi.reshape(-1, 1) * np.asarray(orders)) * off_centre.reshape(-1, 1)
+    flux = flux.reshape(len(flux), -1)                                  # (n, pixels)
+    return _ratio(np.abs(flux @ waves), flux.sum(1, keepdims=True))
 
 
 @in_chunks(256)
@@ -175,7 +177,8 @@ def wavelets(size, scales, orientations=4):
     gaussian = lambda sigma, x, y: fold(np.exp(-sigma**2 * ((k[:, None] - y) ** 2 + (k - x) ** 2) / 2))
     bank = np.empty((scales, orientations, size, size), np.float32)
     for j in range(scales):
-        sigma, wave, envelope = 0.8 * 2**j, 0.75 * np.pi / 2**j, gaussian(0.8 * 2**j, 0, 0)
+        sigma, wave = 0.8 * 2**j, 0.75 * np.pi / 2**j
+        envelope = gaussian(sigma, 0, 0)
         for l in range(orientations):
             angle = np.pi * l / orientations
             gabor = gaussian(sigma, wave * np.cos(angle), wave * np.sin(angle))
@@ -194,6 +197,23 @@ def _low(spectra, half):
     return spectra[..., kept, :][..., kept]
 
 
+def _by_angle(count):
+    """Weights (count^2, count // 2 + 1) that average over the pairs of orientations with the same angle between them."""
+    turn = (torch.arange(count)[:, None] - torch.arange(count)).abs()
+    same = torch.minimum(turn, count - turn).flatten()[:, None] == torch.arange(count // 2 + 1)
+    return same / same.sum(0)
+
+
+def _second_order(spectra, bank, half):
+    """Mean moduli by angle (n, L // 2 + 1) of first moduli, given as spectra (n, L, H, W), under one scale (L, H, W).
+
+    Frequencies beyond `half` are left out, where the wavelets are nil: a coarser map has the same mean (to 2e-4 dex).
+    """
+    coarse = _moduli(_low(spectra, half)[:, :, None], _low(bank, half))             # (n, L, L, 2 half, 2 half)
+    means = coarse.mean((-2, -1)) * (2 * half / spectra.shape[-1]) ** 2
+    return means.flatten(1) @ _by_angle(len(bank))
+
+
 @in_chunks(32)
 def scattering(images, scales=None, orientations=4):
     """log10 of the mean wavelet moduli of first and second order, over pixels and orientations: (N, d).
@@ -204,21 +224,14 @@ def scattering(images, scales=None, orientations=4):
     """
     maps = grey(images)
     maps = torch.from_numpy(maps - maps.mean((1, 2), keepdims=True)).float()
-    size = maps.shape[-1]
-    bank = wavelets(size, scales or max(int(np.log2(size)) - 2, 1), orientations)
-    turn = (torch.arange(orientations)[:, None] - torch.arange(orientations)).abs()
-    turn = torch.minimum(turn, orientations - turn)                     # angle between two wavelets, in steps
+    size, tiny = maps.shape[-1], torch.finfo(torch.float32).tiny
+    scales = scales or max(int(np.log2(size)) - 2, 1)
+    bank = wavelets(size, scales, orientations)
     first = _moduli(torch.fft.fft2(maps)[:, None, None], bank)          # (n, J, L, H, W)
-    means = first.mean((-2, -1))                                        # (n, J, L)
-    columns = [means.mean(-1, keepdim=True)[:, j] for j in range(len(bank))]
-    for j in range(len(bank) - 1):
-        spectra = torch.fft.fft2(first[:, j])[:, :, None]               # (n, L, 1, H, W)
-        for k in range(j + 1, len(bank)):
-            half = size >> max(k, 1)                                    # psi_k is nil beyond: a coarser map will do
-            second = _moduli(_low(spectra, half), _low(bank[k], half)).mean((-2, -1)) * (2 * half / size) ** 2     # (n, L, L)
-            pairs = [second[:, turn == angle].mean(-1, keepdim=True) for angle in range(orientations // 2 + 1)]
-            columns += [pair / columns[j].clamp(min=torch.finfo(pair.dtype).tiny) for pair in pairs]
-    return torch.cat(columns, 1).double().clamp(min=np.finfo(np.float32).tiny).log10().numpy()
+    means, spectra = first.mean((-3, -2, -1)), torch.fft.fft2(first)    # (n, J), (n, J, L, H, W)
+    second = [_second_order(spectra[:, j], bank[k], size >> max(k, 1)) / means[:, j, None].clamp(min=tiny)
+              for j in range(scales) for k in range(j + 1, scales)]
+    return torch.cat([means, *second], 1).double().clamp(min=tiny).log10().numpy()
 
 
 # ---- comparison of two sets
@@ -229,9 +242,18 @@ def _units(reference):
     return np.where(spread > 1e-9 * np.abs(reference).max(0), spread, 1)
 
 
-def mean_vector(a, b):
-    """Root mean square over the columns of the difference between the mean rows of a and b, in standard deviations of b."""
-    return float(np.sqrt((((a.mean(0) - b.mean(0)) / _units(b)) ** 2).mean()))
+def mean_vector(a, b, ridge=0.01):
+    """Difference between the mean rows of a (n, d) and b (m, d) in standard deviations of b, whitened.
+
+    sqrt(g^T (C + ridge)^-1 g / d) with g the difference over the scatter of b, C the correlations of b
+    (Mahalanobis 1936). Neighbouring columns move together: a step across their common scatter counts for more, and
+    faults show up to 18 times better than in the same without C. The ridge keeps C invertible where b has few rows.
+    """
+    units = _units(b)
+    correlations = np.atleast_2d(np.cov(b / units, rowvar=False, ddof=0))
+    np.fill_diagonal(correlations, 1 + ridge)                           # also of a column that does not vary
+    gap = (a.mean(0) - b.mean(0)) / units
+    return float(np.sqrt(gap @ np.linalg.solve(correlations, gap) / len(gap)))
 
 
 def wasserstein_columns(a, b):
@@ -246,14 +268,14 @@ def wasserstein_columns(a, b):
     return float(np.mean([distance(x, y) / unit for x, y, unit in zip(a.T, b.T, _units(b))]))
 
 
-# name: (measure, unit of its rows, distance of two sets of rows); a few numbers an image have their distributions
-# compared, many their means
+# name: (measure, unit of its rows, distance of two sets of rows). Distributions tell most about single numbers, whose
+# scatter may be at fault, and whitened means about columns that move together.
 SUMMARIES = {
     "noise_level": (physics.noise_level, "image unit", wasserstein_columns),
     "total_flux": (physics.total_flux, "image unit * pixel", wasserstein_columns),
     "ring_radius": (ring_radius, "pixels", wasserstein_columns),
     "ellipticity": (ellipticity, "1", wasserstein_columns),
-    "multipoles": (multipoles, "1", wasserstein_columns),
+    "multipoles": (multipoles, "1", mean_vector),
     "peak_counts": (peak_counts, "peaks", wasserstein_columns),
     "minkowski": (minkowski, "pixels^2, pixels, 1", mean_vector),
     "scattering": (scattering, "dex", mean_vector),

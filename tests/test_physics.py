@@ -1,7 +1,8 @@
 """Measures on images against analytic maps."""
 
 import numpy as np
-from scipy.stats import binned_statistic
+import pytest
+from scipy.stats import binned_statistic, median_abs_deviation
 
 from lensnb import physics
 
@@ -53,3 +54,56 @@ def test_cumulative_shares_are_the_empirical_distribution():
     assert np.abs(physics.cumulative_shares(images, edges)[0] - [0, 1 / 16, 4 / 16, 1, 1]).max() < 1e-12
     inner = physics.intensity_edges(images)
     assert (np.diff(inner) > 0).all() and inner[0] < 0 and inner[-1] > 15
+
+
+def test_a_measure_in_chunks_sees_each_image_once_and_in_order():
+    seen = []
+
+    @physics.in_chunks(3)
+    def first_pixel(images, factor=1):
+        """What it measures."""
+        seen.append(len(images))
+        return images[:, 0, 0, :1] * factor
+
+    images = np.random.default_rng(0).normal(size=(8, 1, 4, 4))
+    assert np.array_equal(first_pixel(images, factor=2), 2 * images[:, 0, 0, :1]) and seen == [3, 3, 2]
+    assert first_pixel.__doc__ == "What it measures."
+
+
+def bump(width=3.0, height=100.0, size=SIZE):
+    offset = np.arange(size) - (size - 1) / 2
+    return height * np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * width**2))
+
+
+def test_sky_is_the_median_and_mad_of_the_frame():
+    image = np.random.default_rng(0).normal(3, 2, (2, SIZE, SIZE)) + bump()
+    for one, level, scatter in zip(image, *physics.sky(image)):
+        frame = np.concatenate([one[:8].ravel(), one[-8:].ravel(), one[8:-8, :8].ravel(), one[8:-8, -8:].ravel()])
+        assert abs(level.item() - np.median(frame)) < 1e-12
+        assert abs(scatter.item() / median_abs_deviation(frame, scale="normal") - 1) < 1e-4
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1, 30])
+def test_noise_level_is_that_of_white_noise_under_a_smooth_lens_and_a_slope(sigma):
+    rng, ramp = np.random.default_rng(1), np.add.outer(np.arange(SIZE), 3.0 * np.arange(SIZE))
+    noise = rng.normal(0, sigma, (200, 1, SIZE, SIZE))
+    for lens in (0, sigma * bump(), sigma * ramp):
+        levels = physics.noise_level(noise + lens)
+        assert abs(levels.mean() / sigma - 1) < 0.01 and levels.std() < 0.05 * sigma
+
+
+def test_noise_level_is_that_of_the_sky_where_a_third_of_the_pixels_is_noisier():
+    images = np.random.default_rng(2).normal(size=(200, 1, SIZE, SIZE))
+    disc = bump(width=1000, height=1) > np.exp(-SIZE**2 / 3 / np.pi / 2e6)      # a third of the image
+    images = images * np.where(disc, 5, 1) + 100 * disc
+    assert 0.3 < disc.mean() < 0.37 and abs(physics.noise_level(images).mean() - 1) < 0.03
+
+
+def test_total_flux_is_that_of_a_gaussian_whatever_lies_behind():
+    flux = physics.total_flux(np.stack([bump(), bump(height=10) + 7, bump(width=4) - 50])[:, None])[:, 0]
+    assert np.abs(flux / (2 * np.pi * np.array([900, 90, 1600])) - 1).max() < 1e-3
+
+
+def test_total_flux_has_the_error_of_its_sky():
+    noisy = physics.total_flux(bump() + np.random.default_rng(3).normal(size=(300, 1, SIZE, SIZE)))
+    assert abs(noisy.mean() - 2 * np.pi * 900) < 25 and 80 < noisy.std() < 120
