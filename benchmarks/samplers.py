@@ -16,10 +16,10 @@ import torch
 from lensnb import chain, evaluate, generate, metrics, params, plots, store
 
 EVALUATIONS = (5, 10, 15, 20, 50, 100)
-LONG = {"ddpm": (1000,), "ddim": (1000,)}       # the reference, and what its noise is worth
+LONG = {"ddpm": (1000,)}        # what all others are compared to
 METHODS = {     # along the schedule's own levels; and along others, chosen against training images
     "ddpm": {"sampler": "ddpm"}, "ddpm_large": {"sampler": "ddpm", "variance": "large"}, "ddim": {"sampler": "ddim"},
-    "heun": {"sampler": "heun"}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
+    "heun karras": {"sampler": "heun", "spacing": "karras"}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
     "unipc": {"sampler": "unipc"}, "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras"},
     "unipc karras": {"sampler": "unipc", "spacing": "karras", "sigma_min": 0.1, "sigma_max": 400, "rho": 20},
 }
@@ -28,22 +28,25 @@ METHODS = {     # along the schedule's own levels; and along others, chosen agai
 def points():
     """(name, evaluations, Method), the cheap ones first."""
     for nfe in (*EVALUATIONS, 1000):
-        for name, options in METHODS.items():
+        for name, method in METHODS.items():
             if nfe in (*EVALUATIONS, *LONG.get(name, ())):
-                steps = (nfe + 1) // 2 if name == "heun" else nfe
-                yield name, nfe, params.Method(steps=steps, **options)
+                steps = (nfe + 1) // 2 if method["sampler"] == "heun" else nfe
+                yield name, nfe, params.Method(steps=steps, **method)
 
 
-def measured(run, method, n, real):
-    """Every metric of n images of a method, with the seconds they took."""
-    reference, others, rulers = real
+MEASURED = ("fld", "intensity", "spectrum", "profile")
+
+
+def measured(run, method, judge):
+    """Some metrics of images of a method, with the seconds that these took."""
     recipe = run.params.model_copy(update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})})
     weights = run.need("models/diffusion") / "model.safetensors"
     start = time.perf_counter()
-    images = generate.Generator(recipe, "it", chain.load_data(run), weights).draw(n, seed=recipe.seed)
-    row = {"seconds_per_image": (time.perf_counter() - start) / n}
-    for key, (rows, distance, unit) in rulers.items():
-        found = metrics.measure(distance, rows(images), rows(reference), rows(others), unit, 100, 20, recipe.seed)
+    images = generate.Generator(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
+    row = {"seconds_per_image": (time.perf_counter() - start) / judge.n}
+    for key in MEASURED:
+        rows, distance, unit, *_ = judge.rulers[key]
+        found = metrics.measure(distance, judge.makers[rows](images), judge.real[rows], judge.others[rows], unit, 100, 20, recipe.seed)
         row |= {key: found["value"], f"{key}_error": found["error"], f"{key}_floor": found["floor"]}
     return row
 
@@ -53,8 +56,7 @@ def main(name="quick", n="256"):
     torch.set_num_threads(2)
     run = chain.open_run(params.load(store.home() / "outputs" / name / "recipe.yaml"))
     settings = run.params.evaluate.model_copy(update={"n": int(n)})
-    reference, others = evaluate.choose(chain.load_data(run), settings, int(n), run.params.seed)
-    real = reference, others, evaluate.rulers(reference)
+    judge = evaluate.Judge(run.params.model_copy(update={"evaluate": settings}), chain.load_data(run))
     path = run.outputs / "benchmarks" / "samplers.csv"
     store.make_folder(path.parent)
     table = store.read_table(path) if path.is_file() else {}
@@ -63,9 +65,9 @@ def main(name="quick", n="256"):
     for sampler, nfe, method in points():
         if (sampler, nfe) in done:
             continue
-        rows.append({"sampler": sampler, "nfe": nfe, "n": len(reference)} | measured(run, method, len(reference), real))
+        rows.append({"sampler": sampler, "nfe": nfe, "n": judge.n} | measured(run, method, judge))
         store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
-        print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in real[2]), flush=True)
+        print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in MEASURED), flush=True)
     plots.save(plots.quality_against_evaluations(rows), path.parent, "samplers")
     best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])
     longest = next(row for row in rows if row["sampler"] == "ddpm" and row["nfe"] == 1000)

@@ -84,18 +84,42 @@ def load_samples(run, method):
     return np.load(run.need(f"samples/{method}") / "images.npy", mmap_mode="r")
 
 
+def load_asked(run, method):
+    """What the images of a method were asked to be: column -> (n,), the class as a number; None without a context."""
+    path, classes = run.need(f"samples/{method}") / "context.csv", load_data(run).classes
+    if not path.is_file():
+        return None
+    table = store.read_table(path)
+    names = [str(int(c)) if isinstance(c, float) else c for c in table["class"].tolist()]
+    return table | {"class": np.array([classes.index(name) for name in names])}
+
+
 def load_trajectory(run, method):
     """The frames of a method's first images: (table, x, x0) as of `generate.Generator.trajectory`."""
     folder = run.need(f"samples/{method}")
     return (store.read_table(folder / "frames.csv"), *(np.load(folder / f"{key}.npy") for key in ("x", "x0")))
 
 
+_judges = {}     # the last one: what is measured on real images is the same for all methods of a run
+
+
+def load_judge(run):
+    """The `evaluate.Judge` of a run: real images, and what is measured on them."""
+    from lensnb import evaluate
+
+    key = store.digest(run.need("data")), run.params.model_dump_json()
+    if key not in _judges:
+        _judges.clear()
+        _judges[key] = evaluate.Judge(run.params, load_data(run))
+    return _judges[key]
+
+
 def evaluate_method(run, method):
     """Judge a method's images against the held-out ones; returns the tree of metrics.json and that of curves.json."""
     from lensnb import evaluate
 
-    dataset, images = load_data(run), load_samples(run, method)
-    folder = run.build(f"evaluation/{method}", lambda folder: evaluate.evaluate(run.params, method, dataset, images, folder))
+    images, asked = load_samples(run, method), load_asked(run, method)
+    folder = run.build(f"evaluation/{method}", lambda folder: evaluate.evaluate(load_judge(run), method, images, asked, folder))
     return store.read_json(folder / "metrics.json"), store.read_json(folder / "curves.json")
 
 

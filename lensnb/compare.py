@@ -1,8 +1,11 @@
 """The comparison: one table of all methods of a run. It reads files and knows no method by name."""
 
+import math
+
 from lensnb import store
 
-COLUMNS = ("method", "metric", "value", "error", "floor", "floor_error", "ratio", "n", "unit")
+KEPT = ("group", "value", "error", "floor", "floor_error", "sigma", "ratio", "larger_is_better", "n", "unit")
+COLUMNS = ("method", "metric", *KEPT, "best")
 
 
 def table(run):
@@ -10,8 +13,23 @@ def table(run):
     rows = []
     for name in run.params.sample.methods:
         found = store.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
-        rows += [{"method": name, "metric": key, **{c: value[c] for c in COLUMNS[2:]}} for key, value in found.items()]
-    return rows
+        rows += [{"method": name, "metric": key, **{c: value[c] for c in KEPT}} for key, value in found.items()]
+    return [row | {"best": row is clear_winner([r for r in rows if r["metric"] == row["metric"]])} for row in rows]
+
+
+def badness(row):
+    """How many standard errors a row lies on the wrong side of its floor; below zero is chance."""
+    sigma = row["sigma"] if row["sigma"] is not None else float("inf")
+    return -sigma if row["larger_is_better"] else sigma
+
+
+def clear_winner(rows):
+    """The row of one metric that comes closest, if the next is behind by more than their common error; else None."""
+    ranked = sorted(rows, key=lambda row: -row["value"] if row["larger_is_better"] else row["value"])
+    if len(ranked) < 2:
+        return None
+    first, second = ranked[:2]
+    return first if abs(second["value"] - first["value"]) > math.hypot(first["error"], second["error"]) else None
 
 
 def costs(run):
@@ -28,28 +46,42 @@ def costs(run):
 
 
 def verdict(rows):
-    """One sentence a metric, made from its numbers: who comes closest, whether that is shown, how far from the floor.
+    """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real.
 
     Errors are taken as independent; methods share one reference, so that real gaps are a little clearer.
     """
-    sentences = []
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        best, *rest = sorted((row for row in rows if row["metric"] == metric), key=lambda row: row["value"])
-        sigmas = (best["value"] - best["floor"]) / (best["error"] ** 2 + best["floor_error"] ** 2) ** 0.5
-        gaps = {other["method"]: (other["value"] - best["value"]) / (best["error"] ** 2 + other["error"] ** 2) ** 0.5 for other in rest}
-        level = [best["method"], *(method for method, gap in gaps.items() if gap < 2)]
-        text = f"{metric}: {' and '.join(level)} " + ("comes closest" if len(level) == 1 else "come closest and cannot be told apart")
-        text += f" (n = {best['n']}); " + (f"{sigmas:.1f} sigma above the real-vs-real floor" if sigmas > 2 else
-                                         f"{best['method']} is not distinguishable from real images by this measure")
-        text += "".join(f"; {method} is {gap:.1f} sigma behind" for method, gap in gaps.items() if gap >= 2)
-        sentences.append(text + ".")
-    return sentences
+    return [_closest([row for row in rows if row["metric"] == "fld"]), _physics([row for row in rows if row["group"] == "physics"]),
+            _told_apart([row for row in rows if row["metric"] == "told_apart"])]
+
+
+def _closest(rows):
+    best, *rest = sorted(rows, key=lambda row: row["value"])
+    text = f"By the Frechet lens distance {best['method']} comes closest, {best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
+    behind = [f"{row['method']} by {(row['value'] - best['value']) / math.hypot(best['error'], row['error']):.1f} sigma" for row in rest]
+    return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
+
+
+def _physics(rows):
+    parts = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = sorted((row for row in rows if row["method"] == method), key=badness)
+        passed = sum(badness(row) < 3 for row in own)
+        worst = f", worst in {own[-1]['metric']} ({badness(own[-1]):.0f} sigma)" if passed < len(own) else ""
+        parts.append(f"{method} is within 3 sigma of real images in {passed} of {len(own)}{worst}")
+    return "Of the physical measures, " + "; ".join(parts) + "."
+
+
+def _told_apart(rows):
+    parts = [f"{row['method']} {row['value']:.2f} +- {row['error']:.2f}" for row in rows]
+    return (f"A classifier tells generated from real images with an area under the curve of {', '.join(parts)} "
+            f"(real from real: {rows[0]['floor']:.2f} +- {rows[0]['floor_error']:.2f}).")
 
 
 def compare(run, folder):
-    """Write table.csv, table.json (with costs and verdict) to `folder`; returns the rows."""
+    """Write table.csv, table.json (rows and verdict) and the costs to `folder`; returns the rows."""
     rows = table(run)
-    store.write_table(folder / "table.csv", {c: [row[c] for row in rows] for c in COLUMNS})
+    filled = lambda value: float("nan") if value is None else value
+    store.write_table(folder / "table.csv", {c: [filled(row[c]) for row in rows] for c in COLUMNS})
     store.write_json(folder / "table.json", {"rows": rows, "verdict": verdict(rows)})
     store.write_json(folder / "timing.json", costs(run))
     return rows

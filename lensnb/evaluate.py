@@ -1,29 +1,138 @@
 """The evaluation of one method: its images against the held-out ones, every number with error and floor."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from lensnb import features, metrics, physics, store
+from lensnb import context, features, inception, memorisation, metrics, morphology, physics, store
 from lensnb.sampler import derived_seed
 
 EVALUATE = 21       # purpose of derived seeds
 
 
-def rulers(reference):
-    """The metrics of a comparison: name -> (rows of images, distance of two sets of rows, unit).
+class Ruler(NamedTuple):
+    """One metric: which rows it compares, by what distance, and how the result is to be read."""
 
-    Everything that must be fixed beforehand (units of the features, bins) is taken from the
-    reference images (n, C, H, W).
+    rows: str                   # a key of Judge.makers
+    distance: object            # of two sets of rows
+    unit: str
+    group: str                  # features, physics or model
+    options: dict = {}          # of metrics.measure
+    larger: bool = False        # whether larger is better
+
+
+SCORE, NEAR = {"ratio": False}, {"ratio": False, "resample": "subsample"}
+SIGMAS = "standard deviations of real images"
+
+
+def _auc(a, b):
+    found = metrics.two_sample(a, b, permutations=1)
+    return found["auc"], found["auc_error"]
+
+
+FEATURES = {
+    "fld": Ruler("features", metrics.frechet, "standard deviations of a real feature, squared", "features"),
+    "fld_by_class": Ruler("features", metrics.frechet_by_class, "standard deviations of a real feature, squared", "features", {"labels": True}),
+    "kid": Ruler("features", metrics.kid, "1", "features", SCORE),
+    "precision": Ruler("features", metrics.precision, "share", "features", NEAR, True),
+    "recall": Ruler("features", metrics.recall, "share", "features", NEAR, True),
+    "density": Ruler("features", metrics.density, "1", "features", NEAR, True),
+    "coverage": Ruler("features", metrics.coverage, "share", "features", NEAR, True),
+    "told_apart": Ruler("features", _auc, "area under the curve", "features", {"ratio": False, "resample": "own"}),
+    "readings": Ruler("readings", morphology.wasserstein_columns, SIGMAS, "features"),
+}
+
+
+def choose(dataset, settings, available, seed):
+    """Indices of the real images of a comparison: n held-out ones (the reference) and up to 4 n training ones (for the floor)."""
+    n = min(settings.n, available, len(dataset.heldout), len(dataset.train) // 2)
+    rng = np.random.default_rng(derived_seed(seed, EVALUATE))
+    return rng.permutation(dataset.heldout)[:n], rng.permutation(dataset.train)[:4 * n]     # shuffled: files may be ordered by class
+
+
+class Judge:
+    """The real images of a comparison and what is measured on them, once for all methods of a run.
+
+    Everything that must be fixed beforehand (units of the features, bins, levels) is taken from the reference.
     """
-    units, edges = features.Units(reference), physics.intensity_edges(reference)
-    net, std = features.load(), float(reference.std(dtype=float))
-    spread = features.features(reference, units, net).std(axis=0)
-    alive = spread > 1e-3 * spread.max()        # a dead feature divided by its scatter would outweigh all others
-    return {"fld": (lambda x: features.features(x, units, net)[:, alive] / spread[alive], metrics.frechet,
-                    "standard deviations of a real feature, squared"),
-            "intensity": (lambda x: physics.cumulative_shares(x, edges),
-                          lambda a, b: metrics.wasserstein(a, b, np.diff(edges)) / std, "pixel standard deviations"),
-            "spectrum": (physics.log_power, metrics.mean_distance, "dex"),
-            "profile": (lambda x: physics.radial_profile(x) / std, metrics.mean_distance, "pixel standard deviations")}
+
+    def __init__(self, params, dataset):
+        self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, params.model.context
+        self.held, self.other = choose(dataset, params.evaluate, params.sample.n, params.seed)
+        self.n, self.reference = len(self.held), dataset.images[self.held]
+        self.units, self.net = features.Units(self.reference), features.load()
+        self.makers, self.rulers = self._features(), dict(FEATURES)
+        self._add_physics()
+        if params.evaluate.inception:
+            self._add_inception(params.evaluate.inception)
+        self.real, self.others = self.rows(self.reference), self.rows(dataset.images[self.other])
+
+    def _features(self):
+        spread = features.features(self.reference, self.units, self.net).std(axis=0)
+        alive = spread > 1e-3 * spread.max()    # a dead feature divided by its scatter would outweigh all others
+        columns = lambda read: np.stack([read[name] for name in features.READS], axis=1)
+        return {"features": lambda x: features.features(x, self.units, self.net)[:, alive] / spread[alive],
+                "readings": lambda x: columns(features.readings(x, self.units, self.net))}
+
+    def _add_physics(self):
+        edges, std = physics.intensity_edges(self.reference), float(self.reference.std(dtype=float))
+        add = lambda name, make, distance, unit: (self.makers.update({name: make}),
+                                                  self.rulers.update({name: Ruler(name, distance, unit, "physics")}))
+        add("intensity", lambda x: physics.cumulative_shares(x, edges),
+            lambda a, b: metrics.wasserstein(a, b, np.diff(edges)) / std, "pixel standard deviations")
+        add("spectrum", physics.log_power, metrics.mean_distance, "dex")
+        add("profile", lambda x: physics.radial_profile(x) / std, metrics.mean_distance, "pixel standard deviations")
+        for name, (make, distance, unit) in morphology.summaries(self.reference).items():
+            add(name, make, distance, unit)
+
+    def _add_inception(self, weights):
+        net, low, high = inception.load(weights), float(self.reference.min()), float(self.reference.max())
+        self.makers["inception"] = lambda x: inception.features(x, low, high, net)
+        self.rulers["fid"] = Ruler("inception", metrics.frechet, "1", "features")
+
+    def rows(self, images):
+        """What is measured on images (N, C, H, W): name of the maker -> rows (N, d)."""
+        return {name: make(images) for name, make in self.makers.items()}
+
+    def labels(self, images, asked):
+        """Classes of generated, reference and other images: asked for and known, or all read by LensNet."""
+        if asked is not None and self.dataset.labels is not None:
+            return asked["class"][:self.n], self.dataset.labels[self.held], self.dataset.labels[self.other]
+        read = lambda x: features.readings(x, self.units, self.net)["class"]
+        return read(images), read(self.reference), read(self.dataset.images[self.other])
+
+    def measured(self, images, asked=None):
+        """Every metric of images (n, C, H, W): name -> tree of value, error, floor and how it is to be read."""
+        made, labels, found = self.rows(images), self.labels(images, asked), {}
+        s = self.settings
+        for name, ruler in self.rulers.items():
+            options = ruler.options | ({"labels": labels} if ruler.options.get("labels") else {})
+            found[name] = metrics.measure(ruler.distance, made[ruler.rows], self.real[ruler.rows], self.others[ruler.rows],
+                                          ruler.unit, s.bootstrap, s.floors, self.seed, **options)
+            found[name] |= {"group": ruler.group, "larger_is_better": ruler.larger}
+        found["fld"]["to_training"] = metrics.frechet(made["features"], self.others["features"][:self.n])
+        return found
+
+    def obedience(self, images, asked):
+        """What was asked for against what LensNet reads, and the same for real images: column -> bias, scatter, n; share of right classes."""
+        read, real = (features.readings(x, self.units, self.net) for x in (images, self.reference))
+        known = {"class": self.dataset.labels[self.held], **{k: np.asarray(v)[self.held] for k, v in self.dataset.truth.items() if k in context.PHYSICS}}
+        columns = [name for name in context.PHYSICS if name in asked]
+        compared = lambda seen, told: {name: _errors(seen[name] - told[name]) for name in columns} | {
+            "class": _share(seen["class"] == told["class"])}
+        return {"generated": compared(read, {k: v[:self.n] for k, v in asked.items()}), "real": compared(real, known)}
+
+
+def _errors(gap):
+    """Bias and scatter of differences (n,), with their standard errors."""
+    n, scatter = len(gap), float(gap.std(ddof=1))
+    return {"bias": float(gap.mean()), "bias_error": scatter / n**0.5, "scatter": scatter, "scatter_error": scatter / (2 * n - 2) ** 0.5, "n": n}
+
+
+def _share(hits):
+    """A share of yes among (n,) with its binomial standard error, which is never zero."""
+    n, share = len(hits), float(np.mean(hits))
+    return {"share": share, "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5, "n": n}
 
 
 def curves(images, pixel_scale):
@@ -37,30 +146,17 @@ def curves(images, pixel_scale):
             "profile": profile.mean(0).tolist(), "profile_error": (profile.std(0, ddof=1) / root).tolist()}
 
 
-def choose(dataset, settings, available, seed):
-    """Real images of a comparison: n held-out ones (the reference) and up to 4 n training ones (for the floor)."""
-    n = min(settings.n, available, len(dataset.heldout), len(dataset.train) // 2)
-    rng = np.random.default_rng(derived_seed(seed, EVALUATE))
-    some = lambda index, count: dataset.images[rng.permutation(index)[:count]]  # shuffled: files may be ordered by class
-    return some(dataset.heldout, n), some(dataset.train, 4 * n)
+def evaluate(judge, name, images, asked, folder):
+    """Judge the images (N, C, H, W) of method `name`; writes metrics.json and curves.json to `folder`.
 
-
-def evaluate(params, name, dataset, images, folder):
-    """Judge the images (n, C, H, W) of method `name`; writes metrics.json and curves.json to `folder`.
-
-    Both sides have the same n: the least of evaluate.n, the images drawn and the held-out ones.
-    Returns the metrics.
+    asked : what they were asked to be, column -> (N,), or None. Both sides of every distance have the
+    same n: the least of evaluate.n, the images drawn and the held-out ones.
     """
-    settings = params.evaluate
-    reference, others = choose(dataset, settings, len(images), params.seed)
-    images = np.asarray(images[:len(reference)])
-    results = {}
-    for key, (rows, distance, unit) in rulers(reference).items():
-        generated, real, training = rows(images), rows(reference), rows(others)
-        results[key] = metrics.measure(distance, generated, real, training, unit, settings.bootstrap,
-                                       settings.floors, params.seed)
-        results[key]["to_training"] = distance(generated, training[:len(generated)])
-    store.write_json(folder / "metrics.json", {"method": name, "n": len(images), "lensnet": store.LENSNET, "metrics": results})
-    store.write_json(folder / "curves.json", {"pixel_scale": dataset.pixel_scale, "generated": curves(images, dataset.pixel_scale),
-                                              "real": curves(reference, dataset.pixel_scale)})
-    return results
+    dataset, some = judge.dataset, np.asarray(images[:judge.n])
+    tree = {"method": name, "n": judge.n, "lensnet": store.LENSNET, "metrics": judge.measured(some, asked),
+            "memorisation": memorisation.memorised(some, dataset.images[dataset.train], dataset.images[dataset.heldout])}
+    if asked is not None and dataset.labels is not None:
+        tree["obedience"] = judge.obedience(some, asked)
+    store.write_json(folder / "metrics.json", tree)
+    store.write_json(folder / "curves.json", {"pixel_scale": dataset.pixel_scale, "generated": curves(some, dataset.pixel_scale),
+                                              "real": curves(judge.reference, dataset.pixel_scale)})

@@ -213,6 +213,7 @@ class Evaluate(Section):
     n: int = Field(256, ge=8)                   # images on each side, at most
     bootstrap: int = Field(200, ge=10)          # resamplings behind each standard error
     floors: int = Field(20, ge=2)               # real-vs-real splits behind each floor
+    inception: str | None = None                # file of torch-fidelity's Inception weights, or download; null: without
 
 
 class Params(Section):

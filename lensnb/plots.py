@@ -9,7 +9,10 @@ import seaborn
 from matplotlib.ticker import LogLocator, NullFormatter
 
 REAL = "#222222"
-METRICS = {"fld": "Frechet lens distance", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile"}
+METRICS = {"fld": "Frechet lens distance", "fld_by_class": "the same, by class", "kid": "kernel distance", "told_apart": "told from real (AUC)",
+           "readings": "lens parameters, as read", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile",
+           "noise_level": "noise level", "total_flux": "total flux", "ring_radius": "ring radius", "peak_counts": "peak counts",
+           "minkowski": "Minkowski functionals", "scattering": "wavelet scattering"}
 METHODS = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
          "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
@@ -170,18 +173,33 @@ def intensities(sets, bins=80):
 
 @styled
 def ratios(rows):
-    """The comparison at a glance: each metric over its real-vs-real floor, with error bars; 1 is as good as real."""
+    """Each distance over its real-vs-real floor, with error bars; 1 is as good as real. `rows` are those of table.json."""
+    rows = [row for row in rows if row["ratio"] is not None]
     metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
-    figure, axis = plt.subplots(figsize=(6, 0.6 + 0.55 * len(metrics)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6, 0.8 + 0.32 * len(metrics)), layout="constrained")
     for i, row in enumerate(r for m in methods for r in rows if r["method"] == m):
-        place = metrics.index(row["metric"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * 0.2
-        axis.errorbar(row["ratio"], place, xerr=row["error"] / row["floor"], fmt="o", ms=4, color=colour(row["method"]),
+        place = metrics.index(row["metric"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * 0.18
+        axis.errorbar(row["ratio"], place, xerr=row["error"] / row["floor"], fmt="o", ms=3, color=colour(row["method"]),
                       label=name(row["method"]) if i % len(metrics) == 0 else None)
     axis.axvline(1, color=REAL, lw=0.8, ls="--")
     axis.set(xscale="log", xlabel="distance to the held-out images / real-vs-real floor", yticks=range(len(metrics)),
              yticklabels=[METRICS.get(m, m) for m in metrics])
     axis.invert_yaxis()
     axis.legend()
+    return figure
+
+
+@styled
+def sigmas(rows, most=20):
+    """Heat map of every metric of every method, in standard errors on the wrong side of the floor; below 3 is as good as real."""
+    metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
+    worse = {(row["metric"], row["method"]): (row["sigma"] or 0) * (-1 if row["larger_is_better"] else 1) for row in rows}
+    grid = np.array([[worse[m, method] for method in methods] for m in metrics])
+    figure, axis = plt.subplots(figsize=(2.6 + 0.75 * len(methods), 0.8 + 0.24 * len(metrics)), layout="constrained")
+    seaborn.heatmap(grid.clip(0, most), ax=axis, cmap="rocket_r", vmin=0, vmax=most, annot=grid.round() + 0.0, fmt=".0f", annot_kws={"size": 7},
+                    xticklabels=[name(m) for m in methods], yticklabels=[METRICS.get(m, m) for m in metrics],
+                    cbar_kws={"label": r"$\sigma$ from the real-vs-real floor"})
+    axis.tick_params(length=0)
     return figure
 
 

@@ -96,7 +96,11 @@ def euler_ancestral(denoise, sigmas, x, noise):
 # Deterministic, higher order -----------------------------------------------------------------------
 
 def heun(denoise, sigmas, x, noise=None):
-    """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1), two evaluations a step but the last."""
+    """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1), two evaluations a step but the last.
+
+    Its slopes are in sigma: where one step spans a factor of 100, as the first of few along a cosine
+    schedule does, it overshoots by as much. Give it Karras' levels.
+    """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         slope = (x - x0) / sigma

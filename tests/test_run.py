@@ -60,14 +60,16 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
         assert any(o.get("output_type") == "display_data" or "image/png" in o.get("data", {}) for c in notebook.cells
                    for o in c.get("outputs", [])), name
     table = store.read_table(run / "comparison" / "table.csv")
-    assert len(table["value"]) == 12 and set(table["method"]) == {"ddpm", "ddim", "gan"}
-    assert np.isfinite(table["value"]).all() and (table["error"] > 0).all() and (table["floor"] > 0).all() and (table["n"] == 24).all()
+    assert len(table["value"]) == 3 * 20 and set(table["method"]) == {"ddpm", "ddim", "gan"}
+    assert all(np.isfinite(table[key]).all() for key in ("value", "error", "floor", "floor_error", "sigma")) and (table["n"] == 24).all()
+    assert {"fld", "kid", "recall", "told_apart", "spectrum", "ring_radius", "minkowski"} <= set(table["metric"])
+    assert len(store.read_json(run / "comparison" / "table.json")["verdict"]) == 3
     told = store.read_json(run / "run.json")
     assert set(told["steps"]) == set(store.STEPS) and told["params"]["run"] == "tiny" and told["hardware"]["threads"] >= 1
     assert all(entry["sha256"] == store.sha256(run / stage / name) for stage, artefact in told["artefacts"].items()
                for name, entry in artefact["files"].items())
     assert sorted(p.name for p in (run / "figures").glob("*.p*")) == [
-        f"{stem}.{suffix}" for stem in ("gallery", "quality_against_time", "ratios") for suffix in ("pdf", "png")]
+        f"{stem}.{suffix}" for stem in ("gallery", "quality_against_time", "ratios", "sigmas") for suffix in ("pdf", "png")]
     assert not list(run.rglob("*.partial*"))
 
 
@@ -247,7 +249,7 @@ def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path):
     assert code == 0, printed
     run = tmp_path / "out" / "tiny"
     table = store.read_table(run / "comparison" / "table.csv")
-    assert len(table["ratio"]) == 12 and np.isfinite(table["ratio"]).all() and (table["n"] == 16).all()
+    assert len(table["value"]) == 60 and np.isfinite(table["value"]).all() and (table["n"] == 16).all()
     kept = np.load(run / "data" / "images.npy")
     assert kept.shape == (300, 1, 32, 32) and store.read_json(run / "data" / "dataset.json")["classes"] == ["no_sub", "cdm", "vortex"]
     assert np.load(run / "samples/ddim/images.npy").std() > 0
