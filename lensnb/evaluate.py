@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lensnb import context, features, inception, memorisation, metrics, morphology, physics, store
+from lensnb import context, features, fit, inception, memorisation, metrics, morphology, physics, store
+from lensnb.errors import InputError
+from lensnb.priors import PRIORS
 from lensnb.sampler import derived_seed
 
 EVALUATE = 21       # purpose of derived seeds
+LEAST = 8           # images on each side
 
 
 class Ruler(NamedTuple):
@@ -60,12 +63,16 @@ class Judge:
         self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, params.model.context
         self.held, self.other = choose(dataset, params.evaluate, params.sample.n, params.seed)
         self.n, self.reference = len(self.held), dataset.images[self.held]
+        if self.n < LEAST:
+            raise InputError(f"evaluate: {self.n} images on each side, and {LEAST} are needed; bring more images, or raise "
+                             "data.holdout, evaluate.n or sample.n")
         self.units, self.net = features.Units(self.reference), features.load()
         self.makers, self.rulers = self._features(), dict(FEATURES)
         self._add_physics()
         if params.evaluate.inception:
             self._add_inception(params.evaluate.inception)
         self.real, self.others = self.rows(self.reference), self.rows(dataset.images[self.other])
+        self.optics, self._fitted = optics(params, dataset), None
 
     def _features(self):
         spread = features.features(self.reference, self.units, self.net).std(axis=0)
@@ -111,6 +118,28 @@ class Judge:
                                           ruler.unit, s.bootstrap, s.floors, self.seed, **options)
             found[name] |= {"group": ruler.group, "larger_is_better": ruler.larger}
         found["fld"]["to_training"] = metrics.frechet(made["features"], self.others["features"][:self.n])
+        value, error = metrics.frechet_at_infinity(made["features"], self.real["features"], seed=self.seed)
+        found["fld"]["at_infinity"] = {"value": value, "error": error}
+        for name in ("noise_level", "total_flux", "ring_radius", "ellipticity"):
+            scale, unit = (self.dataset.pixel_scale, "arcsec") if name == "ring_radius" and self.dataset.pixel_scale else (1, morphology.SUMMARIES[name][1])
+            found[name]["mean"] = {"unit": unit, **{whose: _mean(scale * rows[name]) for whose, rows in (("generated", made), ("real", self.real))}}
+        return found
+
+    def lens_fit(self, images):
+        """Can the images be lenses? Reduced chi2 of the best smooth lens, as a distribution against that of real images.
+
+        The first evaluate.fit images of each side are fitted, and twice as many others for the floor.
+        """
+        n = min(self.settings.fit, self.n, len(self.other) // 2)
+        chi2 = lambda x: fit.fit(x, **self.optics).chi2
+        if self._fitted is None:
+            self._fitted = chi2(self.reference[:n]), chi2(self.dataset.images[self.other[:2 * n]])
+        made = chi2(images[:n])
+        rows = [np.log10(values)[:, None] for values in (made, *self._fitted)]
+        found = metrics.measure(morphology.wasserstein_columns, *rows, SIGMAS + " of log chi2", self.settings.bootstrap, self.settings.floors, self.seed)
+        found |= {"group": "model", "larger_is_better": False}
+        for whose, values in (("generated", made), ("real", np.concatenate(self._fitted))):
+            found[whose] = {"median": float(np.median(values)), "above_1.1": _share(values > 1.1)}
         return found
 
     def obedience(self, images, asked):
@@ -123,10 +152,26 @@ class Judge:
         return {"generated": compared(read, {k: v[:self.n] for k, v in asked.items()}), "real": compared(real, known)}
 
 
+def optics(params, dataset):
+    """What `fit.fit` must know of the images: pixel scale and PSF, and the noise where it is simulated; None if the PSF is not known."""
+    data, psf_fwhm = params.data, params.evaluate.psf_fwhm
+    if data.path is None and data.download is None:
+        prior = PRIORS[data.prior]
+        known = data.scaling != "minmax" and prior.snr is not None      # units in which the background's noise is 1
+        return {"pixel_scale": dataset.pixel_scale, "psf_fwhm": prior.psf_fwhm, "noise": prior.background if known else None}
+    return {"pixel_scale": dataset.pixel_scale or 1, "psf_fwhm": psf_fwhm} if psf_fwhm else None
+
+
 def _errors(gap):
     """Bias and scatter of differences (n,), with their standard errors."""
     n, scatter = len(gap), float(gap.std(ddof=1))
     return {"bias": float(gap.mean()), "bias_error": scatter / n**0.5, "scatter": scatter, "scatter_error": scatter / (2 * n - 2) ** 0.5, "n": n}
+
+
+def _mean(values):
+    """Mean of the finite numbers with its standard error."""
+    values = values[np.isfinite(values)]
+    return {"value": float(values.mean()), "error": float(values.std(ddof=1) / len(values) ** 0.5)} if len(values) > 1 else None
 
 
 def _share(hits):
@@ -155,6 +200,8 @@ def evaluate(judge, name, images, asked, folder):
     dataset, some = judge.dataset, np.asarray(images[:judge.n])
     tree = {"method": name, "n": judge.n, "lensnet": store.LENSNET, "metrics": judge.measured(some, asked),
             "memorisation": memorisation.memorised(some, dataset.images[dataset.train], dataset.images[dataset.heldout])}
+    if judge.settings.fit and judge.optics:
+        tree["metrics"]["lens_fit"] = judge.lens_fit(some)
     if asked is not None and dataset.labels is not None:
         tree["obedience"] = judge.obedience(some, asked)
     store.write_json(folder / "metrics.json", tree)

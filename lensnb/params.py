@@ -213,6 +213,8 @@ class Evaluate(Section):
     n: int = Field(256, ge=8)                   # images on each side, at most
     bootstrap: int = Field(200, ge=10)          # resamplings behind each standard error
     floors: int = Field(20, ge=2)               # real-vs-real splits behind each floor
+    fit: int = Field(32, ge=0)                  # images of each side that the lens-model fit sees, 0 for none
+    psf_fwhm: float | None = Field(None, gt=0)  # of the user's images; without it there is no fit [arcsec; pixels without a scale]
     inception: str | None = None                # file of torch-fidelity's Inception weights, or download; null: without
 
 

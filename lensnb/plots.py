@@ -12,7 +12,8 @@ REAL = "#222222"
 METRICS = {"fld": "Frechet lens distance", "fld_by_class": "the same, by class", "kid": "kernel distance", "told_apart": "told from real (AUC)",
            "readings": "lens parameters, as read", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile",
            "noise_level": "noise level", "total_flux": "total flux", "ring_radius": "ring radius", "peak_counts": "peak counts",
-           "minkowski": "Minkowski functionals", "scattering": "wavelet scattering"}
+           "minkowski": "Minkowski functionals", "scattering": "wavelet scattering",
+           "lens_fit": "lens-model fit"}
 METHODS = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
          "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}

@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 
 from lensnb import compare, data, evaluate, params
+from lensnb.errors import InputError
 from lensnb.simulate import simulate
 
 N = 250
@@ -14,7 +15,7 @@ N = 250
 def judge(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lenses")
     p = params.validate({"data": {"n": 5 * N + N, "holdout": 1 / 6}, "model": {"context": "physics"}, "sample": {"n": N},
-                         "evaluate": {"n": N, "bootstrap": 40, "floors": 10}}, "test")
+                         "evaluate": {"n": N, "bootstrap": 40, "floors": 10, "fit": 12}}, "test")
     data.prepare(p.data, 11, folder)
     return evaluate.Judge(p, data.load(folder))
 
@@ -79,6 +80,20 @@ def test_shuffled_labels_are_seen_by_class_and_by_nothing_else(judge, fresh):
     right, wrong = judge.measured(fresh[0], asked), judge.measured(fresh[0], {"class": np.random.default_rng(0).permutation(asked["class"])})
     assert compare.badness(right["fld_by_class"]) < 4 and compare.badness(wrong["fld_by_class"]) > 5
     assert all(right[name]["value"] == wrong[name]["value"] for name in right if name != "fld_by_class")
+
+
+def test_the_lens_fit_tells_lenses_from_mixtures_of_halves(judge, fresh):
+    images = fresh[0][:12]
+    good, bad = judge.lens_fit(images), judge.lens_fit(cut_and_mixed(images, None, None))
+    assert compare.badness(good) < 3 and compare.badness(bad) > 3 and bad["generated"]["median"] > 3 > good["generated"]["median"] > 0.8
+    assert good["real"] == bad["real"] and good["real"]["above_1.1"]["n"] == 36
+
+
+def test_too_few_images_are_one_sentence(tmp_path):
+    p = params.validate({"data": {"n": 60}, "evaluate": {"n": 100}}, "test")
+    data.prepare(p.data, 0, tmp_path)
+    with pytest.raises(InputError, match="evaluate: 6 images on each side, and 8 are needed; bring more images"):
+        evaluate.Judge(p, data.load(tmp_path))
 
 
 def test_obedience_of_real_images_is_the_readers_own_error(judge, fresh):
