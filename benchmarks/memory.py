@@ -16,6 +16,7 @@ WAYS = {
     "in 4 pieces": "train.precision=fp32 model.checkpointing=false",
     "in 4 pieces, computed twice": "train.precision=fp32",
     "the same in bfloat16, as the recipe says": "",
+    "so, of width 128 with attention on every map": "model.width=128 model.attention=[0,1,2,3] model.side=null",
 }
 
 

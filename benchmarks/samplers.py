@@ -19,8 +19,8 @@ EVALUATIONS = (5, 10, 15, 20, 50, 100)
 LONG = {"ddpm": (1000,)}        # what all others are compared to
 METHODS = {     # along the schedule's own levels; and along others, chosen against training images
     "ddpm": {"sampler": "ddpm"}, "ddpm_large": {"sampler": "ddpm", "variance": "large"}, "ddim": {"sampler": "ddim"},
-    "heun karras": {"sampler": "heun", "spacing": "karras"}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
-    "unipc": {"sampler": "unipc"}, "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras"},
+    "heun karras": {"sampler": "heun", "spacing": "karras", "sigma_min": 0.1}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
+    "unipc": {"sampler": "unipc"}, "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras", "sigma_min": 0.1},
     "unipc karras": {"sampler": "unipc", "spacing": "karras", "sigma_min": 0.1, "sigma_max": 400, "rho": 20},
 }
 

@@ -219,15 +219,22 @@ def quality_against_time(rows, costs, metric="fld"):
 
 
 @styled
-def quality_against_evaluations(rows, metric="fld"):
-    """Distance to the held-out images against network evaluations, one line a sampler; `rows` are dicts as of benchmarks/samplers.py."""
-    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+def quality_against_evaluations(rows, metrics=("fld", "spectrum"), most=50):
+    """Distance to the held-out images against network evaluations, one line a sampler, one panel a metric.
+
+    `rows` are dicts as of benchmarks/samplers.py; what lies above `most` times the real-vs-real floor leaves the frame.
+    """
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics) + 1.6, 3.2), layout="constrained")
     names = list(dict.fromkeys(row["sampler"] for row in rows))
-    for label, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
-        own = sorted((row for row in rows if row["sampler"] == label), key=lambda row: row["nfe"])
-        nfe, value, error = ([row[key] for row in own] for key in ("nfe", metric, f"{metric}_error"))
-        axis.errorbar(nfe, value, yerr=error, marker="o", ms=3, lw=1, color=shade, ls="--" if "karras" in label else "-", label=label)
-    axis.axhline(rows[0][f"{metric}_floor"], color=REAL, lw=0.8, ls=":", label="real vs real")
-    axis.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=f"{METRICS.get(metric, metric)} to held-out images")
-    axis.legend(fontsize=7, ncol=2)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for label, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
+            own = sorted((row for row in rows if row["sampler"] == label), key=lambda row: row["nfe"])
+            nfe, value, error = ([row[key] for row in own] for key in ("nfe", metric, f"{metric}_error"))
+            axis.errorbar(nfe, value, yerr=error, marker="o", ms=3, lw=1, color=shade, ls="--" if "karras" in label else "-", label=label)
+        floor = rows[0][f"{metric}_floor"]
+        axis.axhline(floor, color=REAL, lw=0.8, ls=":", label="real vs real")
+        axis.set(xscale="log", yscale="log", ylim=(0.7 * floor, most * floor), xlabel="network evaluations (NFE)",
+                 ylabel=METRICS.get(metric, metric))
+    figure.suptitle("distance to the held-out images", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
