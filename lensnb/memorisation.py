@@ -10,10 +10,10 @@ import torch
 RARE = 0.01     # share of real images that lie as close to a training image as what counts as a copy
 
 
-def maps(images, size=16):
-    """Images (N, C, H, W) as rows (N, size^2) of area means, each at mean 0 and length 1; float32."""
-    grey = torch.as_tensor(np.asarray(images)).float().mean(dim=1, keepdim=True)
-    small = torch.nn.functional.adaptive_avg_pool2d(grey, size).flatten(1)
+def maps(images, size=16, chunk=1024):
+    """Images (N, C, H, W) as rows (N, size^2) of area means, each at mean 0 and length 1; float32, `chunk` images at a time."""
+    grey = (torch.tensor(np.asarray(images[i:i + chunk], np.float32)).mean(dim=1, keepdim=True) for i in range(0, len(images), chunk))
+    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(some, size).flatten(1) for some in grey])
     small = small - small.mean(dim=1, keepdim=True)
     return small / small.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
