@@ -486,3 +486,402 @@ def test_sets_that_cannot_be_compared_are_refused(metric):
         with pytest.raises(ValueError, match="finite"):
             metric(np.where(a == 5, value, a), a)
     assert np.isfinite(np.array(list(metric(a, a).values()) if isinstance(metric(a, a), dict) else metric(a, a))).all()
+
+
+# ---- Frechet distance: at infinity, by class
+
+def test_frechet_at_infinity_loses_the_bias_and_knows_its_error(rng):
+    truth = 6 * 0.5**2
+    sets = [(rng.normal(size=(120, 6)) + 0.5, rng.normal(size=(120, 6))) for _ in range(40)]
+    found = np.array([metrics.frechet_at_infinity(a, b, repeats=2, times=12, seed=i) for i, (a, b) in enumerate(sets)])
+    raw, scatter = np.mean([metrics.frechet(a, b) for a, b in sets]), found[:, 0].std(ddof=1)
+    assert abs(found[:, 0].mean() - truth) < 3 * scatter / math.sqrt(40) < 0.8 * (raw - truth)
+    assert 0.8 < found[:, 1].mean() / scatter < 1.5
+
+
+def test_frechet_at_infinity_of_two_sizes_is_the_line_through_both(rng):
+    a, b = rng.normal(size=(40, 2)), 1 + rng.normal(size=(40, 2))
+    halves = np.mean([metrics.frechet(rng.permutation(a)[:20], rng.permutation(b)[:20]) for _ in range(4000)])
+    ours = metrics.frechet_at_infinity(a, b, parts=2, repeats=1000, times=2)[0]
+    assert abs(ours - (2 * metrics.frechet(a, b) - halves)) < 0.03 < halves - metrics.frechet(a, b)     # 0, 1/40, 1/20
+
+
+def test_frechet_at_infinity_wants_as_many_rows_on_both_sides(rng):
+    assert np.isfinite(metrics.frechet_at_infinity(*rng.normal(size=(2, 8, 30)))).all()       # few rows, many columns
+    with pytest.raises(ValueError, match="as many rows on both sides"):
+        metrics.frechet_at_infinity(rng.normal(size=(20, 2)), rng.normal(size=(21, 2)))
+    with pytest.raises(ValueError, match="8 rows or more"):
+        metrics.frechet_at_infinity(*rng.normal(size=(2, 7, 2)))
+    with pytest.raises(ValueError, match="2 parts or more"):
+        metrics.frechet_at_infinity(*rng.normal(size=(2, 9, 2)), parts=1)
+
+
+def test_frechet_by_class_weighs_by_the_shares_of_the_reference(rng):
+    ours, theirs = np.repeat(["c", "a", "b"], [70, 20, 10]), np.repeat(["a", "b", "c"], [10, 60, 30])
+    a, b = rng.normal(size=(100, 3)), 2 * rng.normal(size=(100, 3))
+    within = {c: metrics.frechet(a[ours == c], b[theirs == c]) for c in "abc"}
+    expected = 0.1 * within["a"] + 0.6 * within["b"] + 0.3 * within["c"]
+    assert abs(metrics.frechet_by_class(a, b, ours, theirs) - expected) < 1e-12
+
+
+def test_frechet_by_class_sees_shuffled_labels_that_frechet_does_not(rng):
+    labels = np.arange(300) % 3
+    a, b = rng.normal(size=(2, 300, 4)) + 3 * labels[:, None]
+    shuffled = rng.permutation(labels)
+    assert metrics.frechet_by_class(a, b, shuffled, labels) > 20 * metrics.frechet_by_class(a, b, labels, labels)
+
+
+def test_a_class_with_one_row_or_none_counts_as_a_point(rng):
+    labels = np.arange(90) % 3
+    b = rng.normal(size=(90, 4))
+    to_point = lambda point, c: ((point - b[labels == c].mean(0)) ** 2).sum() + np.trace(np.cov(b[labels == c], rowvar=False))
+    a, two = b[labels != 2] + 1, labels[labels != 2]
+    expected = (4 + 4 + to_point(a.mean(0), 2)) / 3
+    assert abs(metrics.frechet_by_class(a, b, two, labels) - expected) < 1e-9
+    a, two = np.concatenate([a, b[:1] - 7]), np.append(two, 2)
+    assert abs(metrics.frechet_by_class(a, b, two, labels) - (4 + 4 + to_point(b[0] - 7, 2)) / 3) < 1e-9
+    only = metrics.frechet_by_class(b, b[labels == 1], labels, labels[labels == 1])       # classes the reference lacks
+    assert abs(only) < 1e-9
+    with pytest.raises(ValueError, match="one label a row"):
+        metrics.frechet_by_class(b, b, labels[:-1], labels)
+
+
+# ---- kernel distance
+
+def test_kid_equals_torchmetrics(rng):
+    a, b = rng.normal(size=(300, 20)), 0.3 + 1.2 * rng.normal(size=(300, 20))
+    theirs = poly_mmd(torch.from_numpy(a), torch.from_numpy(b)).item()
+    assert abs(metrics.kid(a, b) / theirs - 1) < 1e-10 and abs(metrics.kid(a, b, chunk=7) / theirs - 1) < 1e-10
+
+
+def test_kid_of_sides_of_different_size_is_the_sum_over_pairs(rng):
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(8, 3))
+    kernel = lambda x, y: (sum(p * q for p, q in zip(x, y, strict=True)) / 3 + 1) ** 3
+    within = lambda s: np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j])
+    expected = within(a) + within(b) - 2 * np.mean([kernel(x, y) for x in a for y in b])
+    assert abs(metrics.kid(a, b) - expected) < 1e-12
+
+
+def test_kid_is_unbiased(rng):
+    found = np.array([metrics.kid(*rng.normal(size=(2, 20, 3))) for _ in range(2000)])
+    error = found.std() / math.sqrt(2000)
+    biased = 2 * np.mean(((rng.normal(size=(2000, 3)) ** 2).sum(1) / 3 + 1) ** 3) / 20       # what the diagonal would add
+    assert abs(found.mean()) < 3 * error < 0.1 * biased
+
+
+def test_pairs_never_stand_in_memory_all_at_once(rng):
+    a, b = rng.normal(size=(2, 3000, 2))
+    for distance in (metrics.kid, metrics.density):
+        tracemalloc.start()
+        distance(a, b)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 0.7 * 8 * 3000**2
+
+
+# ---- nearest neighbours
+
+def by_hand(a, b, k):
+    """Precision, recall, density and coverage straight from the definitions, a ball and a point at a time."""
+    def radii(rows):
+        return NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(rows).kneighbors(rows)[0][:, k]
+
+    near = lambda points, centres: np.array([[math.dist(p, c) <= r + 1e-9 for c, r in zip(centres, radii(centres), strict=True)]
+                                             for p in points])           # the slack hides scikit-learn's rounding
+    held, back = near(a, b), near(b, a)
+    return held.any(1).mean(), back.any(1).mean(), held.sum() / (k * len(a)), held.any(0).mean()
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_neighbour_metrics_equal_their_definitions(rng, k):
+    shifted = rng.normal(size=(40, 3)), rng.normal(size=(50, 3)) + 1
+    copies = rng.integers(0, 3, (40, 2)).astype(float), rng.integers(0, 4, (30, 2)).astype(float)       # duplicates and ties
+    for a, b in (shifted, copies):
+        assert np.allclose([f(a, b, k) for f in NEIGHBOURS], by_hand(a, b, k), rtol=0, atol=1e-12)
+
+
+def test_neighbour_metrics_do_not_depend_on_the_chunk(rng):
+    a, b = rng.normal(size=(2, 60, 3))
+    for ours, theirs in zip(metrics._hits(a, b, 5, chunk=7), metrics._hits(a, b, 5), strict=True):
+        assert (ours == theirs).all()
+
+
+def test_density_and_coverage_of_equal_distributions_are_as_expected(rng):
+    n, k, times = 50, 5, 300
+    found = np.array([[f(a, b, k) for f in NEIGHBOURS[2:]] for a, b in rng.normal(size=(times, 2, n, 2))])
+    expected = 1, 1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1))          # Naeem et al. 2020
+    assert (np.abs(found.mean(0) - expected) < 3 * found.std(0) / math.sqrt(times)).all()
+    assert (found.std(0) / math.sqrt(times) < 0.01).all()
+
+
+def test_each_neighbour_metric_sees_its_fault(rng):
+    real, fresh = rng.normal(size=(2, 400, 2))
+    centre, outliers = 0.2 * fresh, 4 * fresh
+    assert metrics.precision(centre, real) > 0.99 > 0.5 > metrics.recall(centre, real)
+    assert metrics.recall(outliers, real) > 0.8 > 0.6 > metrics.precision(outliers, real)
+    assert metrics.density(outliers, real) < 0.3 and abs(metrics.density(fresh, real) - 1) < 0.15
+    stray = np.concatenate([real, 40 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])])
+    assert metrics.precision(outliers, stray) > 0.9 and metrics.density(outliers, stray) < 0.75      # huge balls count little
+    one_half = fresh[fresh[:, 0] > 0]
+    assert metrics.coverage(one_half, real) < 0.65 < 0.9 < metrics.coverage(fresh, real)
+
+
+def test_duplicates_zero_the_radii(rng):
+    real, fresh = rng.normal(size=(2, 60, 3))
+    copied = np.repeat(fresh[:10], 6, axis=0)                           # five others like each
+    assert metrics.recall(copied, real, 5) == 0 and metrics.recall(copied[rng.permutation(60)[:30]], real, 5) > 0
+    assert metrics.precision(copied, real) == pytest.approx(metrics.precision(fresh[:10], real))
+    assert metrics.precision(real[:10], np.repeat(real, 6, axis=0), 5) == 1             # equals are inside, at radius zero
+
+
+@pytest.mark.parametrize("k", [0, 8, 9])
+def test_a_neighbour_that_does_not_exist_is_refused(rng, k):
+    with pytest.raises(ValueError, match=f"k = {k} and 8 rows"):
+        metrics.precision(rng.normal(size=(20, 2)), rng.normal(size=(8, 2)), k)
+
+
+# ---- can it be told from real?
+
+def test_two_sample_of_shifted_gaussians_is_the_closed_form(rng):
+    delta, found = 1.0, [metrics.two_sample(rng.normal(size=(300, 1)) + 1, rng.normal(size=(300, 1)), permutations=2) for _ in range(20)]
+    auc, accuracy = (np.mean([each[key] for each in found]) for key in ("auc", "accuracy"))
+    assert abs(auc - scipy.stats.norm.cdf(delta / math.sqrt(2))) < 0.015
+    assert abs(accuracy - scipy.stats.norm.cdf(delta / 2)) < 0.015
+    far = metrics.two_sample(rng.normal(size=(30, 2)) + 50, rng.normal(size=(30, 2)), permutations=19)
+    assert far == pytest.approx({"accuracy": 1, "accuracy_error": 0, "accuracy_p": 0.05, "auc": 1, "auc_error": 0, "auc_p": 0.05})
+
+
+def test_placements_give_scikit_learns_area(rng):
+    scores, weights = rng.integers(0, 12, 80).astype(float), rng.integers(0, 3, (2, 80)).astype(float)      # ties, weights
+    truth, twice = np.repeat([1, 0], 80), np.tile(scores, 2)
+    above = (metrics._placements(scores, weights) * weights).sum(1) / weights.sum(1)
+    assert np.abs(above - roc_auc_score(truth, twice, sample_weight=weights.ravel())).max() < 1e-12
+
+
+def test_two_sample_cannot_tell_a_set_from_itself(rng):
+    a = np.repeat(rng.normal(size=(20, 5)), rng.integers(1, 4, 20), axis=0)
+    assert metrics.two_sample(a, a[::-1]) == pytest.approx({"accuracy": 0.5, "accuracy_error": 0, "accuracy_p": 1,
+                                                            "auc": 0.5, "auc_error": 0, "auc_p": 1})
+
+
+def test_two_sample_does_not_learn_duplicates_by_heart(rng):
+    copies = lambda: np.repeat(rng.normal(size=(30, 40)), 5, axis=0)    # 40 columns: 60 rows are learned by heart
+    found = [metrics.two_sample(copies(), copies(), permutations=19) for _ in range(60)]
+    for key in ("accuracy", "auc"):
+        values, errors = (np.array([each[name] for each in found]) for name in (key, f"{key}_error"))
+        assert abs(values.mean() - 0.5) < 3 * values.std() / math.sqrt(60) < 0.05
+        assert 0.75 < errors.mean() / values.std() < 1.35               # five copies are not five images
+
+
+@pytest.mark.parametrize("fault", [0.0, 0.4])
+def test_two_sample_alarms_as_rarely_and_errs_as_much_as_it_says(rng, fault):
+    found = [metrics.two_sample(rng.normal(size=(40, 4)) + fault, rng.normal(size=(40, 4)), permutations=19) for _ in range(120)]
+    for key in ("accuracy", "auc"):
+        values, errors, p = (np.array([each[key + end] for each in found]) for end in ("", "_error", "_p"))
+        assert 0.8 < errors.mean() / values.std(ddof=1) < 1.3
+        assert (p <= 0.1).mean() < 0.19 if fault == 0 else (p <= 0.1).mean() > 0.6       # 0.1 + 3 binomial errors
+
+
+def test_two_sample_sees_shift_spread_and_correlation(rng):
+    a, b = rng.normal(size=(2, 300, 6))
+    mixed = a.copy()
+    mixed[:, 1] = 0.8 * a[:, 0] + 0.6 * a[:, 1]                         # same mean and spread in every column
+    for faulty in (a + 0.3, 1.3 * a, mixed):
+        assert metrics.two_sample(faulty, b)["auc_p"] < 0.01
+    wide = rng.normal(size=(2, 500, 64))
+    assert metrics.two_sample(wide[0] + 0.15, wide[1], permutations=99)["auc_p"] == 0.01
+
+
+def test_two_sample_does_not_hang_on_the_order_of_rows(rng):
+    a, b = np.repeat(rng.normal(size=(20, 3)), 2, axis=0), rng.normal(size=(50, 3))
+    assert metrics.two_sample(a, b, permutations=9) == metrics.two_sample(rng.permutation(a), rng.permutation(b), permutations=9)
+    assert metrics.two_sample(a, b, permutations=9) != metrics.two_sample(a, b, permutations=9, seed=1)
+
+
+def test_two_sample_bears_few_rows_many_columns_and_collapse(rng):
+    real = rng.normal(size=(8, 30))
+    cases = (rng.normal(size=(8, 30)), np.repeat(real[:1], 8, axis=0), real[:2], np.zeros((8, 30)))
+    for made in cases:
+        found = metrics.two_sample(made, real, permutations=9)
+        assert all(0 <= value <= 1 + 1e-12 for value in found.values()), found  # NaN would not be
+    assert metrics.two_sample(np.zeros((4, 2)), np.zeros((9, 2)))["auc"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="2 folds and 2 permutations"):
+        metrics.two_sample(real, real, folds=1)
+
+
+# ---- uncertainty and floor
+
+@pytest.mark.parametrize("fault", [0.0, 0.7])
+def test_subsampling_errs_as_much_as_repeated_experiments(rng, fault):
+    made, real = lambda: rng.normal(size=(150, 4)) + fault, lambda: rng.normal(size=(150, 4))
+    mean = lambda metric, how: np.mean([metrics._scatter(metric, (made(), real()), 30, rng, how) for _ in range(15)])
+    for metric in NEIGHBOURS:
+        repeated = np.std([metric(made(), real()) for _ in range(200)])
+        assert 0.85 < mean(metric, "subsample") / repeated < (1.4 if fault else 1.8)
+    if not fault:                                                       # with replacement, duplicates shrink the balls
+        assert mean(metrics.coverage, "bootstrap") > 2.2 * repeated
+
+
+def test_subsampling_of_sides_of_different_size_and_of_few_rows(rng):
+    linear = lambda a, b: float(a.mean() - b.mean())
+    for n, m in ((400, 60), (8, 8), (3, 3)):                            # few rows: eight or all but one are kept
+        claimed = np.mean([metrics._scatter(linear, (rng.normal(size=(n, 1)), rng.normal(size=(m, 1))), 60, rng, "subsample")
+                           ** 2 for _ in range(300)])
+        assert abs(claimed / (1 / n + 1 / m) - 1) < 0.15
+    with pytest.raises(ValueError, match="bootstrap or subsample"):
+        metrics._scatter(linear, (np.ones((5, 1)), np.ones((5, 1))), 9, rng, "jackknife")
+
+
+def test_floor_error_is_the_scatter_of_fresh_images(rng):
+    linear = lambda a, b: float(a.mean() - b.mean())
+    for m in (61, 120, 240):                                            # few others: draws are nearly the same
+        found = [metrics.measure(linear, *rng.normal(size=(2, 60, 1)), rng.normal(size=(m, 1)), "", 2, 30)["floor_error"]
+                 for _ in range(100)]
+        assert abs(np.sqrt(np.mean(np.square(found))) * math.sqrt(60) - 1) < 0.12
+
+
+def measured(name, rng, fault=0.0, n=60, seed=0):
+    """One of the metrics as the comparison would call it, on Gaussian sets."""
+    made, reference, others = rng.normal(size=(n, 3)) + fault, rng.normal(size=(n, 3)), rng.normal(size=(4 * n, 3))
+    label = lambda rows: (rows[:, 0] > 0).astype(int)
+    auc = lambda a, b: tuple(metrics.two_sample(a, b, permutations=9)[key] for key in ("auc", "auc_error"))
+    metric, options = {
+        "class": (metrics.frechet_by_class, {"labels": (label(made), label(reference), label(others))}),
+        "kid": (metrics.kid, {"ratio": False}),
+        "auc": (auc, {"resample": "own", "ratio": False}),
+        **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
+        **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS}}[name]
+    return metrics.measure(metric, made, reference, others, "", 25, 8, seed, **options)
+
+
+@pytest.mark.parametrize("name", ["frechet", "mean_distance", "class", "kid", "auc", "precision", "recall", "density", "coverage"])
+def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name):
+    times = 20 if name == "auc" else 100
+    sigma = np.array([measured(name, rng, seed=i)["sigma"] for i in range(times)])
+    assert (np.abs(sigma) > 3).mean() <= 0.01 and 0.3 < sigma.std() < 1.2 and abs(sigma.mean()) < 0.4
+    bad = measured(name, rng, fault=2.0)["sigma"]
+    assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
+
+
+def test_a_result_holds_what_it_is_made_of(rng):
+    keys = {"value", "error", "n", "floor", "floor_error", "sigma", "ratio", "unit", "resample", "seed", "bootstrap", "floors"}
+    for name in ("frechet", "coverage", "auc"):
+        found = measured(name, rng, fault=0.5)
+        assert set(found) == keys and found["n"] == 60 and found["floors"] == 8
+        assert found["sigma"] == (found["value"] - found["floor"]) / math.hypot(found["error"], found["floor_error"])
+        assert found["ratio"] == (found["value"] / found["floor"] if name == "frechet" else None)
+        assert (found["resample"], found["bootstrap"]) == {"frechet": ("bootstrap", 25), "coverage": ("subsample", 25),
+                                                           "auc": ("own", 0)}[name]
+
+
+def test_a_result_without_any_scatter_has_no_sigmas(rng):
+    same = metrics.measure(lambda a, b: 1.0, *rng.normal(size=(2, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
+    assert same["sigma"] == 0 and same["error"] == same["floor_error"] == 0
+    made = np.ones((9, 1))
+    other = metrics.measure(lambda a, b: float(a is made), made, *rng.normal(size=(1, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
+    assert other["value"] == 1 and other["sigma"] is None and other["ratio"] is None
+
+
+def test_labels_stay_with_their_rows(rng):
+    sets = [rng.integers(0, 3, (n, 1)).astype(float) for n in (12, 12, 40)]
+    seen = lambda a, b, labels_a, labels_b: float((a[:, 0] != labels_a).sum() + (b[:, 0] != labels_b).sum())
+    labels = [s[:, 0].astype(int) for s in sets]
+    found = metrics.measure(seen, *sets, "", 5, 5, labels=labels)
+    assert found["value"] == found["error"] == found["floor"] == 0
+    assert metrics.measure(seen, *sets, "", 5, 5, labels=[labels[0], 1 - labels[1], labels[2]])["value"] > 0
+    with pytest.raises(ValueError, match="one label a row"):
+        metrics.measure(seen, *sets, "", labels=[labels[0], labels[1], labels[2][1:]])
+
+
+def test_a_floor_needs_more_others_than_the_reference_has_rows(rng):
+    with pytest.raises(ValueError, match="more others"):
+        metrics.measure(metrics.frechet, *rng.normal(size=(3, 50, 2)), "")
+
+
+def test_two_methods_compare_more_sharply_on_the_same_reference(rng):
+    few = 25                                                            # the reference scatters most
+    draw = lambda: (0.1 * rng.normal(size=(200, 2)) + 1.2, 0.1 * rng.normal(size=(200, 2)) + 1, rng.normal(size=(few, 2)))
+    repeated = [metrics.paired_difference(metrics.mean_distance, *draw(), 2, rng)[0] for _ in range(600)]
+    claimed, apart = [], []
+    for first, second, reference in (draw() for _ in range(25)):
+        claimed.append(metrics.paired_difference(metrics.mean_distance, first, second, reference, 60, rng)[1])
+        apart.append(math.hypot(*(metrics.bootstrap_error(metrics.mean_distance, x, reference, 60, rng) for x in (first, second))))
+    assert abs(np.mean(claimed) / np.std(repeated) - 1) < 0.2 and np.mean(apart) > 3 * np.mean(claimed)
+    assert abs(np.mean(repeated) - 0.2) < 0.02
+
+
+def test_a_paired_difference_takes_labels_and_subsampling(rng):
+    labels = np.arange(60) % 2
+    first, second, reference = rng.normal(size=(3, 60, 2)) + 4 * labels[:, None]
+    value, error = metrics.paired_difference(metrics.frechet_by_class, first, second, reference, 30, rng,
+                                             labels=(1 - labels, labels, labels))
+    exact = metrics.frechet_by_class(first, reference, 1 - labels, labels) - metrics.frechet_by_class(second, reference, labels, labels)
+    assert value == exact and 0 < error < value / 5
+    value, error = metrics.paired_difference(metrics.coverage, first, second - 1, reference, 30, rng, "subsample")
+    assert value == metrics.coverage(first, reference) - metrics.coverage(second - 1, reference) and 0 < error < value
+    same = metrics.paired_difference(metrics.coverage, first, first, reference, 5, rng)
+    assert same[0] == 0
+
+
+# ---- what holds for any two sets
+
+@st.composite
+def pairs(draw):
+    """Two sets of 8 to 14 rows with 1 to 20 columns: often more columns than rows, with duplicates and dead columns."""
+    d = draw(st.integers(1, 20))
+    rows = lambda: draw(arrays(float, (draw(st.integers(8, 14)), d), elements=st.floats(-10, 10, width=16)))
+    return rows(), rows()
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs(), st.integers(0, 99))
+def test_order_of_sides_and_rows(sets, seed):
+    a, b = sets
+    mix = np.random.default_rng(seed).permutation
+    for distance in DISTANCES:
+        close = {"rel": 1e-6, "abs": 1e-5}
+        assert distance(a, b) == pytest.approx(distance(b, a), **close)
+        assert distance(mix(a), mix(b)) == pytest.approx(distance(a, b), **close)
+    for metric in NEIGHBOURS:
+        assert metric(mix(a), mix(b)) == pytest.approx(metric(a, b), rel=1e-12)
+    assert metrics.precision(a, b) == metrics.recall(b, a)
+    labels = np.arange(len(a)) % 3, np.arange(len(b)) % 2
+    order = mix(len(a))
+    assert (metrics.frechet_by_class(a[order], b, labels[0][order], labels[1])
+            == pytest.approx(metrics.frechet_by_class(a, b, *labels), rel=1e-6, abs=1e-5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs())
+def test_ranges_and_identical_sets(sets):
+    a, b = sets
+    scale = 1 + float((a**2).sum(1).mean())
+    assert metrics.frechet(a, b) >= 0 and metrics.mean_distance(a, b) >= 0 and metrics.mean_distance(a, a) == 0
+    assert metrics.frechet(a, a) < 1e-6 * scale
+    n, norms = len(a), ((a**2).sum(1) / a.shape[1] + 1) ** 3
+    whole = ((a @ a.T / a.shape[1] + 1) ** 3).sum()                     # unbiased, so below zero for a set and itself
+    assert metrics.kid(a, a) == pytest.approx(2 * (whole - n * norms.sum()) / (n * n * (n - 1)), rel=1e-9, abs=1e-9 * norms.max())
+    assert all(0 <= metric(a, b) <= 1 for metric in (metrics.precision, metrics.recall, metrics.coverage))
+    assert 0 <= metrics.density(a, b) <= len(b) / 5
+    assert metrics.precision(a, a) == metrics.recall(a, a) == metrics.coverage(a, a) == 1 and metrics.density(a, a) >= 1.2
+    assert metrics.two_sample(a, a, permutations=2)["auc"] == pytest.approx(0.5)
+    told = metrics.two_sample(a, b, permutations=2)
+    assert all(0 <= told[key] <= 1 + 1e-12 for key in ("accuracy", "accuracy_p", "auc", "auc_p"))
+    assert all(0 <= told[key] < 1.5 for key in ("accuracy_error", "auc_error"))
+
+
+@pytest.mark.parametrize("metric", [*DISTANCES, *NEIGHBOURS, metrics.two_sample, metrics.frechet_at_infinity,
+                                    lambda a, b: metrics.wasserstein(a, b, np.ones(2)),
+                                    lambda a, b: metrics.frechet_by_class(a, b, np.zeros(len(a)), np.zeros(len(b)))])
+def test_sets_that_cannot_be_compared_are_refused(metric):
+    a = np.arange(60.0).reshape(20, 3)
+    for bad in (a[:, :2], a[:0], a[:, 0], a[None], a[:, :0]):
+        for first, second in ((a, bad), (bad, a)):
+            with pytest.raises(ValueError, match="rows or more with the same columns, got shapes"):
+                metric(first, second)
+    with pytest.raises(ValueError, match="got shapes"):
+        metric(a[:, :0], a[:, :0])
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite"):
+            metric(np.where(a == 5, value, a), a)
+    assert np.isfinite(np.array(list(metric(a, a).values()) if isinstance(metric(a, a), dict) else metric(a, a))).all()

@@ -24,7 +24,7 @@ def photographs(tmp_path_factory):
     for kind in ("astronaut", "chelsea", "coffee"):
         whole = getattr(skimage.data, kind)()
         (folder / kind).mkdir()
-        for i in range(10):
+        for i in range(28):
             top, left = (rng.integers(side - 160) for side in whole.shape[:2])
             Image.fromarray(whole[top:top + 128, left:left + 160]).save(folder / kind / f"{i}.jpg")
     return folder

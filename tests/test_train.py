@@ -129,7 +129,7 @@ def test_epochs_take_the_place_of_steps_and_their_weights_are_kept(dataset, tmp_
     {"diffusion": {"schedule": "linear", "zero_snr": True}}, {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
     {"train": {"precision": "bf16", "shape": "cosine"}}, {"train": {"shape": "onecycle", "warmup": 0.25, "accumulate": 2}}], ids=str)
 def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_path, monkeypatch):
-    tree = {"model": {"dropout": 0.2, "width": 16}, "diffusion": {}, "train": {"steps": 30, "rate": 3e-3, "log_every": 10}}
+    tree = {"model": {"dropout": 0.2, "width": 16}, "diffusion": {}, "train": {"steps": 60, "rate": 3e-3, "log_every": 20}}
     p = recipe(**{k: tree[k] | changes.get(k, {}) for k in tree})
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
@@ -139,7 +139,7 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
     step = train.DiffusionTask.step
 
     def cut_short(self, k, *batch):
-        if k == 21:
+        if k == 41:
             raise Cut
         return step(self, k, *batch)
 
