@@ -102,8 +102,6 @@ def test_the_parameters_render_the_model(real):
     light = sim.clean_images(table, no_points(6), replace(PRIOR, snr=None, background=0.0)).numpy()
     image = light * table["brightness"][:, None, None] + table["background"][:, None, None]
     np.testing.assert_allclose(image, found.model[six, 0], atol=1e-3 * image.max())
-    angles = np.stack([found.parameters[name] for name in ("phi", "phi_gamma", "source_phi")])
-    assert angles.min() >= 0 and angles.max() <= np.pi and angles.max() > 2.5
 
 
 def test_slopes_are_the_slopes():
