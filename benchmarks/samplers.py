@@ -42,7 +42,7 @@ def measured(run, method, judge):
     recipe = run.params.model_copy(update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})})
     weights = run.need("models/diffusion") / "model.safetensors"
     start = time.perf_counter()
-    images = generate.Generator(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
+    images = generate.load(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
     row = {"seconds_per_image": (time.perf_counter() - start) / judge.n}
     for key in MEASURED:
         rows, distance, unit, *_ = judge.rulers[key]

@@ -66,7 +66,7 @@ def load_generator(run, method):
     from lensnb import generate
 
     weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
-    return generate.Generator(run.params, method, load_data(run), weights)
+    return generate.load(run.params, method, load_data(run), weights)
 
 
 def draw_samples(run, method):

@@ -13,8 +13,10 @@ import torch
 
 from lensnb import files, sources, store
 from lensnb.errors import InputError, nearest
+from lensnb.sampler import derived_seed
 
 SIGMA_DATA = 0.5        # standard deviation that linear and asinh scaling aim at (EDM, Table 1)
+CHOOSE = 21             # purpose of derived seeds
 KINDS = ("linear", "minmax", "asinh", "range")
 
 
@@ -94,6 +96,13 @@ def split(n, holdout, seed):
     held = sources.held_out(n, holdout)
     order = np.random.default_rng([seed, 0]).permutation(n)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def choose(dataset, most, seed):
+    """Indices of the real images of a comparison: at most `most` held-out ones (the reference), up to four times as many training ones (for the floor)."""
+    n = min(most, len(dataset.heldout), len(dataset.train) // 2)
+    rng = np.random.default_rng(derived_seed(seed, CHOOSE))
+    return rng.permutation(dataset.heldout)[:n], rng.permutation(dataset.train)[:4 * n]     # shuffled: files may be ordered by class
 
 
 def prepare(params, seed, folder):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lensnb import store, train
+from lensnb import store
 from lensnb.errors import InputError
 
 WEIGHTS = Path(__file__).with_name("weights") / "lensnet.safetensors"
@@ -149,6 +149,7 @@ def report(net, x, target, mean, std):
 
 def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
     """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights and card to `folder`."""
+    from lensnb import train    # which watches itself by these features
     from lensnb.simulate import simulate
 
     images, truth = simulate(n, "broad", seed)

@@ -1,97 +1,123 @@
-"""The self-attention GAN: generator, discriminator, and their task in the training loop.
+"""The GAN's task in the training loop: what generator and discriminator want, and one update of both.
 
-After the DeepLense GAN: transposed convolutions with batch norm and self-attention against a patch
-discriminator with spectral norm (Zhang et al. 2019, arXiv:1805.08318; Miyato et al. 2018,
-arXiv:1802.05957), cross entropy with smoothed labels (Salimans et al. 2016, arXiv:1606.03498).
+published : cross entropy with smoothed labels (Salimans et al. 2016, arXiv:1606.03498), as in the
+DeepLense GAN; modern : the relativistic pairing loss with zero-centred gradient penalties on real and
+on generated images (Huang et al. 2024, arXiv:2501.05441).
 """
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lensnb.blocks import Attention
-
-BLOCKS = 4      # doublings between the first map and the image
-
-
-class Generator(nn.Module):
-    """Latent (B, latent) -> image (B, channels, size, size) within [low, high]."""
-
-    def __init__(self, size=64, channels=1, latent=64, width=32, low=-1.0, high=1.0):
-        super().__init__()
-        widths = [8 * width, 4 * width, 2 * width, width, width // 2]
-        self.latent, self.first = latent, (widths[0], size // 2**BLOCKS, size // 2**BLOCKS)
-        self.project = nn.Linear(latent, self.first[0] * self.first[1] * self.first[2])
-        blocks = [self._block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        self.body = nn.Sequential(*blocks[:2], Attention(widths[2], heads=1), *blocks[2:], nn.Conv2d(widths[4], channels, 3, padding=1))
-        self.middle, self.half = (high + low) / 2, (high - low) / 2
-
-    @staticmethod
-    def _block(before, after):
-        return nn.Sequential(nn.ConvTranspose2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.ReLU())
-
-    def forward(self, z):
-        return self.middle + self.half * torch.tanh(self.body(self.project(z).view(-1, *self.first)))
+from lensnb import context as contexts
+from lensnb import devices
+from lensnb.adversaries import NETWORKS
 
 
-class Discriminator(nn.Module):
-    """Image (B, channels, size, size) -> one logit for each patch (B, 1, h, w)."""
+def untrained(params, dataset):
+    """The untrained generator of a recipe, for the images of a Dataset."""
+    channels, size = dataset.images.shape[1], dataset.images.shape[-1]
+    made = NETWORKS[params.gan.kind][0]
+    return made(size, channels, params.gan.latent, params.gan.width, contexts.width(params.model.context, dataset),
+                dataset.scaling.low, dataset.scaling.high)
 
-    def __init__(self, channels=1, width=32):
-        super().__init__()
-        conv = lambda a, b, k, s: spectral_norm(nn.Conv2d(a, b, k, s, padding=1))
-        widths = [channels, width, 2 * width, 4 * width]
-        stages = [nn.Sequential(conv(a, b, 4, 2), nn.LeakyReLU(0.2)) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        self.body = nn.Sequential(*stages[:2], Attention(widths[2], heads=1), *stages[2:], conv(widths[3], 1, 3, 1))
 
-    def forward(self, x):
-        return self.body(x)
+def judge(params, dataset):
+    """The untrained discriminator of a recipe."""
+    made = NETWORKS[params.gan.kind][1]
+    return made(dataset.images.shape[1], params.gan.width, contexts.width(params.model.context, dataset))
 
 
 def smoothed(logits, real, smoothing):
-    """Cross entropy of patch logits against the label 1 - smoothing (real) or smoothing (generated)."""
+    """Cross entropy of logits against the label 1 - smoothing (real) or smoothing (generated)."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 1 - smoothing if real else smoothing))
 
 
-def generator(params, dataset):
-    """The untrained Generator of a recipe, for the images of a Dataset."""
-    channels, size = dataset.images.shape[1], dataset.images.shape[-1]
-    return Generator(size, channels, params.gan.latent, params.gan.width, dataset.scaling.low, dataset.scaling.high)
+def steepness(logits, x):
+    """Squared norm of the gradient of the logits with respect to each image x, (B,)."""
+    slope, = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return slope.square().sum((1, 2, 3))
+
+
+class Published:
+    """Cross entropy; the generator aims at the label 1 itself."""
+
+    def __init__(self, settings):
+        self.smoothing = settings.smoothing
+
+    def critic(self, judge, real, fake, context):
+        """Loss of the discriminator, and the logits of real and generated images."""
+        a, b = judge(real, context), judge(fake, context)
+        return smoothed(a, True, self.smoothing) + smoothed(b, False, self.smoothing), a, b
+
+    def generator(self, judge, real, fake, context):
+        """Loss of the generator."""
+        return smoothed(judge(fake, context), True, 0)
+
+
+class Relativistic:
+    """Each generated image against a real one; gamma / 2 times R1 + R2 keeps the discriminator from running away."""
+
+    def __init__(self, settings):
+        self.penalty = settings.penalty
+
+    def critic(self, judge, real, fake, context):
+        """Loss of the discriminator, and the logits of real and generated images."""
+        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+        a, b = judge(real, context), judge(fake, context)
+        steep = steepness(a, real) + steepness(b, fake)
+        return (F.softplus(b - a).mean() + self.penalty / 2 * steep.mean()), a, b
+
+    def generator(self, judge, real, fake, context):
+        """Loss of the generator."""
+        with torch.no_grad():
+            a = judge(real, context)
+        return F.softplus(a - judge(fake, context)).mean()
+
+
+LOSSES = {"published": Published, "modern": Relativistic}
 
 
 class GanTask:
     """One update: the discriminator `critic_updates` times, then the generator, then its average."""
 
     def __init__(self, params, dataset, accelerator):
-        self.gan, self.accelerator = params.gan, accelerator
-        adam = lambda net: torch.optim.Adam(net.parameters(), self.gan.rate, (0.5, 0.999))
-        made, judge = (net.to(memory_format=torch.channels_last) for net in     # twice as fast on a CPU
-                       (generator(params, dataset), Discriminator(dataset.images.shape[1], self.gan.width)))
-        self.generator, self.judge, self.adam_g, self.adam_d = accelerator.prepare(made, judge, adam(made), adam(judge))
-        self.model = AveragedModel(accelerator.unwrap_model(self.generator), use_buffers=True,
-                                   multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema))
+        self.gan, self.accelerator, self.loss = params.gan, accelerator, LOSSES[params.gan.kind](params.gan)
+        place = lambda net: net.to(accelerator.device, memory_format=torch.channels_last)       # twice as fast on a CPU
+        self.generator, self.judge = place(untrained(params, dataset)), place(judge(params, dataset))
+        adam = lambda net: torch.optim.Adam(net.parameters(), self.gan.rate, self.gan.betas, fused=devices.fused(accelerator.device.type))
+        self.adam_g, self.adam_d = adam(self.generator), adam(self.judge)
+        self.update_g, self.update_d = (devices.Update(*both, accelerator) for both in
+                                        ((self.generator, self.adam_g), (self.judge, self.adam_d)))
+        self.model = AveragedModel(self.generator, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema))
+        self.pieces, self.nets = 1, (self.generator, self.judge)
         self.parts = {"generator": self.generator, "discriminator": self.judge, "ema": self.model,
-                      "adam_g": self.adam_g, "adam_d": self.adam_d}
+                      "adam_g": self.adam_g, "adam_d": self.adam_d, **devices.scaler(accelerator)}
 
     def step(self, k, x, context, generator):
         """Update both networks with the batch x (B, C, H, W); returns losses and the discriminator's accuracy."""
         for _ in range(self.gan.critic_updates):
-            fake = self._draw(len(x), generator).detach()
-            real_logits, fake_logits = self.judge(x), self.judge(fake)
-            loss_d = smoothed(real_logits, True, self.gan.smoothing) + smoothed(fake_logits, False, self.gan.smoothing)
-            self._update(self.adam_d, loss_d)
-        loss_g = smoothed(self.judge(self._draw(len(x), generator)), True, 0)   # the generator aims at 1 itself
-        self._update(self.adam_g, loss_g)
-        self.model.update_parameters(self.accelerator.unwrap_model(self.generator))
-        accuracy = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
-        return {"generator": loss_g.item(), "discriminator": loss_d.item(), "accuracy": accuracy.item()}
+            loss_d = self.update_d(self._losses(self._critic, x, context, generator))
+        self.judge.requires_grad_(False)
+        loss_g = self.update_g(self._losses(self._deceive, x, context, generator))
+        self.judge.requires_grad_(True)
+        if not self.update_g.skipped:
+            self.model.update_parameters(self.generator)
+        return {"generator": loss_g, "discriminator": loss_d, "accuracy": self.accuracy, **devices.skipped(self.update_d, self.update_g)}
 
-    def _draw(self, n, generator):
-        return self.generator(torch.randn(n, self.gan.latent, generator=generator, device=generator.device))
+    def _losses(self, of, x, context, generator):
+        latents = torch.randn(len(x), self.gan.latent, generator=generator, device=x.device)
+        for piece, share in devices.share((latents, x, context), self.pieces, self.accelerator):
+            with self.accelerator.autocast():
+                value = of(*piece)
+            yield value * share
 
-    def _update(self, optimiser, loss):
-        optimiser.zero_grad()
-        self.accelerator.backward(loss)
-        optimiser.step()
+    def _critic(self, latents, real, context):
+        with torch.no_grad():
+            fake = self.generator(latents, context)
+        value, a, b = self.loss.critic(self.judge, real, fake, context)
+        self.accuracy = ((a > 0).float().mean() + (b < 0).float().mean()).detach() / 2
+        return value
+
+    def _deceive(self, latents, real, context):
+        return self.loss.generator(self.judge, real, self.generator(latents, context), context)

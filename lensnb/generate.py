@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from lensnb import context as contexts
-from lensnb import denoiser, gan, sampler, schedule, store, train
+from lensnb import denoiser, devices, diffusion, gan, sampler, schedule, store
 from lensnb.errors import InputError
 
 IMAGES = 11     # purpose of derived seeds
@@ -27,8 +27,8 @@ def sigmas_of(method, diffusion):
 class Diffusion:
     """A denoiser drawn from by a sampler along `steps` noise levels."""
 
-    def __init__(self, params, method, dataset, device):
-        self.net = train.untrained(params, dataset).to(device)
+    def __init__(self, net, params, method, dataset, device):
+        self.net = net
         self.sigmas, self.method, self.device = sigmas_of(method, params.diffusion), method, device
         self.nfe = sampler.evaluations(method.sampler, method.steps) * (1 if method.guidance == 1 else 2)
         self.shape, self.scaling = dataset.images.shape[1:], dataset.scaling
@@ -63,19 +63,19 @@ class Gan:
 
     nfe = 1
 
-    def __init__(self, params, method, dataset, device):
-        self.net, self.device = gan.generator(params, dataset).to(device), device
+    def __init__(self, net, params, method, dataset, device):
+        self.net, self.device = net, device
 
     def images(self, seeds, context=None):
         """Finished images (B, C, H, W) in model units."""
-        return self.net(sampler.ImageNoise(seeds)((self.net.latent,), device=self.device))
+        return self.net(sampler.ImageNoise(seeds)((self.net.latent,), device=self.device), context)
 
     def frames(self, seeds, count, context=None):
         """`count` images on the great circle through two latents for each seed, (F, B, C, H, W)."""
         noise = sampler.ImageNoise(seeds)
         a, b = noise((self.net.latent,), device=self.device), noise((self.net.latent,), device=self.device)
         angle = np.linspace(0, 2 * np.pi, count)
-        x = torch.stack([self.net(np.cos(t) * a + np.sin(t) * b) for t in angle])
+        x = torch.stack([self.net(np.cos(t) * a + np.sin(t) * b, context) for t in angle])
         return {"step": list(range(count)), "angle_deg": np.degrees(angle).tolist()}, x, x
 
 
@@ -87,18 +87,16 @@ def spread(n, count):
 class Generator:
     """Any trained generator of a run under one method of its recipe.
 
-    draw(n, seed) and trajectory(n, seed) give the same image i for any batch size.
+    method : params.Method; net : the network in evaluation mode, on the device. draw(n, seed) and
+    trajectory(n, seed) give the same image i for any batch size.
     """
 
-    def __init__(self, params, name, dataset, weights):
-        self.method = params.sample.methods[name]
-        self.device = train.accelerator(params.device).device
-        made = {"diffusion": Diffusion, "gan": Gan}[self.method.model]
-        self.inner, self.scaling, self.dataset = made(params, self.method, dataset, self.device), dataset.scaling, dataset
-        self.kind = params.model.context if self.method.model == "diffusion" else "none"
+    def __init__(self, params, method, dataset, net, device):
+        self.method, self.device, self.dataset, self.scaling = method, device, dataset, dataset.scaling
+        self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](net, params, method, dataset, device)
+        self.kind = params.model.context
         self.table = contexts.read(params.sample.context, self.kind, dataset) if params.sample.context and self.kind != "none" else None
         self.nfe = self.inner.nfe
-        _load(self.inner.net, weights)
 
     def parameters(self):
         """Number of trained numbers."""
@@ -155,17 +153,25 @@ def _seeds(seed, first, n):
     return [sampler.derived_seed(seed, IMAGES, i) for i in range(first, first + n)]
 
 
-def _load(net, weights):
+def untrained(model, params, dataset):
+    """The untrained network that the generator "diffusion" or "gan" of a recipe draws from."""
+    return {"diffusion": diffusion.untrained, "gan": gan.untrained}[model](params, dataset)
+
+
+def load(params, name, dataset, weights):
+    """The trained Generator of the method `name`; raises InputError for weights of another recipe."""
+    method, device = params.sample.methods[name], devices.accelerator(params.device).device
+    net = untrained(method.model, params, dataset)
     try:
         net.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{weights}: not the weights of this recipe ({' '.join(str(error).split())[:120]})") from None
-    net.eval()
+    return Generator(params, method, dataset, net.to(device).eval(), device)
 
 
 def sample(params, name, dataset, weights, folder):
     """Draw the images and the trajectory of method `name`; writes images.npy, x.npy, x0.npy, frames.csv, sample.json."""
-    generator = Generator(params, name, dataset, weights)
+    generator = load(params, name, dataset, weights)
     start = time.perf_counter()
     images = generator.draw(params.sample.n, params.seed, params.sample.batch)
     seconds = (time.perf_counter() - start) / len(images)

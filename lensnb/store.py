@@ -140,22 +140,27 @@ def build(folder, recipe, make):
     folder, recipe = Path(folder), stamped(recipe)
     if is_whole(folder) and recipe_of(folder) == recipe:
         return folder
-    partial = folder.with_name(f".{folder.name}.partial")
-    if recipe_of(partial) != recipe:
-        shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
-    with atomic(partial / "recipe.yaml") as file:
+    unfinished = partial(folder)
+    if recipe_of(unfinished) != recipe:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    make_folder(unfinished)
+    with atomic(unfinished / "recipe.yaml") as file:
         yaml.safe_dump(recipe, file, sort_keys=False)
     start = time.time()
     try:
-        make(partial)
+        make(unfinished)
     except InputError:
-        if not (partial / "checkpoint.pt").is_file():   # nothing to go on from: leave nothing
-            shutil.rmtree(partial)
+        if not (unfinished / "checkpoint.pt").is_file():   # nothing to go on from: leave nothing
+            shutil.rmtree(unfinished)
         raise
-    _seal(partial, time.time() - start)
-    _replace(partial, folder)
+    _seal(unfinished, time.time() - start)
+    _replace(unfinished, folder)
     return folder
+
+
+def partial(folder):
+    """Where an artefact is made before it takes its name."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def stamped(recipe):
@@ -226,7 +231,7 @@ class Run:
         kind, _, name = stage.partition("/")
         own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]} | (
                    {"files": [fingerprint(p) for p in (tree["data"]["path"], tree["data"]["labels"]) if p]}),
-               "models": lambda: {"seed": tree["seed"], **{k: tree[k] for k in MODEL_SECTIONS[name]}},
+               "models": lambda: {"seed": tree["seed"], **_model_recipe(tree, name)},
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
                                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames", "context")}} | (
                    {"files": [fingerprint(tree["sample"]["context"])] if tree["sample"]["context"] else []}),
@@ -287,7 +292,16 @@ class Run:
 
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 LENSNET = read_json(Path(__file__).with_name("weights") / "lensnet.json")["sha256"]     # what distances are measured with
-MODEL_SECTIONS = {"diffusion": ("model", "diffusion", "train"), "gan": ("gan",)}
+ASIDE = ("hold", "tracker")     # keys of training that change no result
+
+
+def _model_recipe(tree, name):
+    """The sections that decide what a model becomes."""
+    section = {"diffusion": "train", "gan": "gan"}[name]
+    training = {section: {k: v for k, v in tree[section].items() if k not in ASIDE}}
+    if name == "gan":
+        return training | {"model": {"context": tree["model"]["context"]}}
+    return training | {"model": tree["model"], "diffusion": tree["diffusion"]}
 
 
 def provenance(threads=None):

@@ -1,209 +1,199 @@
-"""One training loop for every generator: batches, EMA, checkpoints, resume; and the denoiser's task in it.
+"""One training loop for every generator: checkpoints, resume, what is logged and watched, and when it must stop.
 
-A task has `parts` (everything with a state_dict, for the checkpoint), `step(x0, context, generator)`
+A task has `parts` (everything with a state_dict, for the checkpoint), `step(k, x0, context, generator)`
 which updates once and returns its losses, and `model`, the averaged network that is kept.
 All randomness of step k is seeded by (seed, k), so that a resumed training draws the same as an
 uninterrupted one and nothing but the parts has to be restored.
 """
 
-import functools
 import math
+import os
+import signal
+import sys
+import threading
 import time
 
+import numpy as np
 import safetensors.torch
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
+from lensnb import batches as sources
 from lensnb import context as contexts
-from lensnb import denoiser, schedule, store
-from lensnb.denoiser import loss
+from lensnb import devices, diffusion, estimate, gan, store
+from lensnb.batches import Batches as Batches
+from lensnb.devices import accelerator as accelerator
 from lensnb.errors import InputError
 from lensnb.sampler import derived_seed
 
-BATCHES, UPDATES, WEIGHTS = 1, 2, 3     # purposes of derived seeds
+UPDATES, WEIGHTS = 2, 3     # purposes of derived seeds
+TASKS = {"diffusion": diffusion.DiffusionTask, "gan": gan.GanTask}
+HOPELESS = 0.5              # share of updates between two lines that fp16 may skip
 
 
-def accelerator(device="auto", precision="fp32"):
-    """An Accelerator on the device that the recipe asks for."""
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())    # a kernel may ask twice, differently
-    found = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
-    if device not in ("auto", found.device.type):
-        raise InputError(f"device: {device} is asked for, and this machine offers {found.device.type}")
-    return found
+# The loop ------------------------------------------------------------------------------------------
 
-
-def ramped_average(share):
-    """EMA over the last `share` of the steps so far: the decay grows with the number of steps."""
-    return lambda average, new, n: average + (new - average) / (1 + share * n)
-
-
-def rate_share(k, settings):
-    """Share of the full learning rate at step k of settings.steps.
-
-    trapezium : linear warm-up, plateau, linear fall to zero; cosine : linear warm-up, half a cosine;
-    onecycle : a cosine up from 1/25 and down to 1/250,000 (Smith & Topin 2018, arXiv:1708.07120, as in torch).
-    """
-    steps = settings.steps
-    rise = settings.warmup if settings.warmup >= 1 else settings.warmup * steps
-    half_cosine = lambda a, b, place: b + (a - b) * (1 + math.cos(math.pi * place)) / 2     # from a to b
-    if settings.shape == "trapezium":
-        return min(1, (k + 1) / (rise + 1), (steps - k) / (settings.cooldown * steps + 1))
-    if settings.shape == "cosine":
-        return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / (steps - rise))
-    peak = rise - 1
-    return half_cosine(1 / 25, 1, k / max(peak, 1)) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / (steps - 1 - peak))
-
-
-class DiffusionTask:
-    """One update of the denoiser: AdamW along the shape of the rate, accumulation, clipping, EMA."""
-
-    def __init__(self, params, dataset, accelerator):
-        self.train, self.weighting = params.train, params.diffusion.weighting
-        self.schedule, self.accelerator = schedule.from_params(params.diffusion), accelerator
-        model = untrained(params, dataset).to(memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(model.parameters(), self.train.rate, (0.9, 0.99), weight_decay=self.train.decay)
-        self.denoiser, self.optimiser = accelerator.prepare(model, optimiser)
-        self.bare = accelerator.unwrap_model(self.denoiser)
-        self.model = AveragedModel(self.bare, avg_fn=ramped_average(self.train.ema), use_buffers=True)
-        self.parts = {"denoiser": self.denoiser, "ema": self.model, "optimiser": self.optimiser}
-
-    def step(self, k, x0, context, generator):
-        """Update once with the batch x0 (B, C, H, W); returns {"loss": float}."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.train.rate * rate_share(k, self.train)
-        sigma = self.schedule.train_sigmas(len(x0), generator)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        if context is not None:     # rows of NaN stand for a dropped context
-            dropped = torch.rand(len(x0), 1, generator=generator, device=x0.device) < self.train.drop_context
-            context = context.masked_fill(dropped, math.nan)
-        value = self._backward(x0, sigma, noise, self.bare.weight(sigma, self.weighting), context)
-        self.accelerator.clip_grad_norm_(self.denoiser.parameters(), self.train.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.model.update_parameters(self.bare)
-        return {"loss": value}
-
-    def _backward(self, *batch):
-        """Gradients of the loss, piece by piece, each piece with its share of the batch; returns the loss."""
-        n, total = len(batch[0]), 0.0
-        size = math.ceil(n / self.train.accumulate)
-        for rows in (slice(at, at + size) for at in range(0, n, size)):
-            piece = [part if part is None else part[rows] for part in batch]
-            value = loss(self.denoiser, *piece) * (len(piece[0]) / n)
-            self.accelerator.backward(value)
-            total += value.item()
-        return total
-
-
-class Batches:
-    """Random batches of images (N, C, H, W) and what belongs to them; batch k depends on (seed, k) alone."""
-
-    def __init__(self, images, context, batch, flips, seed):
-        self.images, self.context, self.n = images, context, len(images)
-        self.batch, self.flips, self.seed = batch, flips, seed
-        if batch > self.n:
-            raise InputError(f"batch {batch} is above the {self.n} training images; lower it or bring more images")
-
-    @functools.lru_cache(maxsize=2)     # noqa: B019 - the loop holds the one instance anyway
-    def order(self, epoch):
-        """The images in the order of an epoch."""
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(derived_seed(self.seed, BATCHES, epoch)))
-
-    def __call__(self, k, generator):
-        """Batch k: images (B, C, H, W), and their context (B, K) or None."""
-        place = range(k * self.batch, (k + 1) * self.batch)
-        index = torch.stack([self.order(p // self.n)[p % self.n] for p in place]).to(self.images.device)
-        x = self.images[index]
-        x = SYMMETRIES[self.flips](x, generator)
-        return x, None if self.context is None else self.context[index]
-
-
-def random_mirror(x, generator):
-    """Each image of x (B, C, H, W) as it is or mirrored left to right."""
-    mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
-    return torch.where(mirrored, x.flip(3), x)
-
-
-def random_symmetry(x, generator):
-    """Each image of x (B, C, H, W) under one of the 8 flips and quarter turns of the square."""
-    ways = torch.randint(8, (len(x),), generator=generator, device=x.device)
-    out = torch.empty_like(x)
-    for way in range(8):
-        turned = torch.rot90(x[ways == way], way % 4, (2, 3))
-        out[ways == way] = turned.flip(3) if way >= 4 else turned
-    return out
-
-
-SYMMETRIES = {"square": random_symmetry, "mirror": random_mirror, "none": lambda x, generator: x}
-
-
-def fit(task, batches, settings, seed, folder, device, keep=None):
+def fit(task, batches, settings, seed, folder, device, keep=None, watch=None, log=lambda row, step: None):
     """Train `task` for settings.steps updates, resuming from folder/checkpoint.pt where there is one.
 
-    keep : number of steps -> name of the file that then gets the averaged weights. Returns the history
-    (rows of step, images seen and the mean of each loss since the row before) and the seconds that it
-    took, those before an interruption included.
+    keep : number of steps -> name of the file that then gets the averaged weights; watch : a
+    watch.Watch, called every settings.watch_every steps; log : a tracker's log(values, step). Returns the
+    state: history (rows of step, images seen and the mean of each loss since the row before), what was
+    watched, and the seconds that it took, those before an interruption included. Ctrl-C and SIGTERM save first.
     """
-    checkpoint = folder / "checkpoint.pt"
-    first, history, sums, seconds = restore(task, checkpoint)
-    start = time.time() - seconds
-    for k in range(first, settings.steps):
-        key = derived_seed(seed, UPDATES, k)
-        torch.manual_seed(key)      # what draws from the global generator: dropout
-        generator = torch.Generator(device).manual_seed(key)
-        losses = task.step(k, *batches(k, generator), generator)
-        _refuse_nan(losses, k, checkpoint)
-        sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-        done = k + 1
-        if done % settings.log_every == 0 or done == settings.steps:
-            count = (done - 1) % settings.log_every + 1
-            means = {name: value / count for name, value in sums.items()}
-            history.append({"step": done, "images": done * settings.batch, **means})
-            print(f"step {done}/{settings.steps}", *(f"{name} {value:.4f}" for name, value in means.items()), flush=True)
-            sums = {}
-        if done in (keep or {}):
-            write_weights(task, folder / keep[done])
-        if done % settings.checkpoint_every == 0 and done < settings.steps:
-            save(task, checkpoint, {"step": done, "history": history, "sums": sums, "seconds": time.time() - start})
-    return history, time.time() - start
+    state, checkpoint = restore(task, folder / "checkpoint.pt"), folder / "checkpoint.pt"
+    clock = time.time() - state["seconds"]
+    with Stopped() as stopped, bar(state["step"], settings.steps) as progress:
+        for k in range(state["step"], settings.steps):
+            key = derived_seed(seed, UPDATES, k)
+            torch.manual_seed(key)      # what draws from the global generator: dropout
+            generator = torch.Generator(device).manual_seed(key)
+            state["recent"].append(task.step(k, *batches(k, generator), generator))
+            state["step"] = done = k + 1
+            last = done == settings.steps
+            if last or due(done, settings.log_every):
+                log(line(state, settings, progress, checkpoint), done)
+            if done in (keep or {}):
+                write_weights(task, folder / keep[done])
+            if watch and main_process() and (last or due(done, settings.watch_every)):
+                log(observe(watch, task, state, folder), done)
+            state["seconds"] = time.time() - clock
+            if not last and (stopped.by or due(done, settings.checkpoint_every)):
+                drain(state, checkpoint)
+                save(task, checkpoint, state)
+            stopped.leave(done, settings.steps)
+            progress.update()
+    return state
 
 
-def _refuse_nan(losses, k, checkpoint):
-    bad = [name for name, value in losses.items() if not math.isfinite(value)]
-    if bad:
-        kept = f"the last good state is {checkpoint}" if checkpoint.is_file() else "there is no earlier state"
-        raise InputError(f"{bad[0]} is not finite at step {k + 1}; {kept}; lower the learning rate")
+def due(done, every):
+    """Whether something that happens every so many steps (0: never) happens after `done` steps."""
+    return every > 0 and done % every == 0
 
 
-def save(task, path, progress):
+def drain(state, checkpoint):
+    """The losses since the last line as numbers; refuses one that is not finite, unless fp16 has skipped that update."""
+    state["recent"] = [{name: float(value) for name, value in losses.items()} for losses in state["recent"]]
+    for before, losses in enumerate(reversed(state["recent"])):
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad and not losses.get("skipped"):
+            kept = f"the last good state is {checkpoint}" if checkpoint.is_file() else "there is no earlier state"
+            rate = f" at the rate {losses['rate']:.3g}" if "rate" in losses else ""
+            raise InputError(f"{bad[0]} is not finite at step {state['step'] - before}{rate}; {kept}; lower the learning rate")
+    return state["recent"]
+
+
+def line(state, settings, progress, checkpoint):
+    """Enter the mean of each loss since the last line into the history and print it; returns the row."""
+    recent = drain(state, checkpoint)
+    if np.mean([losses.get("skipped", 0) for losses in recent]) > HOPELESS:
+        raise InputError(f"fp16 skipped most updates before step {state['step']}; set train.precision to bf16 or fp32")
+    with np.errstate(invalid="ignore"):
+        means = {name: float(np.nanmean([losses[name] for losses in recent])) for name in recent[0]}
+    state["history"].append({"step": state["step"], "images": state["step"] * settings.batch, **means})
+    state["recent"] = []
+    text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+    progress.set_postfix_str(text) if not progress.disable else print(f"step {state['step']}/{settings.steps} {text}", flush=True)
+    return means
+
+
+def bar(first, steps):
+    """A progress bar with the time left where a person looks on; in a headless run nothing, and `line` prints instead."""
+    looked_on = sys.stderr.isatty() or ("ipykernel" in sys.modules and not os.environ.get("LENSNB_HEADLESS"))
+    return tqdm(total=steps, initial=first, unit="step", disable=not looked_on or not main_process())
+
+
+def main_process():
+    """Whether this process writes files; of several, the first does."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def observe(watch, task, state, folder):
+    """Enter what the watch sees into the state, keep its images and, where it is the best so far, the weights."""
+    row, images = watch(task.model.module)
+    state["watched"].append({"step": state["step"], **row})
+    with store.atomic(folder / f"watch-{state['step']:07d}.npy", "wb") as file:
+        np.save(file, images, allow_pickle=False)
+    print(f"step {state['step']}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    if row["diversity"] < watch.collapsed:
+        print(f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones: the generator may be collapsing", flush=True)
+    if row["kid"] == min(seen["kid"] for seen in state["watched"]):
+        write_weights(task, folder / "best.safetensors")
+    return row
+
+
+class Stopped:
+    """Ctrl-C and SIGTERM wait until the step is done and the state is saved; a second one is not waited for."""
+
+    def __enter__(self):
+        self.by, self.before = None, {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number, frame):
+        if self.by is not None:
+            raise KeyboardInterrupt
+        self.by = number
+
+    def leave(self, done, steps):
+        """Go, if asked to, with the exception that the signal stands for."""
+        if self.by is not None and done < steps:
+            print(f"stopped and saved after step {done} of {steps}; run again to go on", flush=True)
+            raise KeyboardInterrupt if self.by == signal.SIGINT else SystemExit(128 + self.by)
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+# Files ---------------------------------------------------------------------------------------------
+
+def save(task, path, state):
     """Write the state of all parts of `task` and the progress, atomically."""
-    with store.atomic(path, "wb") as file:
-        torch.save({**progress, "parts": {name: part.state_dict() for name, part in task.parts.items()}}, file)
+    if main_process():
+        with store.atomic(path, "wb") as file:
+            torch.save({**state, "parts": {name: part.state_dict() for name, part in task.parts.items()}}, file)
 
 
 def restore(task, path):
-    """Bring `task` to the state in `path`; returns (steps done, history, running sums, seconds)."""
+    """Bring `task` to the state in `path`; returns the progress: step, history, recent losses, what was watched, seconds."""
     if not path.is_file():
-        return 0, [], {}, 0.0
+        return {"step": 0, "history": [], "recent": [], "watched": [], "seconds": 0.0}
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
             part.load_state_dict(state["parts"][name])
+        progress = {name: state[name] for name in ("step", "history", "recent", "watched", "seconds")}
     except Exception as error:      # torch raises many kinds for damaged files
         raise InputError(f"{path}: not a checkpoint of this recipe ({' '.join(str(error).split())[:120]}); "
                          "delete it to start over") from None
-    print(f"resumed at step {state['step']}")
-    return state["step"], state["history"], state["sums"], state["seconds"]
+    print(f"resumed at step {progress['step']}", flush=True)
+    return progress
 
 
 def write_weights(task, path):
     """The averaged weights of a task as safetensors, atomically."""
-    weights = {key: value.contiguous() for key, value in task.model.module.state_dict().items()}
-    with store.atomic(path, "wb") as file:
-        file.write(safetensors.torch.save(weights))
+    if main_process():
+        weights = {key: value.contiguous() for key, value in task.model.module.state_dict().items()}
+        with store.atomic(path, "wb") as file:
+            file.write(safetensors.torch.save(weights))
 
+
+def finish(task, state, folder, device, best):
+    """Write model.safetensors, the best or the last weights, and the tables; the checkpoint is no longer needed."""
+    write_weights(task, folder / "model.safetensors")
+    if state["watched"] and best:
+        os.replace(folder / "best.safetensors", folder / "model.safetensors")
+    (folder / "best.safetensors").unlink(missing_ok=True)
+    for name, rows in (("history", state["history"]), ("watch", state["watched"])):
+        if rows:
+            store.write_table(folder / f"{name}.csv", {key: [row[key] for row in rows] for key in rows[0]})
+    store.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+# A generator of a recipe ---------------------------------------------------------------------------
 
 def counted(settings, n):
     """The settings with `steps` spelled out for n training images, and which steps are kept under which name."""
@@ -214,37 +204,42 @@ def counted(settings, n):
     return settings.model_copy(update={"steps": steps}), keep
 
 
-def untrained(params, dataset):
-    """The untrained Denoiser of a recipe for the images of a Dataset."""
-    width = contexts.width(params.model.context, dataset)
-    return denoiser.from_params(params, dataset.images.shape[1], dataset.sigma_data, width)
-
-
 def task(name, params, dataset, accelerator):
     """The training task of the generator `name`, its weights drawn from the recipe's seed."""
     torch.manual_seed(derived_seed(params.seed, WEIGHTS))
-    if name == "gan":
-        from lensnb.gan import GanTask
+    return TASKS[name](params, dataset, accelerator)
 
-        return GanTask(params, dataset, accelerator)
-    return DiffusionTask(params, dataset, accelerator)
+
+def watcher(name, params, settings, dataset, device):
+    """The watch.Watch of a training, or None where nothing is watched."""
+    if not settings.watch_every:
+        return None
+    from lensnb.watch import Watch
+
+    return Watch(params, name, dataset, device)
 
 
 def train(name, params, dataset, folder):
-    """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`."""
+    """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`.
+
+    Called by each of several processes, of which the first writes.
+    """
     section = "gan" if name == "gan" else "train"
     settings, keep = counted(getattr(params, section), len(dataset.train))
     params = params.model_copy(update={section: settings})
-    on = accelerator(params.device, getattr(settings, "precision", "fp32"))
-    images = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(on.device)
+    on = accelerator(params.device, settings.precision, settings.tracker, str(folder.parents[1] / "tracking" / name))
     context = None
-    if name == "diffusion" and params.model.context != "none":
+    if params.model.context != "none":
         known = contexts.table(params.model.context, dataset)
-        context = contexts.encode(params.model.context, dataset, known)[dataset.train].to(on.device)
-    batches = Batches(images, context, settings.batch, settings.flips, params.seed)
-    made = task(name, params, dataset, on)
-    history, seconds = fit(made, batches, settings, params.seed, folder, on.device, keep)
-    write_weights(made, folder / "model.safetensors")
-    store.write_table(folder / "history.csv", {key: [row[key] for row in history] for key in history[0]})
-    store.write_json(folder / "timing.json", {"seconds": round(seconds, 2), "device": str(on.device)})
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+        context = contexts.encode(params.model.context, dataset, known)
+    source = sources.source(dataset, context, settings, params.seed, on.device)
+    made, watch = task(name, params, dataset, on), watcher(name, params, settings, dataset, on.device)
+    with estimate.explained(section):
+        expected = estimate.Estimate(made, source, on)
+    with estimate.explained(section, expected), devices.tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log:
+        described = expected.describe(settings.steps)
+        print(f"{name}: {described}", flush=True) if on.is_main_process else None
+        state = fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)
+    if on.is_main_process:
+        finish(made, state, folder, on.device, best=name == "gan")
+    on.wait_for_everyone()

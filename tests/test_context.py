@@ -55,22 +55,22 @@ def brightness(images):
 
 def test_images_follow_what_they_are_asked_to_be(dataset, weights):
     table = {"class": np.arange(40) % 2, "theta_E": np.repeat([1.2, 2.8], 20), "q": np.full(40, 0.75), "gamma": np.full(40, 0.1)}
-    images = generate.Generator(recipe(), "m", dataset, weights).draw(40, table=table)
+    images = generate.load(recipe(), "m", dataset, weights).draw(40, table=table)
     side = brightness(images)
     assert ((side[:, 1] > side[:, 0]) == (table["class"] == 1)).all()
     faint, bright = side.max(1)[:20], side.max(1)[20:]
     assert abs(faint.mean() / 1.2 - 1) < 0.25 and abs(bright.mean() / 2.8 - 1) < 0.25      # the blob's peak is theta_E, its 2x3 mean about 0.9
-    free = generate.Generator(recipe(), "free", dataset, weights).draw(40, table=table)
+    free = generate.load(recipe(), "free", dataset, weights).draw(40, table=table)
     asked_and_got = (brightness(free).argmax(1) == table["class"]).mean()
     assert 0.2 < asked_and_got < 0.8                                    # without guidance the class is chance
 
 
 def test_guidance_costs_two_evaluations_and_one_without_context_none(dataset, weights):
-    assert [generate.Generator(recipe(), name, dataset, weights).nfe for name in ("m", "guided")] == [12, 24]
+    assert [generate.load(recipe(), name, dataset, weights).nfe for name in ("m", "guided")] == [12, 24]
 
 
 def test_without_a_table_contexts_are_those_of_training_images_and_belong_to_the_seed(dataset, weights):
-    generator = generate.Generator(recipe(), "m", dataset, weights)
+    generator = generate.load(recipe(), "m", dataset, weights)
     asked = generator.asked(50, seed=1)
     pairs = set(zip(dataset.truth["theta_E"][dataset.train].tolist(), dataset.labels[dataset.train].tolist(), strict=True))
     assert {(t, c) for t, c in zip(asked["theta_E"].tolist(), asked["class"].tolist(), strict=True)} <= pairs

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lensnb import denoiser, dit, gan, params
+from lensnb import adversaries, denoiser, dit, gan, params
 from lensnb.blocks import Attention, Embedding, ScaleShift, ShuffleBlock, Style
 from lensnb.denoiser import Denoiser, loss
 from lensnb.dit import DiT
@@ -257,7 +257,7 @@ def test_a_recipe_makes_its_denoiser(network):
 
 
 def test_gan_networks_have_the_published_parts():
-    made, judge = gan.Generator(64, 1, 16, 8, low=-0.7, high=3.0), gan.Discriminator(1, 8)
+    made, judge = adversaries.Generator(64, 1, 16, 8, low=-0.7, high=3.0), adversaries.Discriminator(1, 8)
     kinds = [type(m) for m in made.modules()]
     assert kinds.count(nn.ConvTranspose2d) == kinds.count(nn.BatchNorm2d) == 4 and Attention in kinds
     images = made(100 * torch.randn(4, 16))

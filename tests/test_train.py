@@ -7,8 +7,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from lensnb import data, params, store, train
+from lensnb import batches, data, diffusion, estimate, params, store, train, watch
 from lensnb.errors import InputError
+
+
+STATE = {"step": 2, "history": [], "recent": [], "watched": [], "seconds": 1.0}
 
 
 class Cut(Exception):
@@ -28,8 +31,8 @@ def dataset(tmp_path):
 
 def recipe(**changes):
     tree = {"device": "cpu", "data": {"size": 32}, "model": {"width": 16, "dropout": 0.2, "context": "class"},
-            "train": {"steps": 7, "batch": 8, "warmup": 3, "log_every": 3, "checkpoint_every": 2},
-            "gan": {"steps": 7, "batch": 8, "width": 8, "latent": 8, "log_every": 3, "checkpoint_every": 2}}
+            "train": {"steps": 7, "batch": 8, "warmup": 3, "log_every": 3, "checkpoint_every": 2, "watch_every": 0},
+            "gan": {"steps": 7, "batch": 8, "width": 8, "latent": 8, "log_every": 3, "checkpoint_every": 2, "watch_every": 0}}
     for key, section in changes.items():
         tree[key] = tree.get(key, {}) | section
     return params.validate(tree, "test")
@@ -68,7 +71,7 @@ def test_training_lowers_the_loss(dataset, tmp_path):
 
 def test_the_rate_rises_stays_and_falls_to_zero():
     settings = recipe(train={"steps": 100, "warmup": 9, "cooldown": 0.5}).train
-    share = [train.rate_share(k, settings) for k in range(100)]
+    share = [diffusion.rate_share(k, settings) for k in range(100)]
     assert abs(share[0] - 0.1) < 1e-12 and share[9:50] == [1.0] * 41
     assert max(abs(s - (100 - k) / 51) for k, s in enumerate(share[50:], 50)) < 1e-12 and share[-1] < 0.02
 
@@ -79,7 +82,7 @@ def test_one_cycle_is_torchs_own():
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.3, total_steps=200, pct_start=0.25)
     settings = recipe(train={"steps": 200, "shape": "onecycle", "warmup": 0.25}).train
     for k in range(200):
-        assert abs(0.3 * train.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
+        assert abs(0.3 * diffusion.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
         optimiser.step()
         if k < 199:
             theirs.step()
@@ -87,14 +90,14 @@ def test_one_cycle_is_torchs_own():
 
 def test_the_cosine_rate_rises_and_falls_to_zero():
     settings = recipe(train={"steps": 110, "shape": "cosine", "warmup": 10}).train
-    share = [train.rate_share(k, settings) for k in range(110)]
+    share = [diffusion.rate_share(k, settings) for k in range(110)]
     assert np.abs(np.diff(share[:10]) - 1 / 11).max() < 1e-12 and share[10] == 1
     assert abs(share[60] - 0.5) < 1e-12 and share[-1] < 1e-3 and min(np.diff(share[:11])) > 0 > max(np.diff(share[10:]))
 
 
 def test_linear_decay_is_a_trapezium_without_plateau():
     settings = recipe(train={"steps": 50, "warmup": 0, "cooldown": 1.0}).train
-    share = [train.rate_share(k, settings) for k in range(50)]
+    share = [diffusion.rate_share(k, settings) for k in range(50)]
     assert np.abs(np.array(share) - (50 - np.arange(50)) / 51).max() < 1e-12
 
 
@@ -136,7 +139,7 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
     train.train("diffusion", p, dataset, whole)
     loss = store.read_table(whole / "history.csv")["loss"]
     assert np.isfinite(loss).all() and loss[-1] < loss[0]
-    step = train.DiffusionTask.step
+    step = diffusion.DiffusionTask.step
 
     def cut_short(self, k, *batch):
         if k == 41:
@@ -144,7 +147,7 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
         return step(self, k, *batch)
 
     with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(train.DiffusionTask, "step", cut_short)
+        patch.setattr(diffusion.DiffusionTask, "step", cut_short)
         train.train("diffusion", p, dataset, parts)
     train.train("diffusion", p, dataset, parts)
     assert store.sha256(whole / "model.safetensors") == store.sha256(parts / "model.safetensors")
@@ -152,12 +155,12 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
 
 def test_mirrored_images_are_mirrored_left_to_right_alone():
     x = torch.arange(6.0).view(1, 1, 2, 3)
-    seen = {tuple(image.flatten().tolist()) for image in train.random_mirror(x.repeat(50, 1, 1, 1), torch.Generator().manual_seed(0))}
+    seen = {tuple(image.flatten().tolist()) for image in batches.random_mirror(x.repeat(50, 1, 1, 1), torch.Generator().manual_seed(0))}
     assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
 
 
 def test_ramped_average_is_the_recursion_written_out():
-    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1, bias=False), avg_fn=train.ramped_average(0.1))
+    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1, bias=False), avg_fn=diffusion.ramped_average(0.1))
     values, expected = [3.0, -1.0, 4.0, 1.0, -5.0], None
     for n, value in enumerate(values):
         model = torch.nn.Linear(1, 1, bias=False)
@@ -169,18 +172,18 @@ def test_ramped_average_is_the_recursion_written_out():
 
 def test_batches_go_through_every_image_before_any_comes_again():
     images = torch.arange(10.0).view(10, 1, 1, 1)
-    batches = train.Batches(images, images[:, 0, 0], 4, "none", seed=5)
-    drawn = torch.cat([batches(k, None)[0].flatten() for k in range(5)])
+    made = train.Batches(images, images[:, 0, 0], 4, "none", seed=5)
+    drawn = torch.cat([made(k, None)[0].flatten() for k in range(5)])
     assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
     assert drawn[:10].tolist() != drawn[10:].tolist()
-    x, context = batches(2, None)
+    x, context = made(2, None)
     assert torch.equal(x.flatten(), context.flatten())
 
 
 def test_symmetries_are_the_eight_of_the_square():
     x = torch.arange(9.0).view(1, 1, 3, 3)
     seen = {tuple(image.flatten().tolist()) for image in
-            train.random_symmetry(x.repeat(400, 1, 1, 1), torch.Generator().manual_seed(0))}
+            batches.random_symmetry(x.repeat(400, 1, 1, 1), torch.Generator().manual_seed(0))}
     flips = [np.rot90(m, k) for m in (x[0, 0].numpy(), x[0, 0].numpy().T) for k in range(4)]
     assert seen == {tuple(m.flatten().tolist()) for m in flips}
 
@@ -191,7 +194,7 @@ def test_a_batch_above_the_training_images_is_refused(dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_state(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.DiffusionTask, "step", lambda self, k, *batch: {"loss": float("nan") if k == 5 else 1.0})
+    monkeypatch.setattr(diffusion.DiffusionTask, "step", lambda self, k, *batch: {"loss": float("nan") if k == 5 else 1.0})
     with pytest.raises(InputError, match=r"loss is not finite at step 6; the last good state is .*checkpoint.pt"):
         train.train("diffusion", recipe(), dataset, tmp_path)
 
@@ -200,14 +203,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_state(d
 def test_a_checkpoint_that_is_not_ours_is_refused(damage, dataset, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     task = train.task("diffusion", recipe(), dataset, train.accelerator("cpu"))
-    train.save(task, path, {"step": 2, "history": [], "sums": {}, "seconds": 1.0})
+    train.save(task, path, STATE)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
     elif damage == "random":
         path.write_bytes(np.random.default_rng(0).bytes(5000))
     elif damage == "other":
         train.save(train.task("diffusion", recipe(model={"width": 24}), dataset, train.accelerator("cpu")), path,
-                   {"step": 2, "history": [], "sums": {}, "seconds": 1.0})
+                   STATE)
     else:
         class Evil:
             def __reduce__(self):
@@ -238,14 +241,186 @@ def test_the_gans_two_updates_touch_their_own_network_only(dataset):
             original(*a, **k)
             updates.append((name, not torch.equal(before[0], weights(task.generator)), not torch.equal(before[1], weights(task.judge))))
         optimiser.step = spy
-    task.step(0, x, None, generator)
+    task.step(0, x, torch.eye(2)[torch.arange(8) % 2], generator)
     assert updates == [("adam_d", False, True)] * 2 + [("adam_g", True, False)]
 
 
 def test_scaled_images_are_what_the_network_trains_on(dataset, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train.DiffusionTask, "step", lambda self, k, x, *rest: seen.append(x) or {"loss": 1.0})
+    monkeypatch.setattr(diffusion.DiffusionTask, "step", lambda self, k, x, *rest: seen.append(x) or {"loss": 1.0})
     train.train("diffusion", recipe(train={"steps": 9, "batch": 4, "flips": "none"}), dataset, tmp_path)
     expected = dataset.scaling.forward(np.asarray(dataset.images)[dataset.train])
     assert np.abs(np.sort(torch.cat(seen).flatten().numpy()) - np.sort(expected.flatten())).max() < 1e-6
     assert dataclasses.asdict(dataset.scaling)["kind"] == "asinh"
+
+
+# What surrounds the loop ---------------------------------------------------------------------------
+
+def trained(folder, dataset, name="diffusion", **changes):
+    folder.mkdir(exist_ok=True)
+    train.train(name, recipe(**changes), dataset, folder)
+    return folder
+
+
+def test_images_read_by_workers_give_the_same_bits(dataset, tmp_path):
+    held, read = (trained(tmp_path / hold, dataset, train={"steps": 12, "hold": hold}) for hold in ("device", "disk"))
+    assert store.sha256(held / "model.safetensors") == store.sha256(read / "model.safetensors")
+    assert store.sha256(held / "history.csv") == store.sha256(read / "history.csv")
+
+
+def test_images_that_do_not_fit_stay_on_disk(dataset, monkeypatch):
+    kind = lambda: type(batches.source(dataset, None, recipe().train, 0, torch.device("cpu"))).__name__
+    assert kind() == "Batches"
+    monkeypatch.setattr(batches, "free_memory", lambda device: 36 * 4 * 32 * 32 * 3)
+    assert kind() == "Mapped"
+
+
+def test_batches_are_read_from_anywhere(dataset):
+    p = recipe(train={"hold": "disk"}).train
+    mapped = batches.source(dataset, None, p, 0, torch.device("cpu"))
+    held = batches.source(dataset, None, p.model_copy(update={"hold": "device"}), 0, torch.device("cpu"))
+    for k in (0, 1, 2, 7, 8, 3):
+        x, y = (made(k, torch.Generator().manual_seed(k))[0] for made in (mapped, held))
+        assert torch.equal(x, y)
+
+
+def test_the_estimate_leaves_no_trace(dataset):
+    made = train.task("gan", recipe(), dataset, train.accelerator("cpu"))
+    before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in (("g", made.generator), ("d", made.judge), ("e", made.model))}
+    context = torch.eye(2)[torch.arange(36) % 2]
+    source = train.Batches(torch.randn(36, 1, 32, 32), context, 8, "none", 0)
+    told = estimate.Estimate(made, source, train.accelerator("cpu")).describe(100)
+    assert "100 steps in about" in told and "GiB on cpu" in told
+    for name, net in (("g", made.generator), ("d", made.judge), ("e", made.model)):
+        assert all(torch.equal(v, before[name][k]) for k, v in net.state_dict().items())
+    assert not made.adam_g.state and not made.adam_d.state
+
+
+def test_memory_is_that_of_the_layers_and_falls_with_checkpointing(dataset):
+    """Oracle: of a chain of n linear layers and SiLUs autograd keeps the inputs, 2 n maps."""
+    net = torch.nn.Sequential(*(m for _ in range(5) for m in (torch.nn.Linear(64, 64), torch.nn.SiLU())))
+    saved = estimate.Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+        kept = net(torch.randn(1000, 64, requires_grad=True))
+    weights = 5 * 64 * 64 * 4
+    assert saved.total - weights == 10 * 1000 * 64 * 4 and kept.shape == (1000, 64)
+    source = train.Batches(torch.randn(36, 1, 32, 32), None, 8, "none", 0)
+    make = lambda **model: estimate.Estimate(train.task("diffusion", recipe(model={"context": "none", **model}), dataset, train.accelerator("cpu")),
+                                             source, train.accelerator("cpu")).image
+    assert make(checkpointing=True) < 0.7 * make()
+
+
+def test_what_a_person_watches(dataset, tmp_path):
+    folder = trained(tmp_path / "it", dataset, train={"steps": 9, "watch_every": 4})
+    table = store.read_table(folder / "watch.csv")
+    assert table["step"].tolist() == [4, 8, 9] and np.isfinite(table["kid"]).all() and (table["kid_error"] > 0).all() and (table["diversity"] > 0).all()
+    frames = [np.load(path) for path in sorted(folder.glob("watch-*.npy"))]
+    assert [f.shape for f in frames] == [(16, 1, 32, 32)] * 3 and not np.array_equal(frames[0], frames[2])
+    unwatched = trained(tmp_path / "other", dataset, train={"steps": 9})
+    assert store.sha256(folder / "model.safetensors") == store.sha256(unwatched / "model.safetensors")      # watching changes nothing
+    assert not list(unwatched.glob("watch*")) and not list(folder.glob("best*"))
+
+
+def test_the_gan_is_kept_as_it_was_best_and_collapse_is_said(dataset, tmp_path, monkeypatch, capsys):
+    seen = iter([{"kid": 0.3, "kid_error": 0.1, "diversity": 1.0}, {"kid": 0.1, "kid_error": 0.1, "diversity": 0.9},
+                 {"kid": 0.2, "kid_error": 0.1, "diversity": 0.2}])
+    nets = []
+
+    class Fake:
+        collapsed = 0.5
+
+        def __call__(self, net):
+            nets.append({k: v.clone() for k, v in net.state_dict().items()})
+            return next(seen), np.zeros((16, 1, 32, 32), np.float32)
+
+    monkeypatch.setattr(train, "watcher", lambda *a: Fake())
+    folder = trained(tmp_path / "it", dataset, "gan", gan={"steps": 6, "watch_every": 2})
+    kept = safetensors.torch.load_file(folder / "model.safetensors")
+    assert all(torch.equal(kept[k], nets[1][k]) for k in kept) and not all(torch.equal(kept[k], nets[2][k]) for k in kept)
+    assert capsys.readouterr().out.count("0.20 times as diverse as real ones") == 1
+
+
+def test_copies_of_one_image_are_not_diverse(dataset):
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    assert watch.diversity(np.repeat(rows[:1], 30, axis=0)) == 0
+    pairs = [np.linalg.norm(a - b) for i, a in enumerate(rows) for b in rows[:i]]
+    assert abs(watch.diversity(rows) - np.mean(pairs)) < 1e-12
+
+
+def test_what_is_watched_is_not_what_judges(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.normal(size=(600, 16, 16)).astype(np.float32))
+    data.prepare(params.Data(path=str(tmp_path / "images.npy"), size=16, holdout=0.4), 0, tmp_path / "data")
+    dataset, p = data.load(tmp_path / "data"), recipe(evaluate={"n": 100}, data={"size": 16}, model={"context": "none"})
+    judged = set(data.choose(dataset, 100, p.seed)[0])
+    seen = []
+
+    class Spy:
+        shape = dataset.images.shape
+
+        def __getitem__(self, rows):
+            seen.extend(np.atleast_1d(rows).tolist())
+            return dataset.images[rows]
+
+    made = watch.Watch(p, "diffusion", dataclasses.replace(dataset, images=Spy()), torch.device("cpu"))
+    assert made.against == "held-out images" and len(seen) == 140 and not judged & set(seen) and set(seen) <= set(dataset.heldout)
+
+
+def test_fp16_skips_what_overflows_counts_it_and_gives_up_where_all_does(dataset, tmp_path, monkeypatch):
+    """The scaler of torch on a CPU stands in for that of a GPU."""
+    real = train.accelerator
+
+    def scaled(*a):
+        made = real("cpu")
+        made.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        return made
+
+    monkeypatch.setattr(train, "accelerator", scaled)
+    plain = diffusion.denoiser.loss
+    calls = []
+
+    def overflow(*a, every):
+        calls.append(1)
+        return plain(*a) * (float("inf") if len(calls) % every == 0 else 1)
+
+    monkeypatch.setattr(diffusion.denoiser, "loss", lambda *a: overflow(*a, every=5))
+    folder = trained(tmp_path / "some", dataset, train={"steps": 30, "log_every": 10})
+    table = store.read_table(folder / "history.csv")
+    assert np.abs(table["skipped"] - 0.2).max() < 1e-12
+    assert all(torch.isfinite(w).all() for w in safetensors.torch.load_file(folder / "model.safetensors").values())
+    monkeypatch.setattr(diffusion.denoiser, "loss", lambda *a: overflow(*a, every=1))
+    with pytest.raises(InputError, match="fp16 skipped most updates before step 10; set train.precision"):
+        trained(tmp_path / "all", dataset, train={"steps": 30, "log_every": 10})
+
+
+def test_fp16_on_a_cpu_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        train.accelerator("auto", "fp16")
+
+
+def test_losses_go_to_tensorboard_and_not_into_the_model(dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "run/models").mkdir(parents=True)
+    folder = trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "tensorboard", "watch_every": 9})
+    events = EventAccumulator(str(tmp_path / "run/tracking/diffusion/lensnb"))
+    events.Reload()
+    logged, table = events.Scalars("loss"), store.read_table(folder / "history.csv")
+    assert [e.step for e in logged] == table["step"].tolist() and np.abs(np.array([e.value for e in logged]) / table["loss"] - 1).max() < 1e-6
+    assert events.Scalars("kid") and {p.suffix for p in folder.iterdir()} == {".safetensors", ".csv", ".json", ".npy"}
+
+
+def test_weights_and_biases_works_offline(dataset, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    (tmp_path / "run/models").mkdir(parents=True)
+    trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "wandb"})
+    kept = list((tmp_path / "run/tracking/diffusion/wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(kept) == 1 and b"loss" in kept[0].read_bytes() and b"train.steps" in kept[0].read_bytes()
+
+
+def test_a_tracker_that_is_not_installed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="train.tracker: wandb is not installed; pip install wandb, or set it to none"):
+        train.accelerator("cpu", "fp32", "wandb")

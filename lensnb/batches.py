@@ -1,0 +1,118 @@
+"""Batches of training images, flipped and turned; batch k depends on (seed, k) alone.
+
+Images that fit stay on the device, so that a batch costs an index; others are read from their memory
+map by workers that run ahead. Both give the same bits.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import psutil
+import torch
+from torch.utils.data import DataLoader
+
+from lensnb.errors import InputError
+from lensnb.sampler import derived_seed
+
+BATCHES = 1         # purpose of derived seeds
+FITS = 0.25         # share of the free memory that images may take to stay on the device
+WORKERS = 2
+
+
+class Batches:
+    """Random batches of images (N, C, H, W), all on one device, and what belongs to them."""
+
+    def __init__(self, images, context, batch, flips, seed):
+        self.images, self.context, self.n = images, context, len(images)
+        self.batch, self.flips, self.seed = batch, flips, seed
+        if batch > self.n:
+            raise InputError(f"batch {batch} is above the {self.n} training images; lower it or bring more images")
+
+    @functools.lru_cache(maxsize=2)     # noqa: B019 - the loop holds the one instance anyway
+    def order(self, epoch):
+        """The images in the order of an epoch."""
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(derived_seed(self.seed, BATCHES, epoch)))
+
+    def rows(self, k):
+        """Which images batch k has, (B,)."""
+        place = range(k * self.batch, (k + 1) * self.batch)
+        return torch.stack([self.order(p // self.n)[p % self.n] for p in place])
+
+    def pick(self, k, rows):
+        """The images of batch k (B, C, H, W) on the device."""
+        return self.images[rows.to(self.images.device)]
+
+    def __call__(self, k, generator):
+        """Batch k: images (B, C, H, W), and their context (B, K) or None."""
+        rows = self.rows(k)
+        x = SYMMETRIES[self.flips](self.pick(k, rows), generator)
+        return x, None if self.context is None else self.context[rows.to(self.context.device)]
+
+
+class Mapped(Batches):
+    """The same batches read from a .npy file by workers.
+
+    index : which of the file's images are trained on (N,); forward : the scaling, user's units -> model units
+    """
+
+    def __init__(self, path, index, forward, device, context, batch, flips, seed):
+        super().__init__(index, context, batch, flips, seed)
+        self.reader, self.device, self.following, self.ahead = Reader(path, index, forward), device, None, None
+
+    def pick(self, k, rows):
+        """The images of batch k (B, C, H, W) on the device, read ahead where k follows the last one."""
+        if k != self.following:
+            following = (self.rows(j) for j in itertools.count(k))
+            self.ahead = iter(DataLoader(self.reader, batch_size=None, sampler=following, num_workers=WORKERS,
+                                         generator=torch.Generator(), pin_memory=self.device.type == "cuda"))
+        self.following = k + 1
+        return next(self.ahead).to(self.device, non_blocking=True)
+
+
+class Reader(torch.utils.data.Dataset):
+    """Scaled images of a .npy file by their rows; each worker opens the file for itself."""
+
+    def __init__(self, path, index, forward):
+        self.path, self.index, self.forward, self.images = path, index, forward, None
+
+    def __getitem__(self, rows):
+        if self.images is None:
+            self.images = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return self.forward(torch.from_numpy(self.images[self.index[rows.numpy()]]))
+
+
+def source(dataset, context, settings, seed, device):
+    """The Batches of a Dataset's training images for `settings`, a section of the recipe; context (N, K) of all images or None."""
+    needed, hold = 4 * len(dataset.train) * dataset.images[0].size, settings.hold
+    if hold == "auto":
+        hold = "device" if needed < FITS * free_memory(device) else "disk"
+    context = None if context is None else context[dataset.train].to(device)
+    rest = context, settings.batch, settings.flips, seed
+    if hold == "disk":
+        return Mapped(dataset.images.filename, dataset.train, dataset.scaling.forward, device, *rest)
+    return Batches(dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(device), *rest)
+
+
+def free_memory(device):
+    """Bytes that are free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def random_mirror(x, generator):
+    """Each image of x (B, C, H, W) as it is or mirrored left to right."""
+    mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+    return torch.where(mirrored, x.flip(3), x)
+
+
+def random_symmetry(x, generator):
+    """Each image of x (B, C, H, W) under one of the 8 flips and quarter turns of the square."""
+    ways = torch.randint(8, (len(x),), generator=generator, device=x.device)
+    out = torch.empty_like(x)
+    for way in range(8):
+        turned = torch.rot90(x[ways == way], way % 4, (2, 3))
+        out[ways == way] = turned.flip(3) if way >= 4 else turned
+    return out
+
+
+SYMMETRIES = {"square": random_symmetry, "mirror": random_mirror, "none": lambda x, generator: x}
