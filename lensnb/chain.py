@@ -61,6 +61,14 @@ def train_model(run, name):
     return store.read_table(folder / "history.csv")
 
 
+def load_watched(run, name):
+    """What was watched in the training of a generator: (columns of watch.csv, frames (F, N, C, H, W)); None where nothing was."""
+    folder = run.need(f"models/{name}")
+    if not (folder / "watch.csv").is_file():
+        return None
+    return store.read_table(folder / "watch.csv"), np.stack([np.load(path) for path in sorted(folder.glob("watch-*.npy"))])
+
+
 def load_generator(run, method):
     """The trained `generate.Generator` of a method of the recipe, such as "ddim"."""
     from lensnb import generate

@@ -10,9 +10,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 REAL = "#222222"
 METRICS = {"fld": "Frechet lens distance", "fld_by_class": "the same, by class", "kid": "kernel distance", "told_apart": "told from real (AUC)",
+           "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "lenses_found": "found to be lenses", "usefulness": "usefulness in training",
            "readings": "lens parameters, as read", "intensity": "pixel intensities", "spectrum": "power spectrum", "profile": "radial profile",
            "noise_level": "noise level", "total_flux": "total flux", "ring_radius": "ring radius", "peak_counts": "peak counts",
-           "minkowski": "Minkowski functionals", "scattering": "wavelet scattering",
+           "ellipticity": "ellipticity", "multipoles": "multipoles", "minkowski": "Minkowski functionals", "scattering": "wavelet scattering",
            "lens_fit": "lens-model fit"}
 METHODS = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
@@ -91,15 +92,65 @@ def gallery(rows, columns=8, pixel_scale=None, span=None):
 
 @styled
 def history(tables):
-    """Training losses against images seen; `tables` maps a generator to the columns of its history.csv."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(3.8 * len(tables), 2.6), squeeze=False, layout="constrained")
+    """Training losses and learning rate against images seen; `tables` maps a generator to the columns of its history.csv."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.2 * len(tables), 2.6), squeeze=False, layout="constrained")
     for axis, (generator, table) in zip(axes[0], tables.items(), strict=True):
-        for key in (k for k in table if k not in ("step", "images")):
+        for key in (k for k in table if k not in ("step", "images", "rate", "skipped")):
             axis.plot(table["images"], table[key], label=key)
+        if "rate" in table:
+            right = axis.twinx()
+            right.plot(table["images"], table["rate"], color="0.6", ls=":", label="rate")
+            right.set(ylabel="learning rate (dotted)", ylim=(0, None))
+            right.spines["right"].set_visible(True)
         axis.set(xlabel="training images seen", ylabel="loss, accuracy" if "accuracy" in table else "loss", title=generator)
         axis.legend()
     axes[0][0].set_yscale("log")
     return figure
+
+
+@styled
+def watched(tables):
+    """Kernel distance to real images and diversity along the training; `tables` maps a generator to the columns of its watch.csv."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
+    for generator, table in tables.items():
+        shade = colour("gan" if generator == "gan" else "ddpm")
+        left.errorbar(table["images"], table["kid"], yerr=table["kid_error"], color=shade, marker="o", ms=3, lw=1, label=generator)
+        right.plot(table["images"], table["diversity"], color=shade, marker="o", ms=3, lw=1, label=generator)
+    left.set_yscale("symlog", linthresh=max(max(table["kid_error"]) for table in tables.values()))
+    left.axhline(0, color=REAL, lw=0.8, ls="--")
+    right.axhline(1, color=REAL, lw=0.8, ls="--", label="real")
+    left.set(xlabel="training images seen", ylabel="kernel distance (KID) to real images")
+    right.set(xlabel="training images seen", ylabel="diversity / that of real images", ylim=(0, None))
+    right.legend()
+    return figure
+
+
+@styled
+def progress(steps, frames, rows=4, columns=8):
+    """What was drawn along a training from the same latents: frames (F, N, C, H, W), one row a step, at most `rows` of them."""
+    span = limits(frames[-1])
+    shown = np.linspace(0, len(frames) - 1, min(rows, len(frames))).round().astype(int)
+    figure, axes = plt.subplots(len(shown), columns, figsize=(columns, 1.02 * len(shown)), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    for line, f in zip(axes, shown, strict=True):
+        for axis, image in zip(line, frames[f], strict=False):
+            _show(axis, image, span)
+        line[0].set_ylabel(f"{int(steps[f])} steps", fontsize=7)
+    return figure
+
+
+def animation(frames, path, columns=8, zoom=2, seconds=0.4):
+    """Save frames (F, N, C, H, W) as a GIF, `columns` images in a row, the last frame shown longest."""
+    from PIL import Image
+
+    span, rows = limits(frames[-1]), frames.shape[1] // columns
+    grey = stretch(frames[:, :rows * columns].mean(axis=2), *span)[:, :, ::-1]          # (F, N, H, W), origin below
+    f, _, h, w = grey.shape
+    sheets = grey.reshape(f, rows, columns, h, w).swapaxes(2, 3).reshape(f, rows * h, columns * w)
+    colours = (plt.get_cmap("inferno")(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+    pages = [Image.fromarray((sheet * 255).round().astype(np.uint8), mode="P").resize((zoom * columns * w, zoom * rows * h)) for sheet in sheets]
+    for page in pages:
+        page.putpalette(colours.tobytes())
+    pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], loop=0, duration=[1000 * seconds] * (f - 1) + [3000])
 
 
 @styled
@@ -127,6 +178,20 @@ def filmstrip(table, x, x0, image=0, frames=8, span=None):
         _show(column[1], x0[f, image], span)
     axes[0][0].set_ylabel("x")
     axes[1][0].set_ylabel("predicted $x_0$")
+    return figure
+
+
+@styled
+def walk(table, frames, images=3, columns=9, span=None):
+    """Interpolation strip: a few images (rows) of frames (F, N, C, H, W) along a walk through the latent space."""
+    shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    rows = min(images, frames.shape[1])
+    figure, axes = plt.subplots(rows, len(shown), figsize=(len(shown), 1.05 * rows), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    span = span or limits(frames)
+    for column, f in zip(axes.T, shown, strict=True):
+        for axis, image in zip(column, frames[f], strict=False):
+            _show(axis, image, span)
+        column[0].set_title(f"{table['angle_deg'][f]:.0f}°", fontsize=7)
     return figure
 
 

@@ -189,6 +189,8 @@ class Method(Section):
             raise ValueError("a diffusion method needs `sampler` and `steps`")
         if self.model == "gan" and (self.sampler or self.steps):
             raise ValueError("a GAN method takes neither `sampler` nor `steps`")
+        if self.model == "gan" and self.guidance != 1:
+            raise ValueError("a GAN follows its context as it was trained; leave out `guidance`")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         return self

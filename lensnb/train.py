@@ -6,6 +6,7 @@ All randomness of step k is seeded by (seed, k), so that a resumed training draw
 uninterrupted one and nothing but the parts has to be restored.
 """
 
+import importlib.util
 import math
 import os
 import signal
@@ -56,7 +57,7 @@ def fit(task, batches, settings, seed, folder, device, keep=None, watch=None, lo
             if done in (keep or {}):
                 write_weights(task, folder / keep[done])
             if watch and main_process() and (last or due(done, settings.watch_every)):
-                log(observe(watch, task, state, folder), done)
+                log(observe(watch, task, state, folder, settings.batch), done)
             state["seconds"] = time.time() - clock
             if not last and (stopped.by or due(done, settings.checkpoint_every)):
                 drain(state, checkpoint)
@@ -108,10 +109,10 @@ def main_process():
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def observe(watch, task, state, folder):
+def observe(watch, task, state, folder, batch):
     """Enter what the watch sees into the state, keep its images and, where it is the best so far, the weights."""
     row, images = watch(task.model.module)
-    state["watched"].append({"step": state["step"], **row})
+    state["watched"].append({"step": state["step"], "images": state["step"] * batch, **row})
     with store.atomic(folder / f"watch-{state['step']:07d}.npy", "wb") as file:
         np.save(file, images, allow_pickle=False)
     print(f"step {state['step']}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
@@ -189,8 +190,19 @@ def finish(task, state, folder, device, best):
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
             store.write_table(folder / f"{name}.csv", {key: [row[key] for row in rows] for key in rows[0]})
+    animate(folder)
     store.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def animate(folder):
+    """Write what was watched as progress.gif, where there is something to see it with."""
+    paths = sorted(folder.glob("watch-*.npy"))
+    if len(paths) > 1 and importlib.util.find_spec("matplotlib"):
+        from lensnb import plots
+
+        with store.atomic(folder / "progress.gif", "wb") as file:
+            plots.animation(np.stack([np.load(path, allow_pickle=False) for path in paths]), file)
 
 
 # A generator of a recipe ---------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from PIL import Image
 from lensnb import denoiser, params, run, schedule, smoke, store, train
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ("context_unet", "mnist", "imagenet100", "ddim_noise_level", "deeplense_ddim")
+DENOISERS = ("context_unet", "mnist", "imagenet100", "ddim_noise_level", "deeplense_ddim")
+PUBLISHED = (*DENOISERS, "deeplense_gan", "gan_modern")
 
 
 def recipe(name, overrides=""):
@@ -46,8 +47,10 @@ def test_a_published_system_runs_to_the_end(name, photographs, tmp_path, monkeyp
         assert images.shape == (n, channels, size, size) and np.isfinite(images).all() and images.std() > 0
         found = store.read_json(made / "evaluation" / method / "metrics.json")["metrics"]
         assert all(np.isfinite([m["value"], m["error"], m["floor"], m["floor_error"]]).all() for m in found.values())
-    history = store.read_table(made / "models/diffusion/history.csv")
-    assert np.isfinite(history["loss"]).all() and (made / "samples" / method / "context.csv").is_file() == (p.model.context != "none")
+    for model in {m.model for m in p.sample.methods.values()}:
+        history, watched = (store.read_table(made / f"models/{model}/{name}.csv") for name in ("history", "watch"))
+        assert all(np.isfinite(c).all() for c in (*history.values(), *watched.values()))
+    assert (made / "samples" / method / "context.csv").is_file() == (p.model.context != "none")
     source = store.read_json(made / "data/dataset.json")["source"]
     assert {"mnist": "scikit-learn's handwritten digits", "imagenet100": "photographs"}.get(name, "simulated") in source
 
@@ -70,7 +73,7 @@ def test_mnists_forward_process_is_the_closed_form_and_not_the_original_slip():
 
 
 def test_published_numbers_stand_in_the_recipes():
-    c, m, i, k, d = map(recipe, PUBLISHED)
+    c, m, i, k, d = map(recipe, DENOISERS)
     assert (c.diffusion.timesteps, c.diffusion.beta_1, c.diffusion.beta_T, c.train.epochs, c.train.batch) == (1500, 1e-4, 0.02, 200, 128)
     assert (c.model.width, c.model.block, c.model.norm, len(c.model.multipliers), c.model.context) == (64, "context", "batch", 4, "physics")
     assert {25, 50, 75, 100, 125, 150, 175, 199} <= set(c.train.keep)
@@ -80,10 +83,12 @@ def test_published_numbers_stand_in_the_recipes():
     assert (i.train.rate, i.train.decay, i.train.shape, i.train.epochs, i.train.batch, i.train.clip) == (2e-4, 1e-4, "cosine", 16, 64, 1.0)
     assert (k.model.embed, k.model.norm, k.model.attention, k.diffusion.schedule, k.diffusion.level) == ("input", "batch_plain", (), "signal_rate", "variance")
     assert (d.train.rate, d.train.epochs, d.train.batch, d.train.accumulate, d.train.precision) == (5e-5, 30, 64, 4, "bf16")
+    g = recipe("deeplense_gan").gan
+    assert (g.kind, g.epochs, g.batch, g.rate, g.betas, g.critic_updates, g.smoothing) == ("published", 100, 64, 2e-4, (0.5, 0.999), 3, 0.1)
     assert d.sample.methods["ddim"].steps == 100 and d.sample.methods["ddpm"].steps == 1000 and d.model.checkpointing
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", DENOISERS)
 def test_the_first_loss_of_noise_prediction_is_one(name):
     """The last convolution starts at zero, so that the first mean squared error is that of unit noise."""
     import torch

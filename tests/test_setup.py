@@ -54,7 +54,7 @@ def test_the_lock_satisfies_the_declared_bounds():
 def test_training_needs_nothing_but_the_core():
     """With every other package hidden, data, training and sampling are importable."""
     hidden = ("caustics", "astropy", "scipy", "skimage", "matplotlib", "seaborn", "pandas", "ipywidgets", "papermill",
-              "nbformat", "IPython", "snakemake", "tqdm", "sklearn", "PIL")
+              "nbformat", "IPython", "snakemake", "sklearn", "PIL")
     code = ("import sys\n"
             f"for name in {hidden!r}: sys.modules[name] = None\n"
             "import lensnb\n"
