@@ -1,4 +1,4 @@
-"""The networks of the GANs: generators (latent, context) -> image, discriminators (image, context) -> logits.
+"""The published GAN's networks: generator (latent, context) -> image, discriminator (image, context) -> logits.
 
 After the DeepLense GAN: transposed convolutions with batch norm and self-attention against a patch
 discriminator with spectral norm (Zhang et al. 2019, arXiv:1805.08318; Miyato et al. 2018,
@@ -21,7 +21,7 @@ class Generator(nn.Module):
     def __init__(self, size=64, channels=1, latent=64, width=32, context=0, low=-1.0, high=1.0):
         super().__init__()
         widths = [8 * width, 4 * width, 2 * width, width, width // 2]
-        self.latent, self.first = latent, (widths[0], size // 2**BLOCKS, size // 2**BLOCKS)
+        self.shapes, self.first = ((latent,),), (widths[0], size // 2**BLOCKS, size // 2**BLOCKS)      # shapes: what is drawn for an image
         self.project = nn.Linear(latent + context, self.first[0] * self.first[1] * self.first[2])
         blocks = [self._block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         self.body = nn.Sequential(*blocks[:2], Attention(widths[2], heads=1), *blocks[2:], nn.Conv2d(widths[4], channels, 3, padding=1))
@@ -39,7 +39,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Image (B, channels, size, size) and context (B, K) or None -> one logit for each patch (B, 1, h, w)."""
 
-    def __init__(self, channels=1, width=32, context=0):
+    def __init__(self, size=64, channels=1, width=32, context=0):
         super().__init__()
         conv = lambda a, b, k, s: spectral_norm(nn.Conv2d(a, b, k, s, padding=1))
         widths = [channels, width, 2 * width, 4 * width]
@@ -52,6 +52,3 @@ class Discriminator(nn.Module):
         h = self.body(x)
         fits = 0 if context is None else (h * self.embed(context)[:, :, None, None]).sum(1, keepdim=True)     # (B, 1, h, w)
         return self.head(h) + fits
-
-
-NETWORKS = {"published": (Generator, Discriminator)}

@@ -46,7 +46,8 @@ class Batches:
     def __call__(self, k, generator):
         """Batch k: images (B, C, H, W), and their context (B, K) or None."""
         rows = self.rows(k)
-        x = SYMMETRIES[self.flips](self.pick(k, rows), generator)
+        x = self.pick(k, rows)
+        x = turned(x, ways(self.flips, len(x), generator, x.device))
         return x, None if self.context is None else self.context[rows.to(self.context.device)]
 
 
@@ -99,20 +100,19 @@ def free_memory(device):
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def random_mirror(x, generator):
-    """Each image of x (B, C, H, W) as it is or mirrored left to right."""
-    mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
-    return torch.where(mirrored, x.flip(3), x)
+WAYS = {"none": (0,), "mirror": (0, 4), "square": tuple(range(8))}     # flips: which of the square's symmetries an image may take
 
 
-def random_symmetry(x, generator):
-    """Each image of x (B, C, H, W) under one of the 8 flips and quarter turns of the square."""
-    ways = torch.randint(8, (len(x),), generator=generator, device=x.device)
+def ways(flips, n, generator, device):
+    """Which of the eight symmetries each of n images takes, (n,): quarter turns, from 4 on mirrored left to right after them."""
+    allowed = torch.tensor(WAYS[flips], device=device)
+    return allowed[torch.randint(len(allowed), (n,), generator=generator, device=device)]
+
+
+def turned(x, ways):
+    """Each image of x (B, C, H, W) under its symmetry, as of `ways`."""
     out = torch.empty_like(x)
-    for way in range(8):
-        turned = torch.rot90(x[ways == way], way % 4, (2, 3))
-        out[ways == way] = turned.flip(3) if way >= 4 else turned
+    for way in ways.unique().tolist():
+        some = torch.rot90(x[ways == way], way % 4, (2, 3))
+        out[ways == way] = some.flip(3) if way >= 4 else some
     return out
-
-
-SYMMETRIES = {"square": random_symmetry, "mirror": random_mirror, "none": lambda x, generator: x}

@@ -2,122 +2,124 @@
 
 published : cross entropy with smoothed labels (Salimans et al. 2016, arXiv:1606.03498), as in the
 DeepLense GAN; modern : the relativistic pairing loss with zero-centred gradient penalties on real and
-on generated images (Huang et al. 2024, arXiv:2501.05441).
+on generated images (R3GAN; Huang et al. 2024, arXiv:2501.05441).
 """
+
+import math
 
 import torch
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+from lensnb import adversaries, batches, modern, update
 from lensnb import context as contexts
-from lensnb import devices
-from lensnb.adversaries import NETWORKS
+
+GRAIN_IMAGES = 500       # training images on which the pixel noise is measured
+NETWORKS = {"published": adversaries, "modern": modern}
 
 
 def untrained(params, dataset):
     """The untrained generator of a recipe, for the images of a Dataset."""
-    channels, size = dataset.images.shape[1], dataset.images.shape[-1]
-    made = NETWORKS[params.gan.kind][0]
-    return made(size, channels, params.gan.latent, params.gan.width, contexts.width(params.model.context, dataset),
-                dataset.scaling.low, dataset.scaling.high)
+    channels, size = dataset.images.shape[1:3]
+    context, scaling = contexts.width(params.model.context, dataset), dataset.scaling
+    return NETWORKS[params.gan.kind].Generator(size, channels, params.gan.latent, params.gan.width, context, scaling.low, scaling.high)
 
 
 def judge(params, dataset):
     """The untrained discriminator of a recipe."""
-    made = NETWORKS[params.gan.kind][1]
-    return made(dataset.images.shape[1], params.gan.width, contexts.width(params.model.context, dataset))
+    channels, size = dataset.images.shape[1:3]
+    return NETWORKS[params.gan.kind].Discriminator(size, channels, params.gan.width, contexts.width(params.model.context, dataset))
 
+
+# What the two want: (logits of real images, of generated ones) -> a scalar --------------------------
 
 def smoothed(logits, real, smoothing):
     """Cross entropy of logits against the label 1 - smoothing (real) or smoothing (generated)."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 1 - smoothing if real else smoothing))
 
 
+def pairing(better, worse):
+    """Relativistic pairing loss of logits of equal shape: softplus(-(better - worse)) (R3GAN, eq. 2)."""
+    return F.softplus(worse - better).mean()
+
+
+LOSSES = {      # (critic, generator); the published generator aims at the label 1 itself
+    "published": (lambda real, fake, smoothing: smoothed(real, True, smoothing) + smoothed(fake, False, smoothing),
+                  lambda real, fake: smoothed(fake, True, 0)),
+    "modern": (lambda real, fake, smoothing: pairing(real, fake), lambda real, fake: pairing(fake, real.detach()))}
+
+
 def steepness(logits, x):
-    """Squared norm of the gradient of the logits with respect to each image x, (B,)."""
-    slope, = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    return slope.square().sum((1, 2, 3))
+    """Squared norm of the logits' gradient at the images x (B, C, H, W), added up over them: R1 and R2 where x holds real and generated ones."""
+    slope, = torch.autograd.grad(logits.sum(), x, create_graph=True)    # an image's logit depends on that image alone
+    return slope.square().sum()
 
 
-class Published:
-    """Cross entropy; the generator aims at the label 1 itself."""
-
-    def __init__(self, settings):
-        self.smoothing = settings.smoothing
-
-    def critic(self, judge, real, fake, context):
-        """Loss of the discriminator, and the logits of real and generated images."""
-        a, b = judge(real, context), judge(fake, context)
-        return smoothed(a, True, self.smoothing) + smoothed(b, False, self.smoothing), a, b
-
-    def generator(self, judge, real, fake, context):
-        """Loss of the generator."""
-        return smoothed(judge(fake, context), True, 0)
-
-
-class Relativistic:
-    """Each generated image against a real one; gamma / 2 times R1 + R2 keeps the discriminator from running away."""
-
-    def __init__(self, settings):
-        self.penalty = settings.penalty
-
-    def critic(self, judge, real, fake, context):
-        """Loss of the discriminator, and the logits of real and generated images."""
-        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-        a, b = judge(real, context), judge(fake, context)
-        steep = steepness(a, real) + steepness(b, fake)
-        return (F.softplus(b - a).mean() + self.penalty / 2 * steep.mean()), a, b
-
-    def generator(self, judge, real, fake, context):
-        """Loss of the generator."""
-        with torch.no_grad():
-            a = judge(real, context)
-        return F.softplus(a - judge(fake, context)).mean()
-
-
-LOSSES = {"published": Published, "modern": Relativistic}
+def penalty(k, settings):
+    """Weight gamma of the penalties at step k: it falls along the training, and what is computed at every few steps weighs as much more."""
+    if settings.kind != "modern" or k % settings.penalty_every:
+        return 0
+    return settings.penalty * (settings.penalty_end / settings.penalty) ** (k / settings.steps) * settings.penalty_every
 
 
 class GanTask:
     """One update: the discriminator `critic_updates` times, then the generator, then its average."""
 
+    pieces = 1
+
     def __init__(self, params, dataset, accelerator):
-        self.gan, self.accelerator, self.loss = params.gan, accelerator, LOSSES[params.gan.kind](params.gan)
+        self.gan, self.accelerator, (self.critic_loss, self.generator_loss) = params.gan, accelerator, LOSSES[params.gan.kind]
         place = lambda net: net.to(accelerator.device, memory_format=torch.channels_last)       # twice as fast on a CPU
         self.generator, self.judge = place(untrained(params, dataset)), place(judge(params, dataset))
-        adam = lambda net: torch.optim.Adam(net.parameters(), self.gan.rate, self.gan.betas, fused=devices.fused(accelerator.device.type))
+        if self.gan.kind == "modern":
+            some = dataset.images[dataset.train[::math.ceil(len(dataset.train) / GRAIN_IMAGES)]]
+            self.generator.grain.copy_(modern.noise_law(dataset.scaling.forward(torch.from_numpy(some)))[:, :, None, None])
+        adam = lambda net: torch.optim.Adam(net.parameters(), self.gan.rate, self.gan.betas, fused=update.fused(accelerator.device.type))
         self.adam_g, self.adam_d = adam(self.generator), adam(self.judge)
-        self.update_g, self.update_d = (devices.Update(*both, accelerator) for both in
+        self.update_g, self.update_d = (update.Update(*both, accelerator) for both in
                                         ((self.generator, self.adam_g), (self.judge, self.adam_d)))
-        self.model = AveragedModel(self.generator, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema))
-        self.pieces, self.nets = 1, (self.generator, self.judge)
+        self.model = AveragedModel(self.generator, avg_fn=update.ramped_average(self.gan.ema), use_buffers=True)
+        self.nets = self.generator, self.judge
         self.parts = {"generator": self.generator, "discriminator": self.judge, "ema": self.model,
-                      "adam_g": self.adam_g, "adam_d": self.adam_d, **devices.scaler(accelerator)}
+                      "adam_g": self.adam_g, "adam_d": self.adam_d, **update.scaler(accelerator)}
 
     def step(self, k, x, context, generator):
-        """Update both networks with the batch x (B, C, H, W); returns losses and the discriminator's accuracy."""
+        """Update both networks with the batch x (B, C, H, W); returns losses, the discriminator's accuracy and the rate."""
+        rate = update.pace(k, self.gan, self.adam_g, self.adam_d)
+        gamma = penalty(k, self.gan)
         for _ in range(self.gan.critic_updates):
-            loss_d = self.update_d(self._losses(self._critic, x, context, generator))
+            pairs = list(self._pairs(x, context, generator))
+            loss_d = self.update_d(self._critic(pair, gamma) for pair in pairs)
         self.judge.requires_grad_(False)
-        loss_g = self.update_g(self._losses(self._deceive, x, context, generator))
+        loss_g = self.update_g(self._deceive(pair) for pair in pairs)
         self.judge.requires_grad_(True)
         if not self.update_g.skipped:
             self.model.update_parameters(self.generator)
-        return {"generator": loss_g, "discriminator": loss_d, "accuracy": self.accuracy, **devices.skipped(self.update_d, self.update_g)}
+        accuracy = sum(((pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean()) / 2 * pair["share"] for pair in pairs)
+        return {"generator": loss_g, "discriminator": loss_d, "accuracy": self.accelerator.reduce(accuracy), "rate": rate,
+                **update.skipped(self.update_d, self.update_g)}
 
-    def _losses(self, of, x, context, generator):
-        latents = torch.randn(len(x), self.gan.latent, generator=generator, device=x.device)
-        for piece, share in devices.share((latents, x, context), self.pieces, self.accelerator):
+    def _pairs(self, x, context, generator):
+        """This process's real images, and as many generated ones, both to be seen under random symmetries."""
+        turn = lambda: batches.ways(self.gan.flips, len(x), generator, x.device)
+        drawn = [torch.randn(len(x), *shape, generator=generator, device=x.device) for shape in self.generator.shapes]
+        for (real, told, first, then, *noise), share in update.share((x, context, turn(), turn(), *drawn), self.pieces, self.accelerator):
             with self.accelerator.autocast():
-                value = of(*piece)
-            yield value * share
+                made = self.generator(*noise, context=told)
+            yield {"x": real, "made": made, "context": told, "turn": first, "turn again": then, "share": share}
 
-    def _critic(self, latents, real, context):
-        with torch.no_grad():
-            fake = self.generator(latents, context)
-        value, a, b = self.loss.critic(self.judge, real, fake, context)
-        self.accuracy = ((a > 0).float().mean() + (b < 0).float().mean()).detach() / 2
-        return value
+    def _critic(self, pair, gamma):
+        """Loss of the discriminator on a pair, with its penalties where gamma is not 0; notes the logits in the pair."""
+        both = torch.cat([pair["x"], batches.turned(pair["made"].detach(), pair["turn"])]).requires_grad_(gamma > 0)
+        with self.accelerator.autocast():
+            logits = self.judge(both, None if pair["context"] is None else pair["context"].repeat(2, 1))
+            pair["real"], pair["fake"] = logits.float().chunk(2)
+            loss = self.critic_loss(pair["real"], pair["fake"], self.gan.smoothing)
+        penalty = gamma / 2 * steepness(logits, both) / len(pair["x"]) if gamma else 0
+        return (loss + penalty) * pair["share"]
 
-    def _deceive(self, latents, real, context):
-        return self.loss.generator(self.judge, real, self.generator(latents, context), context)
+    def _deceive(self, pair):
+        """Loss of the generator on a pair that the discriminator has just seen."""
+        with self.accelerator.autocast():
+            fake = self.judge(batches.turned(pair["made"], pair["turn again"]), pair["context"])
+            return self.generator_loss(pair["real"], fake.float()) * pair["share"]

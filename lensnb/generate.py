@@ -68,14 +68,15 @@ class Gan:
 
     def images(self, seeds, context=None):
         """Finished images (B, C, H, W) in model units."""
-        return self.net(sampler.ImageNoise(seeds)((self.net.latent,), device=self.device), context)
+        noise = sampler.ImageNoise(seeds)
+        return self.net(*(noise(shape, device=self.device) for shape in self.net.shapes), context=context)
 
     def frames(self, seeds, count, context=None):
-        """`count` images on the great circle through two latents for each seed, (F, B, C, H, W)."""
+        """`count` images on the great circle through two latents for each seed, all else that is drawn held, (F, B, C, H, W)."""
         noise = sampler.ImageNoise(seeds)
-        a, b = noise((self.net.latent,), device=self.device), noise((self.net.latent,), device=self.device)
-        angle = np.linspace(0, 2 * np.pi, count)
-        x = torch.stack([self.net(np.cos(t) * a + np.sin(t) * b, context) for t in angle])
+        a, *rest = (noise(shape, device=self.device) for shape in self.net.shapes)
+        b, angle = noise(self.net.shapes[0], device=self.device), np.linspace(0, 2 * np.pi, count)
+        x = torch.stack([self.net(np.cos(t) * a + np.sin(t) * b, *rest, context=context) for t in angle])
         return {"step": list(range(count)), "angle_deg": np.degrees(angle).tolist()}, x, x
 
 

@@ -34,6 +34,7 @@ def execute(step, params):
     store.make_folder(folder)
     done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
     receipt.unlink(missing_ok=True)
+    os.environ["LENSNB_HEADLESS"] = "1"     # the kernel prints lines, no progress bar
     start = time.time()
     try:
         with contextlib.chdir(store.home()), _quiet():

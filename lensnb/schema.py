@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Fraction0 = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -128,6 +128,10 @@ class Optimiser(Section):
     epochs: Count | None = None                 # passes over the training images; takes the place of steps
     batch: int = Field(16, ge=2)                # images an update
     rate: float = Field(1e-3, gt=0, lt=1)       # learning rate
+    shape: Literal["trapezium", "cosine", "onecycle"] = "trapezium"     # of the learning rate over the steps
+    warmup: float = Field(100, ge=0)            # steps of warm-up, or the share of all steps if below 1
+    cooldown: float = Field(0.4, ge=0, le=1)    # trapezium: last share of the steps, over which the rate falls to zero
+    ema: Fraction = 0.1                         # EMA over this share of the steps so far
     flips: Literal["square", "mirror", "none"] = "square"   # square: flips and quarter turns, symmetries of lenses
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     hold: Literal["auto", "device", "disk"] = "auto"    # where the images are: disk for those that do not fit
@@ -143,29 +147,28 @@ class Train(Optimiser):
 
     accumulate: Count = 1                       # pieces that a batch is cut into, to save memory
     compile: bool = False                       # torch.compile: slow to start, faster on a GPU
-    shape: Literal["trapezium", "cosine", "onecycle"] = "trapezium"     # of the learning rate over the steps
-    warmup: float = Field(100, ge=0)            # steps of warm-up, or the share of all steps if below 1
-    cooldown: float = Field(0.4, ge=0, le=1)    # trapezium: last share of the steps, over which the rate falls to zero
     decay: float = Field(0.01, ge=0)            # AdamW weight decay
     clip: float = Field(1.0, gt=0)              # largest norm of the gradient
-    ema: Fraction = 0.1                         # EMA over this share of the steps so far
     drop_context: float = Field(0.1, ge=0, lt=1)    # share of contexts dropped, for guidance
 
 
 class Gan(Optimiser):
     """The GAN: networks, losses and their training."""
 
-    kind: Literal["published", "modern"] = "published"  # deconvolutions and cross entropy, or residual blocks and relativistic pairs
-    steps: Count = 500                          # generator updates
-    batch: int = Field(32, ge=2)
-    rate: float = Field(2e-4, gt=0, lt=1)
+    kind: Literal["published", "modern"] = "modern"     # deconvolutions and cross entropy, or residual blocks and relativistic pairs
+    steps: Count = 2000                         # updates of the generator
+    rate: float = Field(5e-4, gt=0, lt=1)
+    warmup: float = Field(50, ge=0)
+    cooldown: float = Field(0, ge=0, le=1)      # a discriminator that learns no more lets the generator drift
+    betas: tuple[Share, Share] = (0.5, 0.99)    # of Adam
     latent: Count = 64                          # length of the latent vector
-    width: int = Field(32, ge=8, multiple_of=4)     # channels at half resolution; coarser maps have 2, 4, 8 times as many
+    width: int = Field(32, ge=8, multiple_of=4)     # channels of the finest maps that carry the work; coarser ones have up to 4 (modern) or 8 times as many
     critic_updates: Count = 1                   # discriminator updates to one of the generator
     smoothing: float = Field(0.1, ge=0, lt=0.5)     # published: labels 1 - s for real and s for generated
-    penalty: float = Field(1.0, ge=0)           # modern: weight of the gradient penalties
-    betas: tuple[Fraction0, Fraction0] = (0.5, 0.999)   # of Adam
-    ema: float = Field(0.99, ge=0, lt=1)        # decay of the generator's average
+    penalty: float = Field(0.5, gt=0)           # modern: weight gamma of the gradient penalties, at first and at last
+    penalty_end: float = Field(0.05, gt=0)
+    penalty_every: Count = 4                    # modern: updates between two that compute the penalties, with as many times the weight
+    watch_every: int = Field(100, ge=0)
 
 
 class Method(Section):

@@ -100,7 +100,8 @@ def line(state, settings, progress, checkpoint):
 
 def bar(first, steps):
     """A progress bar with the time left where a person looks on; in a headless run nothing, and `line` prints instead."""
-    looked_on = sys.stderr.isatty() or ("ipykernel" in sys.modules and not os.environ.get("LENSNB_HEADLESS"))
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    looked_on = sys.stderr.isatty() or (shell is not None and not os.environ.get("LENSNB_HEADLESS"))
     return tqdm(total=steps, initial=first, unit="step", disable=not looked_on or not main_process())
 
 

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lensnb import adversaries, denoiser, dit, gan, params
+from lensnb import adversaries, data, denoiser, dit, gan, generate, modern, params, train
 from lensnb.blocks import Attention, Embedding, ScaleShift, ShuffleBlock, Style
 from lensnb.denoiser import Denoiser, loss
 from lensnb.dit import DiT
@@ -257,7 +258,7 @@ def test_a_recipe_makes_its_denoiser(network):
 
 
 def test_gan_networks_have_the_published_parts():
-    made, judge = adversaries.Generator(64, 1, 16, 8, low=-0.7, high=3.0), adversaries.Discriminator(1, 8)
+    made, judge = adversaries.Generator(64, 1, 16, 8, low=-0.7, high=3.0), adversaries.Discriminator(64, 1, 8)
     kinds = [type(m) for m in made.modules()]
     assert kinds.count(nn.ConvTranspose2d) == kinds.count(nn.BatchNorm2d) == 4 and Attention in kinds
     images = made(100 * torch.randn(4, 16))
@@ -277,3 +278,68 @@ def test_smoothed_loss_is_the_cross_entropy_with_its_labels():
     assert abs(gan.smoothed(-logits, False, 0.1) - expected) < 1e-6     # symmetric
 
 
+
+
+@pytest.mark.parametrize("nets", [adversaries, modern], ids=["published", "modern"])
+@pytest.mark.parametrize("size, channels, context", [(64, 1, 0), (32, 3, 4)])
+def test_gans_take_any_size_and_follow_a_context(nets, size, channels, context):
+    torch.manual_seed(0)
+    made, judge = nets.Generator(size, channels, 16, 8, context, -0.7, 3.0).eval(), nets.Discriminator(size, channels, 8, context).eval()
+    drawn = [torch.randn(6, *shape) for shape in made.shapes]
+    told = torch.randn(6, context) if context else None
+    images = made(*drawn, context=told)
+    assert images.shape == (6, channels, size, size) and -0.7 <= images.min() and images.max() <= 3.0
+    logits = judge(images, told)
+    assert logits.shape[0] == 6 and torch.allclose(judge(images[2:3], None if told is None else told[2:3]), logits[2:3], atol=1e-5)
+    if context:
+        other = told.roll(1, 0)
+        assert (made(*drawn, context=other) - images).abs().max() > 1e-4 and (judge(images, other) - logits).abs().max() > 1e-4
+
+
+def test_pairing_is_the_cross_entropy_of_the_difference():
+    a, b = torch.randn(2, 7, 1)
+    assert abs(gan.pairing(a, b) - torch.nn.functional.binary_cross_entropy_with_logits(a - b, torch.ones(7, 1))) < 1e-6
+
+
+def test_steepness_is_the_squared_gradient_in_closed_form():
+    """Logit w.x + (v.x)^2: its gradient is w + 2 (v.x) v."""
+    w, v, x = torch.randn(12), torch.randn(12), torch.randn(5, 1, 3, 4, requires_grad=True)
+    flat = x.flatten(1)
+    found = gan.steepness(flat @ w + (flat @ v) ** 2, x)
+    expected = ((w + 2 * (flat @ v)[:, None] * v) ** 2).sum()
+    assert abs(found / expected - 1) < 1e-5 and found.requires_grad       # it is differentiated once more
+
+
+def test_the_noise_of_pixels_is_measured_and_drawn():
+    """Oracle: images of smooth light with Gaussian noise of a known law."""
+    rng = torch.Generator().manual_seed(0)
+    place = torch.linspace(-1, 1, 64)
+    light = torch.exp(-3 * (place[:, None] ** 2 + place**2)) * torch.linspace(0.5, 2, 60)[:, None, None, None]
+    law = lambda x: torch.exp(-2 - 0.8 * x + 0.1 * x * x)
+    found = modern.noise_law(light + law(light) * torch.randn(light.shape, generator=rng))
+    x = torch.linspace(0.1, 1.8, 20)
+    assert (torch.exp(found[0, 0] + found[1, 0] * x + found[2, 0] * x * x) / law(x) - 1).abs().max() < 0.12
+    made = modern.Generator(64, 1, 8, 8).eval()
+    made.grain.copy_(found[:, :, None, None])
+    z = torch.randn(1, 8, generator=rng).repeat(400, 1)
+    images, (dark,) = made(z, torch.randn(400, 1, 64, 64, generator=rng)), made(z[:1], torch.zeros(1, 1, 64, 64))
+    expected = torch.exp(found[0, 0] + found[1, 0] * dark + found[2, 0] * dark * dark)
+    assert (images.std(0) / expected - 1).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("kind", ["published", "modern"])
+def test_a_gan_learns_where_the_light_is(kind, tmp_path):
+    """Images of one bright spot at a fixed place and a random strength: after some hundred updates the generator's light is there."""
+    rng, place = np.random.default_rng(0), np.arange(16) - 7.5
+    spot = np.exp(-((place[:, None] - 3) ** 2 + (place + 3) ** 2) / 8)
+    np.save(tmp_path / "images.npy", (rng.uniform(1, 3, (100, 1, 1)) * spot + rng.normal(0, 0.05, (100, 16, 16))).astype(np.float32))
+    data.prepare(params.Data(path=str(tmp_path / "images.npy"), size=16), 0, tmp_path / "data")
+    dataset = data.load(tmp_path / "data")
+    p = params.validate({"device": "cpu", "threads": 1, "data": {"size": 16}, "gan": {"kind": kind, "steps": 250, "batch": 16, "width": 8, "latent": 8,
+                         "flips": "none", "watch_every": 0, "log_every": 50, "rate": 1e-3}}, "test")
+    (tmp_path / "run").mkdir()
+    train.train("gan", p, dataset, tmp_path / "run")
+    images = generate.load(p.model_copy(update={"sample": params.Sample(methods={"gan": {"model": "gan"}})}), "gan", dataset, tmp_path / "run/model.safetensors").draw(50)
+    mean = images.mean((0, 1))
+    assert np.corrcoef(mean.ravel(), spot.ravel())[0, 1] > 0.9
+    assert 0.5 < mean.max() / 2 < 1.5

@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from lensnb import denoiser, params, run, schedule, smoke, store, train
+from lensnb import denoiser, modern, params, run, schedule, smoke, store, train
 
 ROOT = Path(__file__).parents[1]
 DENOISERS = ("context_unet", "mnist", "imagenet100", "ddim_noise_level", "deeplense_ddim")
@@ -115,6 +115,15 @@ def test_one_network_serves_any_number_of_steps():
     lists = [generate.sigmas_of(m, p.diffusion) for m in p.sample.methods.values()]
     assert [len(s) - 1 for s in lists] == [5, 20, 80] and len({s[0].item() for s in lists}) == 1
     assert abs(lists[0][0].item() - (1 / 0.02**2 - 1) ** 0.5) < 1e-6     # the last level has a signal rate of 0.02
+
+
+@pytest.mark.parametrize("name", ["gan_modern", "gpu"])
+def test_gan_and_diffusion_compete_with_equal_means(name):
+    p = recipe(name)
+    count = lambda net: sum(w.numel() for w in net.parameters())
+    of_gan = count(modern.Generator(p.data.size, 1, p.gan.latent, p.gan.width))
+    assert 0.9 < of_gan / count(denoiser.from_params(p, 1, 0.5)) < 1.1
+    assert p.gan.steps * p.gan.batch == p.train.steps * p.train.batch
 
 
 def test_checkpoints_of_the_epochs_are_kept():

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from lensnb import batches, data, diffusion, estimate, params, plots, store, train, watch
+from lensnb import batches, data, diffusion, estimate, params, plots, store, train, update, watch
 from lensnb.errors import InputError
 
 
@@ -72,7 +72,7 @@ def test_training_lowers_the_loss(dataset, tmp_path):
 
 def test_the_rate_rises_stays_and_falls_to_zero():
     settings = recipe(train={"steps": 100, "warmup": 9, "cooldown": 0.5}).train
-    share = [diffusion.rate_share(k, settings) for k in range(100)]
+    share = [update.rate_share(k, settings) for k in range(100)]
     assert abs(share[0] - 0.1) < 1e-12 and share[9:50] == [1.0] * 41
     assert max(abs(s - (100 - k) / 51) for k, s in enumerate(share[50:], 50)) < 1e-12 and share[-1] < 0.02
 
@@ -83,7 +83,7 @@ def test_one_cycle_is_torchs_own():
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.3, total_steps=200, pct_start=0.25)
     settings = recipe(train={"steps": 200, "shape": "onecycle", "warmup": 0.25}).train
     for k in range(200):
-        assert abs(0.3 * diffusion.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
+        assert abs(0.3 * update.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
         optimiser.step()
         if k < 199:
             theirs.step()
@@ -91,14 +91,14 @@ def test_one_cycle_is_torchs_own():
 
 def test_the_cosine_rate_rises_and_falls_to_zero():
     settings = recipe(train={"steps": 110, "shape": "cosine", "warmup": 10}).train
-    share = [diffusion.rate_share(k, settings) for k in range(110)]
+    share = [update.rate_share(k, settings) for k in range(110)]
     assert np.abs(np.diff(share[:10]) - 1 / 11).max() < 1e-12 and share[10] == 1
     assert abs(share[60] - 0.5) < 1e-12 and share[-1] < 1e-3 and min(np.diff(share[:11])) > 0 > max(np.diff(share[10:]))
 
 
 def test_linear_decay_is_a_trapezium_without_plateau():
     settings = recipe(train={"steps": 50, "warmup": 0, "cooldown": 1.0}).train
-    share = [diffusion.rate_share(k, settings) for k in range(50)]
+    share = [update.rate_share(k, settings) for k in range(50)]
     assert np.abs(np.array(share) - (50 - np.arange(50)) / 51).max() < 1e-12
 
 
@@ -154,14 +154,18 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
     assert store.sha256(whole / "model.safetensors") == store.sha256(parts / "model.safetensors")
 
 
+def at_random(x, flips):
+    return batches.turned(x, batches.ways(flips, len(x), torch.Generator().manual_seed(0), x.device))
+
+
 def test_mirrored_images_are_mirrored_left_to_right_alone():
     x = torch.arange(6.0).view(1, 1, 2, 3)
-    seen = {tuple(image.flatten().tolist()) for image in batches.random_mirror(x.repeat(50, 1, 1, 1), torch.Generator().manual_seed(0))}
+    seen = {tuple(image.flatten().tolist()) for image in at_random(x.repeat(50, 1, 1, 1), "mirror")}
     assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
 
 
 def test_ramped_average_is_the_recursion_written_out():
-    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1, bias=False), avg_fn=diffusion.ramped_average(0.1))
+    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1, bias=False), avg_fn=update.ramped_average(0.1))
     values, expected = [3.0, -1.0, 4.0, 1.0, -5.0], None
     for n, value in enumerate(values):
         model = torch.nn.Linear(1, 1, bias=False)
@@ -184,7 +188,7 @@ def test_batches_go_through_every_image_before_any_comes_again():
 def test_symmetries_are_the_eight_of_the_square():
     x = torch.arange(9.0).view(1, 1, 3, 3)
     seen = {tuple(image.flatten().tolist()) for image in
-            batches.random_symmetry(x.repeat(400, 1, 1, 1), torch.Generator().manual_seed(0))}
+            at_random(x.repeat(400, 1, 1, 1), "square")}
     flips = [np.rot90(m, k) for m in (x[0, 0].numpy(), x[0, 0].numpy().T) for k in range(4)]
     assert seen == {tuple(m.flatten().tolist()) for m in flips}
 
