@@ -168,7 +168,7 @@ class Gan(Optimiser):
     penalty: float = Field(0.5, gt=0)           # modern: weight gamma of the gradient penalties, at first and at last
     penalty_end: float = Field(0.05, gt=0)
     penalty_every: Count = 4                    # modern: updates between two that compute the penalties, with as many times the weight
-    watch_every: int = Field(100, ge=0)
+    watch_every: int = Field(200, ge=0)
 
 
 class Method(Section):

@@ -113,12 +113,14 @@ def main_process():
 def observe(watch, task, state, folder, batch):
     """Enter what the watch sees into the state, keep its images and, where it is the best so far, the weights."""
     row, images = watch(task.model.module)
+    best = max((seen["diversity"] for seen in state["watched"]), default=0)
     state["watched"].append({"step": state["step"], "images": state["step"] * batch, **row})
     with store.atomic(folder / f"watch-{state['step']:07d}.npy", "wb") as file:
         np.save(file, images, allow_pickle=False)
     print(f"step {state['step']}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
-    if row["diversity"] < watch.collapsed:
-        print(f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones: the generator may be collapsing", flush=True)
+    if row["diversity"] < watch.collapsed * min(best, 1):
+        print(f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones, after {best:.2f} before: "
+              "the generator may be collapsing", flush=True)
     if row["kid"] == min(seen["kid"] for seen in state["watched"]):
         write_weights(task, folder / "best.safetensors")
     return row

@@ -110,14 +110,17 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
 TWO = ("accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m")
 
 
-def together(folder, images, *launchers, **changes):
-    """Weights and losses after trainings one after the other, each stopped half-way but the last."""
-    calm = {"model": {"width": 16, "dropout": 0.0}, "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1} | changes,
-            "gan": RECIPE["gan"] | {"steps": 6, "watch_every": 0}, "sample": {"n": 16, "methods": {"ddim": {"sampler": "ddim", "steps": 3}}}}
-    for launcher in launchers:
-        finished(folder, images, launcher, **calm)
+CALM = {"model": {"width": 16, "dropout": 0.0}, "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
+        "gan": RECIPE["gan"] | {"steps": 6, "watch_every": 0}}
+
+
+def together(folder, images, launcher, **changes):
+    """Weights of both models and losses of the diffusion model after a training by so many processes."""
+    finished(folder, images, launcher, **CALM | {"train": CALM["train"] | changes})
     models = folder / "it/models"
-    return safetensors.torch.load_file(models / "diffusion/model.safetensors"), store.read_table(models / "diffusion/history.csv")["loss"]
+    weights = {f"{name}.{key}": value for name in ("diffusion", "gan") for key, value in
+               safetensors.torch.load_file(models / f"{name}/model.safetensors").items()}
+    return weights, store.read_table(models / "diffusion/history.csv")["loss"]
 
 
 def apart(a, b):
@@ -136,9 +139,7 @@ def test_two_processes_are_one_within_rounding(images, tmp_path):
 @pytest.mark.parametrize("first, then", [((), TWO), (TWO, ())], ids=["1 to 2", "2 to 1"])
 def test_resumed_on_another_number_of_processes(first, then, images, tmp_path):
     whole, losses = together(tmp_path / "whole", images, ())
-    process_line, environment = command(tmp_path / "parts", images, first, model={"width": 16, "dropout": 0.0}, **{
-        "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
-        "gan": RECIPE["gan"] | {"steps": 6, "watch_every": 0}, "sample": {"n": 16, "methods": {"ddim": {"sampler": "ddim", "steps": 3}}}})
+    process_line, environment = command(tmp_path / "parts", images, first, **CALM)
     process = subprocess.Popen(process_line, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     for text in process.stdout:
         if text.startswith("step 5/"):
@@ -160,3 +161,15 @@ def test_out_of_memory_is_a_sentence_with_values_that_fit(images, tmp_path):
     done = subprocess.run([line[0], "-c", short, *line[4:]], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "out of memory: train.batch 32 in 1 piece needs about" in done.stderr and "train.accumulate=2 or train.batch=16" in done.stderr
+
+
+def test_a_notebook_launches_the_same(images, whole, tmp_path, monkeypatch):
+    """accelerate's notebook_launcher on a machine without a GPU: one process, the bits of the command line."""
+    import accelerate
+
+    from lensnb import launch
+
+    command(tmp_path, images)
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))
+    accelerate.notebook_launcher(launch.launch, (str(tmp_path / "it.yaml"),), num_processes=1)
+    assert hashes(tmp_path / "it/models")["gan/model"] == hashes(whole)["gan/model"]
