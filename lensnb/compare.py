@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from lensnb import store
 
 KEPT = ("group", "value", "error", "floor", "floor_error", "sigma", "ratio", "larger_is_better", "n", "unit")
@@ -10,11 +12,28 @@ COLUMNS = ("method", "metric", *KEPT, "best")
 
 def table(run):
     """One row a method and metric, as a list of dicts with the keys COLUMNS."""
-    rows = []
+    rows, deviations = [], deviations_of(run)
     for name in run.params.sample.methods:
         found = store.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
         rows += [{"method": name, "metric": key, **{c: value[c] for c in KEPT}} for key, value in found.items()]
-    return [row | {"best": row is clear_winner([r for r in rows if r["metric"] == row["metric"]])} for row in rows]
+    return [row | {"best": row is clear_winner([r for r in rows if r["metric"] == row["metric"]], deviations)} for row in rows]
+
+
+def deviations_of(run):
+    """What is behind the error of each value: method -> metric -> deviations (times,), resampled alike for all methods."""
+    return {name: store.read_table(run.need(f"evaluation/{name}") / "deviations.csv") for name in run.params.sample.methods}
+
+
+def gap(first, second, deviations):
+    """By how much `second` is worse than `first`, rows of one metric, and the standard error of that.
+
+    Both are measured against one reference, whose own scatter cancels: the error is the scatter of the difference
+    of their deviations. Where a metric has none, the errors are taken as independent.
+    """
+    worse = (second["value"] - first["value"]) * (-1 if first["larger_is_better"] else 1)
+    one, other = (deviations.get(row["method"], {}).get(row["metric"]) for row in (first, second))
+    apart = one is None or other is None
+    return worse, math.hypot(first["error"], second["error"]) if apart else float(np.std(one - other, ddof=1))
 
 
 def badness(row):
@@ -23,13 +42,13 @@ def badness(row):
     return -sigma if row["larger_is_better"] else sigma
 
 
-def clear_winner(rows):
-    """The row of one metric that comes closest, if the next is behind by more than their common error; else None."""
+def clear_winner(rows, deviations):
+    """The row of one metric that comes closest, if the next is behind by more than the error of that; else None."""
     ranked = sorted(rows, key=lambda row: -row["value"] if row["larger_is_better"] else row["value"])
     if len(ranked) < 2:
         return None
-    first, second = ranked[:2]
-    return first if abs(second["value"] - first["value"]) > math.hypot(first["error"], second["error"]) else None
+    behind, error = gap(*ranked[:2], deviations)
+    return ranked[0] if behind > error else None
 
 
 def costs(run):
@@ -38,27 +57,38 @@ def costs(run):
     for name, method in run.params.sample.methods.items():
         samples, model = run.need(f"samples/{name}"), run.need(f"models/{method.model}")
         sample, history = store.read_json(samples / "sample.json"), store.read_table(model / "history.csv")
-        found[name] = {"nfe": sample["nfe"], "parameters": sample["parameters"], "images": sample["n"],
+        found[name] = {"model": method.model, "nfe": sample["nfe"], "parameters": sample["parameters"], "images": sample["n"],
                        "seconds_per_image": store.read_json(samples / "timing.json")["seconds_per_image"],
                        "training_minutes": store.read_json(model / "timing.json")["seconds"] / 60,
                        "training_images_seen": int(history["images"][-1])}
     return found
 
 
-def verdict(rows):
-    """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real.
+def footing(costs, images):
+    """One sentence: from how many images all have learned, and by what means each model has."""
+    models = {cost["model"]: cost for cost in costs.values()}
+    parts = [f"{name} saw {cost['training_images_seen']} in {cost['training_minutes']:.1f} minutes and draws with "
+             f"{cost['parameters'] / 1e6:.2f} million parameters" for name, cost in models.items()]
+    seen = {cost["training_images_seen"] for cost in models.values()}
+    equal = " The number of images seen is the same for all." if len(seen) == 1 < len(models) else ""
+    return f"Of the same {images} training images, turned and flipped, {'; '.join(parts)}.{equal}"
 
-    Errors are taken as independent; methods share one reference, so that real gaps are a little clearer.
-    """
-    return [_closest([row for row in rows if row["metric"] == "fld"]), _physics([row for row in rows if row["group"] == "physics"]),
+
+def verdict(rows, deviations):
+    """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real."""
+    return [_closest([row for row in rows if row["metric"] == "fld"], deviations), _physics([row for row in rows if row["group"] == "physics"]),
             _told_apart([row for row in rows if row["metric"] == "told_apart"])]
 
 
-def _closest(rows):
+def _closest(rows, deviations):
     best, *rest = sorted(rows, key=lambda row: row["value"])
     text = f"By the Frechet lens distance {best['method']} comes closest, {best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
-    behind = [f"{row['method']} by {(row['value'] - best['value']) / math.hypot(best['error'], row['error']):.1f} sigma" for row in rest]
+    behind = [f"{row['method']} by {_sigmas(*gap(best, row, deviations))}" for row in rest]
     return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
+
+
+def _sigmas(behind, error):
+    return f"{behind / error:.1f} sigma" if error > 0 else "nothing" if behind == 0 else "more than any error"
 
 
 def _physics(rows):
@@ -82,6 +112,6 @@ def compare(run, folder):
     rows = table(run)
     filled = lambda value: float("nan") if value is None else value
     store.write_table(folder / "table.csv", {c: [filled(row[c]) for row in rows] for c in COLUMNS})
-    store.write_json(folder / "table.json", {"rows": rows, "verdict": verdict(rows)})
+    store.write_json(folder / "table.json", {"rows": rows, "verdict": verdict(rows, deviations_of(run))})
     store.write_json(folder / "timing.json", costs(run))
     return rows

@@ -1,15 +1,14 @@
 """The evaluation of one method: its images against the held-out ones, every number with error and floor."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from lensnb import context, features, fit, inception, memorisation, metrics, morphology, physics, store
+from lensnb import context, data, features, finder, fit, inception, memorisation, metrics, morphology, physics, store, usefulness
 from lensnb.errors import InputError
 from lensnb.priors import PRIORS
-from lensnb.sampler import derived_seed
 
-EVALUATE = 21       # purpose of derived seeds
 LEAST = 8           # images on each side
 
 
@@ -18,7 +17,7 @@ class Ruler(NamedTuple):
 
     rows: str                   # a key of Judge.makers
     distance: object            # of two sets of rows
-    unit: str
+    unit: str | dict            # or name -> unit, of a distance that gives several
     group: str                  # features, physics or model
     options: dict = {}          # of metrics.measure
     larger: bool = False        # whether larger is better
@@ -33,24 +32,19 @@ def _auc(a, b):
     return found["auc"], found["auc_error"]
 
 
+def _share_found(a, b):
+    found = _share(a)
+    return found["share"], found["error"]
+
+
 FEATURES = {
     "fld": Ruler("features", metrics.frechet, "standard deviations of a real feature, squared", "features"),
     "fld_by_class": Ruler("features", metrics.frechet_by_class, "standard deviations of a real feature, squared", "features", {"labels": True}),
     "kid": Ruler("features", metrics.kid, "1", "features", SCORE),
-    "precision": Ruler("features", metrics.precision, "share", "features", NEAR, True),
-    "recall": Ruler("features", metrics.recall, "share", "features", NEAR, True),
-    "density": Ruler("features", metrics.density, "1", "features", NEAR, True),
-    "coverage": Ruler("features", metrics.coverage, "share", "features", NEAR, True),
+    "neighbours": Ruler("features", metrics.neighbours, metrics.NEIGHBOURS, "features", NEAR, True),
     "told_apart": Ruler("features", _auc, "area under the curve", "features", {"ratio": False, "resample": "own"}),
     "readings": Ruler("readings", morphology.wasserstein_columns, SIGMAS, "features"),
 }
-
-
-def choose(dataset, settings, available, seed):
-    """Indices of the real images of a comparison: n held-out ones (the reference) and up to 4 n training ones (for the floor)."""
-    n = min(settings.n, available, len(dataset.heldout), len(dataset.train) // 2)
-    rng = np.random.default_rng(derived_seed(seed, EVALUATE))
-    return rng.permutation(dataset.heldout)[:n], rng.permutation(dataset.train)[:4 * n]     # shuffled: files may be ordered by class
 
 
 class Judge:
@@ -61,13 +55,14 @@ class Judge:
 
     def __init__(self, params, dataset):
         self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, params.model.context
-        self.held, self.other = choose(dataset, params.evaluate, params.sample.n, params.seed)
+        self.held, self.other = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.seed)
         self.n, self.reference = len(self.held), dataset.images[self.held]
         if self.n < LEAST:
             raise InputError(f"evaluate: {self.n} images on each side, and {LEAST} are needed; bring more images, or raise "
                              "data.holdout, evaluate.n or sample.n")
         self.units, self.net = features.Units(self.reference), features.load()
         self.makers, self.rulers = self._features(), dict(FEATURES)
+        self.lenses = self._add_finder()
         self._add_physics()
         if params.evaluate.inception:
             self._add_inception(params.evaluate.inception)
@@ -80,6 +75,14 @@ class Judge:
         columns = lambda read: np.stack([read[name] for name in features.READS], axis=1)
         return {"features": lambda x: features.features(x, self.units, self.net)[:, alive] / spread[alive],
                 "readings": lambda x: columns(features.readings(x, self.units, self.net))}
+
+    def _add_finder(self):
+        """Whether the finder, which knows lenses only, says anything here: it must find half of the real images."""
+        net = finder.load()
+        self.makers["found"] = lambda x: finder.found(x, self.units, net)[:, None]
+        if sensible := self.makers["found"](self.reference).mean() >= 0.5:
+            self.rulers["lenses_found"] = Ruler("found", _share_found, "share", "features", {"ratio": False, "resample": "own"}, True)
+        return bool(sensible)
 
     def _add_physics(self):
         edges, std = physics.intensity_edges(self.reference), float(self.reference.std(dtype=float))
@@ -105,18 +108,22 @@ class Judge:
         """Classes of generated, reference and other images: asked for and known, or all read by LensNet."""
         if asked is not None and self.dataset.labels is not None:
             return asked["class"][:self.n], self.dataset.labels[self.held], self.dataset.labels[self.other]
-        read = lambda x: features.readings(x, self.units, self.net)["class"]
-        return read(images), read(self.reference), read(self.dataset.images[self.other])
+        return self._read(images), *self._real_classes
+
+    @functools.cached_property
+    def _real_classes(self):
+        return self._read(self.reference), self._read(self.dataset.images[self.other])
+
+    def _read(self, images):
+        return features.readings(images, self.units, self.net)["class"]
 
     def measured(self, images, asked=None):
         """Every metric of images (n, C, H, W): name -> tree of value, error, floor and how it is to be read."""
         made, labels, found = self.rows(images), self.labels(images, asked), {}
-        s = self.settings
         for name, ruler in self.rulers.items():
-            options = ruler.options | ({"labels": labels} if ruler.options.get("labels") else {})
-            found[name] = metrics.measure(ruler.distance, made[ruler.rows], self.real[ruler.rows], self.others[ruler.rows],
-                                          ruler.unit, s.bootstrap, s.floors, self.seed, **options)
-            found[name] |= {"group": ruler.group, "larger_is_better": ruler.larger}
+            found |= self._measured(name, ruler, made[ruler.rows], labels)
+        if useful := self._usefulness(made["features"], labels, asked):
+            found["usefulness"] = useful
         found["fld"]["to_training"] = metrics.frechet(made["features"], self.others["features"][:self.n])
         value, error = metrics.frechet_at_infinity(made["features"], self.real["features"], seed=self.seed)
         found["fld"]["at_infinity"] = {"value": value, "error": error}
@@ -124,6 +131,27 @@ class Judge:
             scale, unit = (self.dataset.pixel_scale, "arcsec") if name == "ring_radius" and self.dataset.pixel_scale else (1, morphology.SUMMARIES[name][1])
             found[name]["mean"] = {"unit": unit, **{whose: _mean(scale * rows[name]) for whose, rows in (("generated", made), ("real", self.real))}}
         return found
+
+    def _measured(self, name, ruler, made, labels):
+        """The trees of one ruler: that of its own name, or of the names that it measures."""
+        s, options = self.settings, ruler.options | ({"labels": labels} if ruler.options.get("labels") else {})
+        found = metrics.measure(ruler.distance, made, self.real[ruler.rows], self.others[ruler.rows],
+                                ruler.unit, s.bootstrap, s.floors, self.seed, **options)
+        trees = found if isinstance(ruler.unit, dict) else {name: found}
+        return {key: tree | {"group": ruler.group, "larger_is_better": ruler.larger} for key, tree in trees.items()}
+
+    def _usefulness(self, made, labels, asked):
+        """How well a classifier learns real classes from generated images, or None.
+
+        Real images must have classes. Where generated ones were not asked for theirs, all are read by
+        LensNet, which knows those of lenses only.
+        """
+        whose = "read" if asked is None else "asked"
+        if self.dataset.labels is None or len(np.unique(labels[1])) < 2 or (whose == "read" and not self.lenses):
+            return None
+        s = self.settings
+        found = usefulness.measure(made, self.real["features"], self.others["features"], labels, s.bootstrap, s.floors, self.seed)
+        return found | {"group": "features", "larger_is_better": True, "labels": whose}
 
     def lens_fit(self, images):
         """Can the images be lenses? Reduced chi2 of the best smooth lens, as a distribution against that of real images.
@@ -192,18 +220,22 @@ def curves(images, pixel_scale):
 
 
 def evaluate(judge, name, images, asked, folder):
-    """Judge the images (N, C, H, W) of method `name`; writes metrics.json and curves.json to `folder`.
+    """Judge the images (N, C, H, W) of method `name`; writes metrics.json, deviations.csv and curves.json to `folder`.
 
+    deviations.csv holds what is behind the error of each metric, one row a resampling, which is the same
+    for all methods: what two methods differ by has the scatter of the difference of their columns.
     asked : what they were asked to be, column -> (N,), or None. Both sides of every distance have the
     same n: the least of evaluate.n, the images drawn and the held-out ones.
     """
     dataset, some = judge.dataset, np.asarray(images[:judge.n])
-    tree = {"method": name, "n": judge.n, "lensnet": store.LENSNET, "metrics": judge.measured(some, asked),
+    tree = {"method": name, "n": judge.n, "lensnet": store.LENSNET, "finder": store.FINDER, "metrics": judge.measured(some, asked),
             "memorisation": memorisation.memorised(some, dataset.images[dataset.train], dataset.images[dataset.heldout])}
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(some)
     if asked is not None and dataset.labels is not None:
         tree["obedience"] = judge.obedience(some, asked)
+    deviations = {key: found.pop("deviations") for key, found in tree["metrics"].items()}
+    store.write_table(folder / "deviations.csv", {key: column for key, column in deviations.items() if column})
     store.write_json(folder / "metrics.json", tree)
     store.write_json(folder / "curves.json", {"pixel_scale": dataset.pixel_scale, "generated": curves(some, dataset.pixel_scale),
                                               "real": curves(judge.reference, dataset.pixel_scale)})

@@ -53,7 +53,7 @@ def frechet_at_infinity(a, b, parts=3, repeats=4, times=40, seed=0):
         return np.mean([frechet(*pair) for _ in range(repeats) for pair in zip(blocks(x), blocks(y), strict=True)])
 
     intercept = lambda x, y: float(np.polyfit(1 / (len(x) // ks), [level(x, y, k) for k in ks], 1)[1])
-    return intercept(a, b), _scatter(intercept, (a, b), times, rng, "subsample")
+    return intercept(a, b), bootstrap_error(intercept, a, b, times, seed, "subsample")
 
 
 def frechet_by_class(a, b, labels_a, labels_b):
@@ -88,7 +88,7 @@ def wasserstein(a, b, widths):
     return float((widths * (gap[1:] + gap[:-1]) / 2).sum())
 
 
-def kid(a, b, chunk=512):
+def kid(a, b, chunk=64):
     """Kernel distance of rows a (n, d) and b (m, d): squared MMD with the kernel (x.y / d + 1)^3, no unit.
 
     Unbiased (Binkowski et al. 2018, arXiv:1801.01401): between equal distributions zero on average, often below.
@@ -104,48 +104,50 @@ def kid(a, b, chunk=512):
 
 # ---- nearest neighbours
 
-def _hits(points, centres, k, chunk=512):
-    """Closed balls about the centres, reaching to their k-th nearest other centre.
+NEIGHBOURS = {"precision": "share", "recall": "share", "density": "1", "coverage": "share"}     # what `neighbours` gives: name -> unit
 
-    Returns how many balls hold each point (n,) and whether each ball holds any (m,).
+
+def neighbours(a, b, k=5, chunk=128):
+    """Precision, recall, density and coverage of rows a (n, d) by reference rows b (m, d), as an array (4,).
+
+    All count in which closed balls a row lies; a ball reaches from a row to its k-th nearest of the same set.
+    precision : share of a within the ball of any b: are they realistic? (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1)
+    recall : share of b within the ball of any a: zero if each a is made k + 1 times, as its ball then has radius zero.
+    density : mean number of balls of b that hold an a, over k (Naeem et al. 2020, arXiv:2002.09797, eq. 4); one on
+        average between equal distributions, without upper bound, 1 + 1/k for a set and itself.
+    coverage : share of balls of b that hold any a (Naeem et al. 2020, eq. 5): about 1 - 2^-k at best.
     """
-    from scipy.spatial.distance import cdist        # differences: the rounding of products would unmake duplicates
-
-    points, centres = _pair(points, centres)
-    if not 1 <= k < len(centres):
-        raise ValueError(f"expected k from 1 to the number of rows less one, got k = {k} and {len(centres)} rows")
-    blocks = lambda rows: (cdist(rows[i:i + chunk], centres) for i in range(0, len(rows), chunk))       # (chunk, m)
-    radii = np.concatenate([np.partition(block, k, axis=1)[:, k].copy() for block in blocks(centres)])  # itself is 0-th
-    inside = [(near.sum(1), near.any(0)) for near in (block <= radii for block in blocks(points))]
-    held, hit = zip(*inside, strict=True)
-    return np.concatenate(held), np.any(hit, axis=0)
-
-
-def precision(a, b, k=5):
-    """Share of generated rows a (n, d) within the ball of any reference row b (m, d): are they realistic?
-
-    Balls as in `_hits` (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1). A row with k duplicates has
-    radius zero and holds nothing but its equals.
-    """
-    return float((_hits(a, b, k)[0] > 0).mean())
+    a, b = _pair(a, b)
+    if not 1 <= k < min(len(a), len(b)):
+        raise ValueError(f"expected k from 1 to the number of rows less one, got k = {k} and {min(len(a), len(b))} rows")
+    centre = b.mean(0)          # products round less about it
+    a, b = a - centre, b - centre
+    reach_a, reach_b, held = _reach(a, k, chunk), _reach(b, k, chunk), np.zeros(len(a))
+    back, hit = np.zeros((2, len(b)), bool)
+    for rows, block in _squares(a, b, chunk):
+        near = block <= reach_b
+        held[rows], hit = near.sum(1), hit | near.any(0)
+        back |= (block <= reach_a[rows, None]).any(0)
+    return np.array([(held > 0).mean(), back.mean(), held.mean() / k, hit.mean()])
 
 
-def recall(a, b, k=5):
-    """Share of reference rows b (m, d) within the ball of any generated row a (n, d): zero if each is made k + 1 times."""
-    return precision(b, a, k)
+def _squares(x, y, chunk):
+    """Squared distances of rows x (n, d) and y (m, d), a block (chunk, m) at a time with the slice of x that it is of."""
+    long_x, long_y = (x**2).sum(1), (y**2).sum(1)
+    for rows in (slice(i, i + chunk) for i in range(0, len(x), chunk)):
+        block = x[rows] @ y.T           # ten times as fast as differences
+        block *= -2
+        block += long_x[rows, None]
+        block += long_y
+        yield rows, block
 
 
-def density(a, b, k=5):
-    """Mean number of reference balls that hold a generated row, over k (Naeem et al. 2020, arXiv:2002.09797, eq. 4).
+def _reach(x, k, chunk):
+    """Squared distance of each row (n, d) to its k-th nearest other, and what rounding may add: a duplicate is at zero."""
+    import torch
 
-    One on average between equal distributions, without upper bound, 1 + 1/k for a set and itself.
-    """
-    return float(_hits(a, b, k)[0].mean() / k)
-
-
-def coverage(a, b, k=5):
-    """Share of reference balls that hold any generated row (Naeem et al. 2020, eq. 5): about 1 - 2^-k at best."""
-    return float(_hits(a, b, k)[1].mean())
+    nearest = lambda block: torch.from_numpy(block).topk(k + 1, largest=False).values.amax(1).numpy()      # itself is the first
+    return np.concatenate([nearest(block) for _, block in _squares(x, x, chunk)]) + 1e-12 * (x**2).sum(1).max()
 
 
 # ---- can it be told from real?
@@ -233,23 +235,27 @@ def _verdict(name, successes, weights, part):
 
 # ---- uncertainty and floor
 
-def _scatter(statistic, sets, times, rng, resample):
-    """Standard error of statistic(*sets) from its scatter over `times` resamplings of the rows of every set.
+def _deviations(statistic, sets, times, seed, resample):
+    """How statistic(*sets), a number or (k,), deviates under `times` resamplings of the rows of every set: (times,) or (times, k).
 
+    About a mean of zero, scaled so that their standard deviation is the standard error.
     "bootstrap": n rows with replacement. "subsample", for what duplicates would spoil: m = n / 2 rows (8 at
     least) without, and the scatter times sqrt(m / (n - m)) (delete-d jackknife, Shao & Wu 1989).
+    Which rows are drawn hangs on the seed and the sizes alone: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
         raise ValueError(f"expected bootstrap or subsample, 2 rows and 2 times or more, got {resample} and {times} times")
-    kept, sizes, again = lambda n: min(max(8, n // 2), n - 1), list(map(len, sets)), resample == "bootstrap"
+    rng, again = np.random.default_rng(seed), resample == "bootstrap"
+    kept = lambda n: min(max(8, n // 2), n - 1)
     pick = lambda n: rng.integers(n, size=n) if again else rng.permutation(n)[:kept(n)]
-    scale = 1.0 if again else np.mean([n / kept(n) - 1 for n in sizes]) ** -0.5
-    return float(scale * np.std([statistic(*(rows[pick(len(rows))] for rows in sets)) for _ in range(times)], ddof=1))
+    scale = 1.0 if again else np.mean([len(s) / kept(len(s)) - 1 for s in sets]) ** -0.5
+    drawn = np.array([statistic(*(rows[pick(len(rows))] for rows in sets)) for _ in range(times)])
+    return scale * (drawn - drawn.mean(0))
 
 
-def bootstrap_error(distance, a, b, times, rng):
-    """Standard error of distance(a, b) over `times` resamplings of the rows of both sets."""
-    return _scatter(distance, (a, b), times, rng, "bootstrap")
+def bootstrap_error(distance, a, b, times, seed=0, resample="bootstrap"):
+    """Standard error of distance(a, b) over `times` resamplings of the rows of both sets, as in `measure`."""
+    return float(_deviations(distance, (a, b), times, seed, resample).std(ddof=1))
 
 
 def _numbered(distance, sets, labels):
@@ -261,19 +267,6 @@ def _numbered(distance, sets, labels):
     return lambda i, j: distance(rows[i], rows[j], labels[i], labels[j]), numbers
 
 
-def paired_difference(distance, first, second, reference, times, rng, resample="bootstrap", labels=None):
-    """distance(first, reference) - distance(second, reference) and its standard error.
-
-    Every resampling draws the reference once for both: its own scatter cancels, as a bias does at equal n.
-    `labels` are those of the three sets; `resample` as in `measure`.
-    """
-    sets = first, second, reference = tuple(map(np.asarray, (first, second, reference)))
-    if labels is not None:
-        distance, sets = _numbered(distance, sets, labels)
-    difference = lambda a, b, real: distance(a, real) - distance(b, real)
-    return difference(*sets), _scatter(difference, sets, times, rng, resample)
-
-
 def measure(distance, generated, reference, others, unit, times=200, floors=20, seed=0,
             resample="bootstrap", ratio=True, labels=None):
     """One metric as a result: value, standard error, n, real-vs-real floor, and how far the value is from it.
@@ -281,22 +274,44 @@ def measure(distance, generated, reference, others, unit, times=200, floors=20, 
     generated, reference : rows (n, d); others : more than n rows of real images that are not in the
     reference. The floor is the distance of n random others from the reference, averaged over
     `floors` draws: what a perfect generator would get. Its error is the scatter of one draw.
+    unit : of the distance; or name -> unit for a distance that gives an array of as many numbers. Then the
+    result is name -> tree.
     resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns (value, error).
     ratio : whether value / floor means anything: not for scores, nor where the floor is about zero (KID).
     labels : those of the three sets, for a distance(a, b, labels_a, labels_b).
-    `sigma` is (value - floor) / hypot(error, floor_error); where larger is better, below zero is worse.
+    `sigma` is (value - floor) / floor_error, how far the value is beyond what real images get by chance, as `normal`
+    deviations; where larger is better, below zero is worse.
+    `deviations` are those behind the error, a list; none if that is the distance's own. Two sets measured
+    against one reference with one seed are resampled alike: the standard deviation of the difference of their
+    deviations is the error of the difference of their values, in which the reference's own scatter cancels.
     """
     if labels is not None:
         distance, (generated, reference, others) = _numbered(distance, (generated, reference, others), labels)
     rng, n, m, own = np.random.default_rng(seed), len(reference), len(others), resample == "own"
     if len(generated) != n or m <= n or floors < 2:
         raise ValueError(f"expected {n} generated rows, more others and 2 floors or more, got {len(generated)}, {m} and {floors}")
-    both = distance if own else lambda a, b: (distance(a, b), None)
-    real = [both(others[rng.permutation(m)[:n]], reference)[0] for _ in range(floors)]
-    value, error = both(generated, reference)
-    error = error if own else _scatter(distance, (generated, reference), times, rng, resample)
-    floor, floor_error = float(np.mean(real)), float(np.std(real, ddof=1)) / math.sqrt(1 - n / m)     # draws share rows
-    gap, total = value - floor, math.hypot(error, floor_error)
-    return {"value": value, "error": error, "n": n, "floor": floor, "floor_error": floor_error,
-            "sigma": gap / total if total > 0 else None if gap else 0.0, "ratio": value / floor if ratio and floor > 0 else None,
-            "unit": unit, "resample": resample, "seed": seed, "bootstrap": 0 if own else times, "floors": floors}
+    plain = (lambda a, b: distance(a, b)[0]) if own else distance
+    real = np.array([plain(others[rng.permutation(m)[:n]], reference) for _ in range(floors)])       # (floors,) or (floors, k)
+    value, error = distance(generated, reference) if own else (distance(generated, reference), None)
+    spread = None if own else _deviations(distance, (generated, reference), times, [seed, 1], resample)
+    shared = {"n": n, "resample": resample, "seed": seed, "bootstrap": 0 if own else times, "floors": floors}
+    tree = lambda unit, *at: {"unit": unit, **shared, **_against_floor(
+        float(np.asarray(value)[at]), error if own else spread[:, *at], real[:, *at], 1 - n / m, ratio)}
+    return {name: tree(unit[name], k) for k, name in enumerate(unit)} if isinstance(unit, dict) else tree(unit)
+
+
+def normal(t, freedom):
+    """Deviations of a normal variable that are as rare as t of Student's: a scatter of a few draws is itself uncertain."""
+    from scipy import stats
+
+    return math.copysign(float(stats.norm.isf(max(stats.t.sf(abs(t), freedom), 1e-300))), t)
+
+
+def _against_floor(value, spread, real, fresh, ratio):
+    """A value with its error or the deviations behind it, against those of real images (floors,); draws share rows, but for `fresh` of them."""
+    error, deviations = (spread, []) if np.ndim(spread) == 0 else (float(spread.std(ddof=1)), spread.tolist())
+    floor, floor_error = float(real.mean()), float(real.std(ddof=1)) / math.sqrt(fresh)
+    gap, chance = value - floor, floor_error or error       # the error itself is no part of what real images do by chance
+    return {"value": value, "error": error, "floor": floor, "floor_error": floor_error,
+            "sigma": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
+            "ratio": value / floor if ratio and floor > 0 else None, "deviations": deviations}

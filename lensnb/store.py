@@ -235,7 +235,7 @@ class Run:
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],
                                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames", "context")}} | (
                    {"files": [fingerprint(tree["sample"]["context"])] if tree["sample"]["context"] else []}),
-               "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"], "lensnet": LENSNET},
+               "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"], "lensnet": LENSNET, "finder": FINDER},
                "comparison": lambda: {"methods": list(tree["sample"]["methods"])}, "figures": lambda: {}}[kind]()
         return own | {"reads": {up: digest(self.need(up)) for up in self.reads(stage)}}
 
@@ -292,6 +292,7 @@ class Run:
 
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 LENSNET = read_json(Path(__file__).with_name("weights") / "lensnet.json")["sha256"]     # what distances are measured with
+FINDER = read_json(Path(__file__).with_name("weights") / "finder.json")["sha256"]
 ASIDE = ("hold", "tracker")     # keys of training that change no result
 
 

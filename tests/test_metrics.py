@@ -18,7 +18,15 @@ from torchmetrics.image.kid import poly_mmd
 
 from lensnb import metrics, physics
 
-NEIGHBOURS = (metrics.precision, metrics.recall, metrics.density, metrics.coverage)
+def single(name):
+    """One of the four numbers of `metrics.neighbours` as a metric of its own."""
+    def metric(a, b, k=5):
+        return float(metrics.neighbours(a, b, k)[list(metrics.NEIGHBOURS).index(name)])
+    metric.__name__ = name
+    return metric
+
+
+precision, recall, density, coverage = NEIGHBOURS = [single(name) for name in ("precision", "recall", "density", "coverage")]
 DISTANCES = (metrics.frechet, metrics.kid, metrics.mean_distance)
 
 
@@ -72,7 +80,7 @@ def test_mean_distance_is_the_root_mean_square_over_columns():
 def test_bootstrap_error_is_the_scatter_of_repeated_experiments(rng):
     distance = lambda a, b: float(a.mean() - b.mean())
     repeated = [distance(*rng.normal(size=(2, 100, 1))) for _ in range(2000)]
-    estimate = np.mean([metrics.bootstrap_error(distance, *rng.normal(size=(2, 100, 1)), 200, rng) for _ in range(20)])
+    estimate = np.mean([metrics.bootstrap_error(distance, *rng.normal(size=(2, 100, 1)), 200, seed) for seed in range(20)])
     assert abs(estimate / np.std(repeated) - 1) < 0.1
 
 
@@ -174,7 +182,7 @@ def test_kid_is_unbiased(rng):
 
 def test_pairs_never_stand_in_memory_all_at_once(rng):
     a, b = rng.normal(size=(2, 3000, 2))
-    for distance in (metrics.kid, metrics.density):
+    for distance in (metrics.kid, metrics.neighbours):
         tracemalloc.start()
         distance(a, b)
         peak = tracemalloc.get_traced_memory()[1]
@@ -205,8 +213,7 @@ def test_neighbour_metrics_equal_their_definitions(rng, k):
 
 def test_neighbour_metrics_do_not_depend_on_the_chunk(rng):
     a, b = rng.normal(size=(2, 60, 3))
-    for ours, theirs in zip(metrics._hits(a, b, 5, chunk=7), metrics._hits(a, b, 5), strict=True):
-        assert (ours == theirs).all()
+    assert (metrics.neighbours(a, b, chunk=7) == metrics.neighbours(a, b)).all()
 
 
 def test_density_and_coverage_of_equal_distributions_are_as_expected(rng):
@@ -220,27 +227,27 @@ def test_density_and_coverage_of_equal_distributions_are_as_expected(rng):
 def test_each_neighbour_metric_sees_its_fault(rng):
     real, fresh = rng.normal(size=(2, 400, 2))
     centre, outliers = 0.2 * fresh, 4 * fresh
-    assert metrics.precision(centre, real) > 0.99 > 0.5 > metrics.recall(centre, real)
-    assert metrics.recall(outliers, real) > 0.8 > 0.6 > metrics.precision(outliers, real)
-    assert metrics.density(outliers, real) < 0.3 and abs(metrics.density(fresh, real) - 1) < 0.15
+    assert precision(centre, real) > 0.99 > 0.5 > recall(centre, real)
+    assert recall(outliers, real) > 0.8 > 0.6 > precision(outliers, real)
+    assert density(outliers, real) < 0.3 and abs(density(fresh, real) - 1) < 0.15
     stray = np.concatenate([real, 40 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])])
-    assert metrics.precision(outliers, stray) > 0.9 and metrics.density(outliers, stray) < 0.75      # huge balls count little
+    assert precision(outliers, stray) > 0.9 and density(outliers, stray) < 0.75      # huge balls count little
     one_half = fresh[fresh[:, 0] > 0]
-    assert metrics.coverage(one_half, real) < 0.65 < 0.9 < metrics.coverage(fresh, real)
+    assert coverage(one_half, real) < 0.65 < 0.9 < coverage(fresh, real)
 
 
 def test_duplicates_zero_the_radii(rng):
     real, fresh = rng.normal(size=(2, 60, 3))
     copied = np.repeat(fresh[:10], 6, axis=0)                           # five others like each
-    assert metrics.recall(copied, real, 5) == 0 and metrics.recall(copied[rng.permutation(60)[:30]], real, 5) > 0
-    assert metrics.precision(copied, real) == pytest.approx(metrics.precision(fresh[:10], real))
-    assert metrics.precision(real[:10], np.repeat(real, 6, axis=0), 5) == 1             # equals are inside, at radius zero
+    assert recall(copied, real, 5) == 0 and recall(copied[rng.permutation(60)[:30]], real, 5) > 0
+    assert precision(copied, real) == pytest.approx(precision(fresh[:10], real))
+    assert precision(real[:10], np.repeat(real, 6, axis=0), 5) == 1             # equals are inside, at radius zero
 
 
 @pytest.mark.parametrize("k", [0, 8, 9])
 def test_a_neighbour_that_does_not_exist_is_refused(rng, k):
     with pytest.raises(ValueError, match=f"k = {k} and 8 rows"):
-        metrics.precision(rng.normal(size=(20, 2)), rng.normal(size=(8, 2)), k)
+        precision(rng.normal(size=(20, 2)), rng.normal(size=(8, 2)), k)
 
 
 # ---- can it be told from real?
@@ -317,22 +324,22 @@ def test_two_sample_bears_few_rows_many_columns_and_collapse(rng):
 @pytest.mark.parametrize("fault", [0.0, 0.7])
 def test_subsampling_errs_as_much_as_repeated_experiments(rng, fault):
     made, real = lambda: rng.normal(size=(150, 4)) + fault, lambda: rng.normal(size=(150, 4))
-    mean = lambda metric, how: np.mean([metrics._scatter(metric, (made(), real()), 30, rng, how) for _ in range(15)])
-    for metric in NEIGHBOURS:
-        repeated = np.std([metric(made(), real()) for _ in range(200)])
-        assert 0.85 < mean(metric, "subsample") / repeated < (1.4 if fault else 1.8)
+    mean = lambda how: np.mean([metrics._deviations(metrics.neighbours, (made(), real()), 30, i, how).std(0, ddof=1) for i in range(15)], axis=0)
+    repeated = np.std([metrics.neighbours(made(), real()) for _ in range(200)], axis=0)
+    found = mean("subsample") / repeated
+    assert (found > 0.85).all() and (found < (1.4 if fault else 1.8)).all()
     if not fault:                                                       # with replacement, duplicates shrink the balls
-        assert mean(metrics.coverage, "bootstrap") > 2.2 * repeated
+        assert mean("bootstrap")[3] > 2.2 * repeated[3]
 
 
 def test_subsampling_of_sides_of_different_size_and_of_few_rows(rng):
     linear = lambda a, b: float(a.mean() - b.mean())
     for n, m in ((400, 60), (8, 8), (3, 3)):                            # few rows: eight or all but one are kept
-        claimed = np.mean([metrics._scatter(linear, (rng.normal(size=(n, 1)), rng.normal(size=(m, 1))), 60, rng, "subsample")
-                           ** 2 for _ in range(300)])
+        claimed = np.mean([metrics.bootstrap_error(linear, rng.normal(size=(n, 1)), rng.normal(size=(m, 1)), 60, seed, "subsample")
+                           ** 2 for seed in range(300)])
         assert abs(claimed / (1 / n + 1 / m) - 1) < 0.15
     with pytest.raises(ValueError, match="bootstrap or subsample"):
-        metrics._scatter(linear, (np.ones((5, 1)), np.ones((5, 1))), 9, rng, "jackknife")
+        metrics.bootstrap_error(linear, np.ones((5, 1)), np.ones((5, 1)), 9, 0, "jackknife")
 
 
 def test_floor_error_is_the_scatter_of_fresh_images(rng):
@@ -343,7 +350,7 @@ def test_floor_error_is_the_scatter_of_fresh_images(rng):
         assert abs(np.sqrt(np.mean(np.square(found))) * math.sqrt(60) - 1) < 0.12
 
 
-def measured(name, rng, fault=0.0, n=60, seed=0):
+def measured(name, rng, fault=0.0, n=60, seed=0, times=25):
     """One of the metrics as the comparison would call it, on Gaussian sets."""
     made, reference, others = rng.normal(size=(n, 3)) + fault, rng.normal(size=(n, 3)), rng.normal(size=(4 * n, 3))
     label = lambda rows: (rows[:, 0] > 0).astype(int)
@@ -354,27 +361,40 @@ def measured(name, rng, fault=0.0, n=60, seed=0):
         "auc": (auc, {"resample": "own", "ratio": False}),
         **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
         **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS}}[name]
-    return metrics.measure(metric, made, reference, others, "", 25, 8, seed, **options)
+    return metrics.measure(metric, made, reference, others, "", times, 20, seed, **options)
 
 
 @pytest.mark.parametrize("name", ["frechet", "mean_distance", "class", "kid", "auc", "precision", "recall", "density", "coverage"])
 def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name):
-    times = 20 if name == "auc" else 100
-    sigma = np.array([measured(name, rng, seed=i)["sigma"] for i in range(times)])
-    assert (np.abs(sigma) > 3).mean() <= 0.01 and 0.3 < sigma.std() < 1.2 and abs(sigma.mean()) < 0.4
+    times = 20 if name == "auc" else 200
+    sigma = np.array([measured(name, rng, seed=i, times=2)["sigma"] for i in range(times)])
+    assert (np.abs(sigma) > 3).mean() <= 0.03 and 0.8 < sigma.std() < 1.2 and abs(sigma.mean()) < 0.4    # skewed ones: up to 1 in 40
     bad = measured(name, rng, fault=2.0)["sigma"]
     assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 
 
 def test_a_result_holds_what_it_is_made_of(rng):
-    keys = {"value", "error", "n", "floor", "floor_error", "sigma", "ratio", "unit", "resample", "seed", "bootstrap", "floors"}
+    keys = {"value", "error", "n", "floor", "floor_error", "sigma", "ratio", "unit", "resample", "seed", "bootstrap", "floors", "deviations"}
     for name in ("frechet", "coverage", "auc"):
         found = measured(name, rng, fault=0.5)
-        assert set(found) == keys and found["n"] == 60 and found["floors"] == 8
-        assert found["sigma"] == (found["value"] - found["floor"]) / math.hypot(found["error"], found["floor_error"])
+        assert set(found) == keys and found["n"] == 60 and found["floors"] == 20
+        t = (found["value"] - found["floor"]) / found["floor_error"]
+        assert scipy.stats.norm.sf(found["sigma"]) == pytest.approx(scipy.stats.t.sf(t, 19)) and (found["sigma"] > 0) == (t > 0)
         assert found["ratio"] == (found["value"] / found["floor"] if name == "frechet" else None)
         assert (found["resample"], found["bootstrap"]) == {"frechet": ("bootstrap", 25), "coverage": ("subsample", 25),
                                                            "auc": ("own", 0)}[name]
+        assert len(found["deviations"]) == found["bootstrap"]
+        assert name == "auc" or found["error"] == pytest.approx(np.std(found["deviations"], ddof=1))
+
+
+def test_several_numbers_at_once_are_measured_as_one_by_one(rng):
+    sets = rng.normal(size=(40, 3)) + 0.5, rng.normal(size=(40, 3)), rng.normal(size=(130, 3))
+    options = {"times": 12, "floors": 5, "seed": 3, "resample": "subsample", "ratio": False}
+    together = metrics.measure(metrics.neighbours, *sets, metrics.NEIGHBOURS, **options)
+    assert list(together) == list(metrics.NEIGHBOURS)
+    for name, tree in together.items():
+        alone = metrics.measure(single(name), *sets, metrics.NEIGHBOURS[name], **options)
+        assert {key: pytest.approx(value) if key not in ("unit", "resample", "ratio") else value for key, value in alone.items()} == tree
 
 
 def test_a_result_without_any_scatter_has_no_sigmas(rng):
@@ -401,29 +421,44 @@ def test_a_floor_needs_more_others_than_the_reference_has_rows(rng):
         metrics.measure(metrics.frechet, *rng.normal(size=(3, 50, 2)), "")
 
 
+def apart(distance, first, second, reference, others, seed=0, **options):
+    """The difference of two sets measured against one reference, its error by their deviations, and that as if independent."""
+    one, other = (metrics.measure(distance, made, reference, others, "", 60, 2, seed, **options) for made in (first, second))
+    return (one["value"] - other["value"], np.std(np.subtract(one["deviations"], other["deviations"]), ddof=1),
+            math.hypot(one["error"], other["error"]))
+
+
 def test_two_methods_compare_more_sharply_on_the_same_reference(rng):
-    few = 25                                                            # the reference scatters most
-    draw = lambda: (0.1 * rng.normal(size=(200, 2)) + 1.2, 0.1 * rng.normal(size=(200, 2)) + 1, rng.normal(size=(few, 2)))
-    repeated = [metrics.paired_difference(metrics.mean_distance, *draw(), 2, rng)[0] for _ in range(600)]
-    claimed, apart = [], []
-    for first, second, reference in (draw() for _ in range(25)):
-        claimed.append(metrics.paired_difference(metrics.mean_distance, first, second, reference, 60, rng)[1])
-        apart.append(math.hypot(*(metrics.bootstrap_error(metrics.mean_distance, x, reference, 60, rng) for x in (first, second))))
-    assert abs(np.mean(claimed) / np.std(repeated) - 1) < 0.2 and np.mean(apart) > 3 * np.mean(claimed)
-    assert abs(np.mean(repeated) - 0.2) < 0.02
+    def draw():                                                         # the reference scatters most
+        return 0.1 * rng.normal(size=(50, 2)) + 1.2, 0.1 * rng.normal(size=(50, 2)) + 1, rng.normal(size=(50, 2)), rng.normal(size=(60, 2))
+
+    found = np.array([apart(metrics.mean_distance, *draw(), seed) for seed in range(200)])
+    assert abs(found[:, 1].mean() / found[:, 0].std(ddof=1) - 1) < 0.2 and abs(found[:, 0].mean() - 0.2) < 0.02
+    assert found[:, 2].mean() > 3 * found[:, 1].mean()
 
 
-def test_a_paired_difference_takes_labels_and_subsampling(rng):
-    labels = np.arange(60) % 2
-    first, second, reference = rng.normal(size=(3, 60, 2)) + 4 * labels[:, None]
-    value, error = metrics.paired_difference(metrics.frechet_by_class, first, second, reference, 30, rng,
-                                             labels=(1 - labels, labels, labels))
-    exact = metrics.frechet_by_class(first, reference, 1 - labels, labels) - metrics.frechet_by_class(second, reference, labels, labels)
-    assert value == exact and 0 < error < value / 5
-    value, error = metrics.paired_difference(metrics.coverage, first, second - 1, reference, 30, rng, "subsample")
-    assert value == metrics.coverage(first, reference) - metrics.coverage(second - 1, reference) and 0 < error < value
-    same = metrics.paired_difference(metrics.coverage, first, first, reference, 5, rng)
-    assert same[0] == 0
+def test_images_drawn_from_the_same_noise_are_compared_as_pairs(rng):
+    made, reference, others = rng.normal(size=(80, 2)), rng.normal(size=(80, 2)), rng.normal(size=(100, 2))
+    same = apart(metrics.frechet, made, made.copy(), reference, others)
+    assert same[:2] == (0, 0) and same[2] > 0
+    near = apart(metrics.frechet, made + 0.5, made + 0.5 + 0.01 * rng.normal(size=made.shape), reference, others)
+    assert near[1] < 0.1 * near[2]
+
+
+@pytest.mark.parametrize("name", ["labels", "subsample", "several"])
+def test_any_two_sets_are_resampled_alike(rng, name):
+    """The reference that a distance is given in the k-th resampling is the same whatever the generated set."""
+    seen, labels = [], np.arange(30) % 2
+    distance, options = {
+        "labels": (lambda a, b, i, j: seen.append(b.copy()) or 0.0, {"labels": (labels, labels, np.arange(70) % 2)}),
+        "subsample": (lambda a, b: seen.append(b.copy()) or 0.0, {"resample": "subsample"}),
+        "several": (lambda a, b: seen.append(b.copy()) or np.zeros(2), {})}[name]
+    reference, others = rng.normal(size=(30, 2)), rng.normal(size=(70, 2))
+    for made in rng.normal(size=(2, 30, 2)):
+        metrics.measure(distance, made, reference, others, {"x": "", "y": ""} if name == "several" else "", 10, 3, seed=5, **options)
+    first, second = seen[:len(seen) // 2], seen[len(seen) // 2:]
+    assert len(first) == 14 and all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert sum(a.shape == reference.shape and (a == reference).all() for a in first) == 4      # the value and three floors
 
 
 # ---- what holds for any two sets
@@ -447,7 +482,7 @@ def test_order_of_sides_and_rows(sets, seed):
         assert distance(mix(a), mix(b)) == pytest.approx(distance(a, b), **close)
     for metric in NEIGHBOURS:
         assert metric(mix(a), mix(b)) == pytest.approx(metric(a, b), rel=1e-12)
-    assert metrics.precision(a, b) == metrics.recall(b, a)
+    assert precision(a, b) == recall(b, a)
     labels = np.arange(len(a)) % 3, np.arange(len(b)) % 2
     order = mix(len(a))
     assert (metrics.frechet_by_class(a[order], b, labels[0][order], labels[1])
@@ -464,9 +499,9 @@ def test_ranges_and_identical_sets(sets):
     n, norms = len(a), ((a**2).sum(1) / a.shape[1] + 1) ** 3
     whole = ((a @ a.T / a.shape[1] + 1) ** 3).sum()                     # unbiased, so below zero for a set and itself
     assert metrics.kid(a, a) == pytest.approx(2 * (whole - n * norms.sum()) / (n * n * (n - 1)), rel=1e-9, abs=1e-9 * norms.max())
-    assert all(0 <= metric(a, b) <= 1 for metric in (metrics.precision, metrics.recall, metrics.coverage))
-    assert 0 <= metrics.density(a, b) <= len(b) / 5
-    assert metrics.precision(a, a) == metrics.recall(a, a) == metrics.coverage(a, a) == 1 and metrics.density(a, a) >= 1.2
+    assert all(0 <= metric(a, b) <= 1 for metric in (precision, recall, coverage))
+    assert 0 <= density(a, b) <= len(b) / 5
+    assert precision(a, a) == recall(a, a) == coverage(a, a) == 1 and density(a, a) >= 1.2
     assert metrics.two_sample(a, a, permutations=2)["auc"] == pytest.approx(0.5)
     told = metrics.two_sample(a, b, permutations=2)
     assert all(0 <= told[key] <= 1 + 1e-12 for key in ("accuracy", "accuracy_p", "auc", "auc_p"))
