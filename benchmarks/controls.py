@@ -3,7 +3,7 @@
     python benchmarks/controls.py [n]
 
 Simulates n held-out images and 4 n others of the broad prior (n is 2000 by default) and judges n images
-of each fault in FAULTS, fresh ones twice. Prints a row for each, how many standard errors it lies on the
+of each fault in FAULTS, fresh ones twice. Prints a row for each, by how many deviations of chance it lies on the
 wrong side of the real-vs-real floor, and writes outputs/benchmarks/controls.csv. Rows that are there
 already are not made again.
 """
@@ -84,7 +84,7 @@ def judge_of(n, folder):
 
 
 def sigmas(judge, name, x, truth):
-    """One row of the table: fault, standard errors of each metric, seconds without and of the lens-model fit."""
+    """One row of the table: fault, sigma of each metric, seconds without and of the lens-model fit."""
     rng = np.random.default_rng(0)
     images, labels = FAULTS[name](x, truth, rng), np.asarray(truth["class"])
     labels = rng.permutation(labels) if name == "labels shuffled" else labels
@@ -112,7 +112,7 @@ def main(n="2000"):
         print(name, {key: value for key, value in rows[-1].items() if key.startswith("seconds") or key not in ("fault", "n") and value > 3}, flush=True)
     fresh = [row[key] for row in rows if row["fault"].startswith("fresh") for key in row if key not in ("fault", "n", "seconds", "seconds_fit")]
     alarms = int(np.sum(np.array(fresh) > 3))
-    print(f"fresh images: {alarms} of {len(fresh)} metrics above 3 standard errors")
+    print(f"fresh images: {alarms} of {len(fresh)} metrics above 3 sigma")
     assert alarms <= 2
 
 

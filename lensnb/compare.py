@@ -37,7 +37,7 @@ def gap(first, second, deviations):
 
 
 def badness(row):
-    """How many standard errors a row lies on the wrong side of its floor; below zero is chance."""
+    """By how many deviations of chance a row lies on the wrong side of its floor; below zero on the right one."""
     sigma = row["sigma"] if row["sigma"] is not None else float("inf")
     return -sigma if row["larger_is_better"] else sigma
 
