@@ -4,8 +4,8 @@
 
 Simulates n held-out images and 4 n others of the broad prior (n is 2000 by default) and judges n images
 of each fault in FAULTS, fresh ones twice. Prints a row for each, by how many deviations of chance it lies on the
-wrong side of the real-vs-real floor, and writes outputs/benchmarks/controls.csv. Rows that are there
-already are not made again.
+wrong side of the real-vs-real floor, and writes outputs/benchmarks/controls.csv and a heat map of it. Rows that
+are there already are not made again.
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-from lensnb import compare, data, evaluate, params, store
+from lensnb import compare, data, evaluate, params, plots, store
 from lensnb.priors import PRIORS
 from lensnb.simulate import render, simulate
 
@@ -96,6 +96,14 @@ def sigmas(judge, name, x, truth):
     return {"fault": name, "n": judge.n} | {key: round(compare.badness(tree), 1) for key, tree in found.items()} | seconds
 
 
+def picture(rows, folder):
+    """Save the table as a heat map, controls.png and controls.pdf."""
+    skipped = ("fault", "n", "seconds", "seconds_fit")
+    cells = [{"method": row["fault"], "metric": key, "sigma": float(row[key]), "larger_is_better": False}
+             for row in rows for key in row if key not in skipped]
+    plots.save(plots.sigmas(cells), folder, "controls")
+
+
 def main(n="2000"):
     """Print a row for each fault and keep the table."""
     torch.set_num_threads(params.Params().threads)
@@ -110,6 +118,7 @@ def main(n="2000"):
         rows.append(sigmas(judge, name, x, truth))
         store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
         print(name, {key: value for key, value in rows[-1].items() if key.startswith("seconds") or key not in ("fault", "n") and value > 3}, flush=True)
+    picture(rows, folder)
     fresh = [row[key] for row in rows if row["fault"].startswith("fresh") for key in row if key not in ("fault", "n", "seconds", "seconds_fit")]
     alarms = int(np.sum(np.array(fresh) > 3))
     print(f"fresh images: {alarms} of {len(fresh)} metrics above 3 sigma")

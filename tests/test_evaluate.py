@@ -206,3 +206,11 @@ def test_evaluations_are_compared_on_one_reference(judge, fresh, tmp_path):
     assert rows["spectrum", "good"]["best"] and not rows["spectrum", "bad"]["best"]
     good, bad = (rows["fld", method] for method in ("good", "bad"))
     assert compare.gap(good, bad, compare.deviations_of(run))[1] < 0.6 * np.hypot(good["error"], bad["error"])
+
+
+def test_the_means_of_each_model_are_one_sentence():
+    cost = lambda model, seen: {"model": model, "training_images_seen": seen, "training_minutes": 2.04, "parameters": 1_040_000}
+    told = compare.footing({"ddpm": cost("diffusion", 320), "ddim": cost("diffusion", 320), "gan": cost("gan", 320)}, 45)
+    assert told == ("Of the same 45 training images, turned and flipped, diffusion saw 320 in 2.0 minutes and draws with 1.04 million parameters; "
+                    "gan saw 320 in 2.0 minutes and draws with 1.04 million parameters. The number of images seen is the same for all.")
+    assert "same for all" not in compare.footing({"ddpm": cost("diffusion", 320), "gan": cost("gan", 100)}, 45)
