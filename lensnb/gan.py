@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from lensnb import adversaries, batches, modern, update
+from lensnb import adversaries, modern, update
 from lensnb import context as contexts
 
 GRAIN_IMAGES = 500       # training images on which the pixel noise is measured
@@ -100,17 +100,20 @@ class GanTask:
                 **update.skipped(self.update_d, self.update_g)}
 
     def _pairs(self, x, context, generator):
-        """This process's real images, and as many generated ones, both to be seen under random symmetries."""
-        turn = lambda: batches.ways(self.gan.flips, len(x), generator, x.device)
+        """This process's real images, and as many generated ones.
+
+        Only real images are flipped and turned: were the generated ones, too, the discriminator would not see it if all
+        of them lay in the same way.
+        """
         drawn = [torch.randn(len(x), *shape, generator=generator, device=x.device) for shape in self.generator.shapes]
-        for (real, told, first, then, *noise), share in update.share((x, context, turn(), turn(), *drawn), self.pieces, self.accelerator):
+        for (real, told, *noise), share in update.share((x, context, *drawn), self.pieces, self.accelerator):
             with self.accelerator.autocast():
                 made = self.generator(*noise, context=told)
-            yield {"x": real, "made": made, "context": told, "turn": first, "turn again": then, "share": share}
+            yield {"x": real, "made": made, "context": told, "share": share}
 
     def _critic(self, pair, gamma):
         """Loss of the discriminator on a pair, with its penalties where gamma is not 0; notes the logits in the pair."""
-        both = torch.cat([pair["x"], batches.turned(pair["made"].detach(), pair["turn"])]).requires_grad_(gamma > 0)
+        both = torch.cat([pair["x"], pair["made"].detach()]).requires_grad_(gamma > 0)
         with self.accelerator.autocast():
             logits = self.judge(both, None if pair["context"] is None else pair["context"].repeat(2, 1))
             pair["real"], pair["fake"] = logits.float().chunk(2)
@@ -121,5 +124,5 @@ class GanTask:
     def _deceive(self, pair):
         """Loss of the generator on a pair that the discriminator has just seen."""
         with self.accelerator.autocast():
-            fake = self.judge(batches.turned(pair["made"], pair["turn again"]), pair["context"])
+            fake = self.judge(pair["made"], pair["context"])
             return self.generator_loss(pair["real"], fake.float()) * pair["share"]

@@ -327,6 +327,19 @@ def test_the_noise_of_pixels_is_measured_and_drawn():
     assert (images.std(0) / expected - 1).abs().mean() < 0.05
 
 
+def test_the_discriminator_sees_generated_images_as_they_are(tmp_path, monkeypatch):
+    """Turned ones would hide a generator whose images all lie in the same way."""
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(40, 16, 16)).astype(np.float32))
+    data.prepare(params.Data(path=str(tmp_path / "images.npy"), size=16), 0, tmp_path / "data")
+    p = params.validate({"device": "cpu", "data": {"size": 16}, "gan": {"steps": 4, "batch": 8, "width": 8, "latent": 8}}, "test")
+    task = train.task("gan", p, data.load(tmp_path / "data"), train.accelerator("cpu"))
+    made, seen = [], []
+    task.generator.register_forward_hook(lambda net, given, out: made.append(out.detach()))
+    task.judge.register_forward_hook(lambda net, given, out: seen.append(given[0].detach()))
+    task.step(0, torch.randn(8, 1, 16, 16), None, torch.Generator().manual_seed(0))
+    assert len(made) == 1 and torch.equal(seen[0][8:], made[0]) and torch.equal(seen[1], made[0])
+
+
 @pytest.mark.parametrize("kind", ["published", "modern"])
 def test_a_gan_learns_where_the_light_is(kind, tmp_path):
     """Images of one bright spot at a fixed place and a random strength: after some hundred updates the generator's light is there."""
