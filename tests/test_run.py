@@ -60,7 +60,7 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
         assert any(o.get("output_type") == "display_data" or "image/png" in o.get("data", {}) for c in notebook.cells
                    for o in c.get("outputs", [])), name
     table = store.read_table(run / "comparison" / "table.csv")
-    assert len(table["value"]) == 3 * 21 and set(table["method"]) == {"ddpm", "ddim", "gan"}
+    assert len(table["value"]) == 3 * 23 and set(table["method"]) == {"ddpm", "ddim", "gan"}
     assert all(np.isfinite(table[key]).all() for key in ("value", "error", "floor", "floor_error"))
     assert (table["n"] == np.where(table["metric"] == "lens_fit", 4, 24)).all()
     assert {"fld", "kid", "recall", "told_apart", "spectrum", "ring_radius", "minkowski"} <= set(table["metric"])
@@ -250,7 +250,7 @@ def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path):
     assert code == 0, printed
     run = tmp_path / "out" / "tiny"
     table = store.read_table(run / "comparison" / "table.csv")
-    assert len(table["value"]) == 60 and np.isfinite(table["value"]).all() and (table["n"] == 16).all()
+    assert len(table["value"]) == 3 * 21 and np.isfinite(table["value"]).all() and (table["n"] == 16).all()
     kept = np.load(run / "data" / "images.npy")
     assert kept.shape == (300, 1, 32, 32) and store.read_json(run / "data" / "dataset.json")["classes"] == ["no_sub", "cdm", "vortex"]
     assert np.load(run / "samples/ddim/images.npy").std() > 0
