@@ -95,7 +95,8 @@ class GanTask:
         self.judge.requires_grad_(True)
         if not self.update_g.skipped:
             self.model.update_parameters(self.generator)
-        accuracy = sum(((pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean()) / 2 * pair["share"] for pair in pairs)
+        right = (((pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean()) / 2 * pair["share"] for pair in pairs)
+        accuracy = sum(right, start=torch.zeros((), device=x.device))      # a process may have no pair
         return {"generator": loss_g, "discriminator": loss_d, "accuracy": self.accelerator.reduce(accuracy), "rate": rate,
                 **update.skipped(self.update_d, self.update_g)}
 
@@ -118,8 +119,8 @@ class GanTask:
             logits = self.judge(both, None if pair["context"] is None else pair["context"].repeat(2, 1))
             pair["real"], pair["fake"] = logits.float().chunk(2)
             loss = self.critic_loss(pair["real"], pair["fake"], self.gan.smoothing)
-        penalty = gamma / 2 * steepness(logits, both) / len(pair["x"]) if gamma else 0
-        return (loss + penalty) * pair["share"]
+        steep = gamma / 2 * steepness(logits, both) / len(pair["x"]) if gamma else 0
+        return (loss + steep) * pair["share"]
 
     def _deceive(self, pair):
         """Loss of the generator on a pair that the discriminator has just seen."""
