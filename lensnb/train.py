@@ -94,7 +94,10 @@ def line(state, settings, progress, checkpoint):
     state["history"].append({"step": state["step"], "images": state["step"] * settings.batch, **means})
     state["recent"] = []
     text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-    progress.set_postfix_str(text) if not progress.disable else print(f"step {state['step']}/{settings.steps} {text}", flush=True)
+    if not progress.disable:
+        progress.set_postfix_str(text)
+    elif main_process():
+        print(f"step {state['step']}/{settings.steps} {text}", flush=True)
     return means
 
 
@@ -186,16 +189,18 @@ def write_weights(task, path):
 
 def finish(task, state, folder, device, best):
     """Write model.safetensors, the best or the last weights, and the tables; the checkpoint is no longer needed."""
+    seen_best = folder / "best.safetensors"
     write_weights(task, folder / "model.safetensors")
     if state["watched"] and best:
-        os.replace(folder / "best.safetensors", folder / "model.safetensors")
-    (folder / "best.safetensors").unlink(missing_ok=True)
+        with store.atomic(folder / "model.safetensors", "wb") as file:
+            file.write(seen_best.read_bytes())
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
             store.write_table(folder / f"{name}.csv", {key: [row[key] for row in rows] for key in rows[0]})
     animate(folder)
     store.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
+    seen_best.unlink(missing_ok=True)       # last: who is killed before goes on from the checkpoint and needs it
 
 
 def animate(folder):

@@ -435,3 +435,18 @@ def test_a_tracker_that_is_not_installed_is_a_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="train.tracker: wandb is not installed; pip install wandb, or set it to none"):
         train.accelerator("cpu", "fp32", "wandb")
+
+
+def test_killed_while_it_finishes_it_still_has_its_best_weights(dataset, tmp_path, monkeypatch):
+    changes = {"steps": 9, "watch_every": 3, "checkpoint_every": 4}
+    whole = trained(tmp_path / "whole", dataset, "gan", gan=changes)
+
+    def cut(*a):
+        raise Cut
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(train, "animate", cut)
+        trained(tmp_path / "cut", dataset, "gan", gan=changes)
+    cut_short = trained(tmp_path / "cut", dataset, "gan", gan=changes)
+    assert store.sha256(whole / "model.safetensors") == store.sha256(cut_short / "model.safetensors")
+    assert not list(cut_short.glob("best*")) and not list(cut_short.glob("checkpoint*"))
