@@ -154,7 +154,7 @@ def build(folder, recipe, make):
             shutil.rmtree(unfinished)
         raise
     _seal(unfinished, time.time() - start)
-    _replace(unfinished, folder)
+    replace(unfinished, folder)
     return folder
 
 
@@ -186,7 +186,8 @@ def _seal(folder, seconds):
     write_json(folder / "artefact.json", {"format": FORMAT, "seconds": round(seconds, 2), **provenance(), "files": files})
 
 
-def _replace(new, old):
+def replace(new, old):
+    """Let the folder `new` take the place of `old`, which goes only once `new` stands there."""
     trash = old.with_name(f".{old.name}.old")
     shutil.rmtree(trash, ignore_errors=True)
     if old.exists():
