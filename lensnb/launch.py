@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from lensnb import chain, devices, params, store, train
-from lensnb.errors import InputError
+from lensnb.errors import told
 
 
 def launch(recipe, overrides=""):
@@ -43,13 +43,9 @@ def main(arguments=None):
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     given = parser.parse_args(arguments)
     try:
-        launch(given.recipe, given.overrides)
-    except InputError as error:
-        print(f"lensnb: {error}", file=sys.stderr)
-        return 2
+        return told(lambda: launch(given.recipe, given.overrides))
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lensnb import params as recipes
 from lensnb import smoke, store
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, nearest, told
 
 
 def execute(step, params):
@@ -146,19 +146,18 @@ def main(arguments=None):
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
     given = parser.parse_args(arguments)
-    try:
-        if given.step not in (*store.STEPS, "publish"):
-            raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
-        params = recipes.load(store.locate(given.recipe), given.overrides)
-        params = smoke.shortened(params) if given.smoke else params
-        if given.step == "publish":
-            publish(params)
-        else:
-            print(f"{given.step}: done, see {os.path.relpath(execute(given.step, params).with_suffix('.ipynb'))}")
-    except InputError as error:
-        print(f"lensnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return told(lambda: _run(given))
+
+
+def _run(given):
+    if given.step not in (*store.STEPS, "publish"):
+        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
+    params = recipes.load(store.locate(given.recipe), given.overrides)
+    params = smoke.shortened(params) if given.smoke else params
+    if given.step == "publish":
+        publish(params)
+    else:
+        print(f"{given.step}: done, see {os.path.relpath(execute(given.step, params).with_suffix('.ipynb'))}")
 
 
 if __name__ == "__main__":
