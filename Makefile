@@ -16,9 +16,9 @@ export LENSNB_SMOKE := $(SMOKE)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test lab trust bench notebooks lock clean
+.PHONY: run test lab report trust bench notebooks lock clean
 
-run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare
+run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	snakemake --cores 1 --quiet all --nolock --rerun-incomplete
 
 test: .venv/ready-$(TORCH)             ## unit tests and the tiny chain, one thread on each core; then the committed notebooks
@@ -26,12 +26,15 @@ test: .venv/ready-$(TORCH)             ## unit tests and the tiny chain, one thr
 	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
-	jupyter lab notebooks/01_data.ipynb
+	jupyter lab notebooks/00_start.ipynb
+
+report: .venv/ready-$(TORCH)           ## the executed notebooks of a run as a web site: outputs/<run>/report/index.html
+	python -m lensnb.run report --recipe $(RECIPE) --set "$(SET)"
 
 trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copied from another machine
 	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
 
-notebooks: run                ## refresh the committed notebooks from the quick run
+notebooks: run                ## refresh the committed notebooks from the quick run, unless they are not true a second time
 	python -m lensnb.run publish
 
 bench: run                    ## figures of speed, memory and quality, printed

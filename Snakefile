@@ -29,7 +29,16 @@ READS = {  # the sections of a recipe that a step reads, beside those that it in
 
 rule all:
     input:
+        FOLDER.parent / "report/index.html",
+
+
+rule report:
+    input:
         FOLDER / "05_compare.json",
+    output:
+        FOLDER.parent / "report/index.html",
+    shell:
+        "python -m lensnb.run {rule} --recipe {RESOLVED:q}"
 
 
 for before, step in zip((None, *store.STEPS), store.STEPS):

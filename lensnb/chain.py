@@ -137,3 +137,11 @@ def compare_methods(run):
 
     folder = run.build("comparison", lambda folder: compare.compare(run, folder))
     return store.read_json(folder / "table.json"), store.read_json(folder / "timing.json")
+
+
+def progress(run):
+    """How far a run has come: one dict a step, with what it writes, whether that is there, and the minutes it took."""
+    told = store.read_json(run.path / "run.json") if (run.path / "run.json").is_file() else {}
+    seconds = {stage: entry["seconds"] for stage, entry in told.get("artefacts", {}).items()}
+    return [{"step": step, "writes": ", ".join(run.stages(step)), "done": all(map(run.is_current, run.stages(step))),
+             "minutes": round(sum(seconds.get(stage, 0) for stage in run.stages(step)) / 60, 1)} for step in store.STEPS]

@@ -93,11 +93,18 @@ class Generator:
     """
 
     def __init__(self, params, method, dataset, net, device):
-        self.method, self.device, self.dataset, self.scaling = method, device, dataset, dataset.scaling
+        self.params, self.method, self.device, self.dataset, self.scaling = params, method, device, dataset, dataset.scaling
         self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](net, params, method, dataset, device)
         self.kind = params.model.context
         self.table = contexts.read(params.sample.context, self.kind, dataset) if params.sample.context and self.kind != "none" else None
         self.nfe = self.inner.nfe
+
+    def variant(self, steps, guidance=1.0):
+        """The same network, drawn from in so many steps and guided so; a GAN has neither and stays as it is."""
+        if self.method.model == "gan":
+            return self
+        method = self.method.model_copy(update={"steps": steps, "guidance": guidance})
+        return Generator(self.params, method, self.dataset, self.inner.net, self.device)
 
     def parameters(self):
         """Number of trained numbers."""

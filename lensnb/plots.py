@@ -6,6 +6,8 @@ Functions take arrays or what the run's files hold, and return a matplotlib Figu
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import FuncNorm
 from matplotlib.ticker import LogLocator, NullFormatter
 
 REAL = "#222222"
@@ -74,11 +76,22 @@ def _show(axis, image, span, pixel_scale=None):
         axis.text(0.06 * size + 0.5 / pixel_scale, 0.1 * size, '1"', color="white", ha="center", va="bottom", fontsize=7)
 
 
+def _bar(figure, axes, span, softening=0.1):
+    """The colour bar of `stretch`, for images in one colour."""
+    (low, high), top = span, np.arcsinh(1 / softening)
+    norm = FuncNorm((lambda v: np.arcsinh((v - low) / (high - low) / softening) / top, lambda y: low + (high - low) * softening * np.sinh(y * top)), low, high)
+    ticks = norm.inverse(np.linspace(0, 1, 5))
+    bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, fraction=0.02, pad=0.01, aspect=12 * len(axes), ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.3g}" for tick in ticks], fontsize=7)
+    bar.set_label("pixel value [units of the images]" if len(axes) > 2 else "pixel value", fontsize=7)
+    bar.outline.set_visible(False)
+
+
 @styled
 def gallery(rows, columns=8, pixel_scale=None, span=None):
-    """Rows of images under one stretch: `rows` maps a label to images (N, C, H, W); a scale bar where the scale is known."""
+    """Rows of images under one asinh stretch: `rows` maps a label to images (N, C, H, W); a scale bar where the scale is known."""
     span = span or limits(next(iter(rows.values())))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.0 * columns, 1.02 * len(rows)), squeeze=False,
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.0 * columns + 0.5, 1.02 * len(rows)), squeeze=False,
                                 gridspec_kw={"wspace": 0.03, "hspace": 0.03})
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for i, axis in enumerate(line):
@@ -87,6 +100,8 @@ def gallery(rows, columns=8, pixel_scale=None, span=None):
             else:
                 axis.axis("off")
         line[0].set_ylabel(label, color=colour(label.lower()) if label.lower() in ("real", *METHODS) else "black")
+    if all(images.shape[1] == 1 for images in rows.values()):
+        _bar(figure, axes, span)
     return figure
 
 
@@ -151,6 +166,22 @@ def animation(frames, path, columns=8, zoom=2, seconds=0.4):
     for page in pages:
         page.putpalette(colours.tobytes())
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], loop=0, duration=[1000 * seconds] * (f - 1) + [3000])
+
+
+@styled
+def siblings(names, images, pixel_scale=None):
+    """Images (N, 1, H, W) under one stretch, and what sets each apart from the first, in shares of its brightest pixel."""
+    figure, axes = plt.subplots(1, 2 * len(images) - 1, figsize=(2.1 * len(images), 1.5), layout="constrained")
+    span, peak = (0, float(images[0].max())), float(images[0].max())
+    for axis, label, image in zip(axes, names, images, strict=False):
+        _show(axis, image, span, pixel_scale)
+        axis.set_title(label, fontsize=8)
+    for axis, label, image in zip(axes[len(images):], names[1:], images[1:], strict=True):
+        shown = axis.imshow((image - images[0])[0] / peak, origin="lower", cmap="RdBu_r", vmin=-0.5, vmax=0.5)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"{label} - {names[0]}", fontsize=8)
+    figure.colorbar(shown, ax=axes[-1], label="share of the peak")
+    return figure
 
 
 @styled

@@ -17,6 +17,8 @@ import numpy as np
 from lensnb.errors import InputError, nearest
 
 CLASSES = ("no_sub", "cdm", "vortex")
+SMOOTH = ("theta_E", "q", "phi", "x", "y", "gamma", "phi_gamma", "source_x", "source_y", "source_radius", "source_n", "source_q",
+          "source_phi", "snr", "exposure")  # columns that have nothing to do with substructure
 TRUTH, POINTS, NOISE = range(3)  # the random streams of one image
 FLOOR = 1e-8  # arcsec; keeps 0/0 away where a length is 0 or a ray hits a singular centre
 DEEPLENSE_RADIUS = 1.281491  # arcsec, 1e12 solar masses, from luminosity distances as in its code
@@ -146,6 +148,13 @@ def draw_truth(n, prior="broad", seed=0, start=0):
     truth = {"seed": np.full(n, seed), "index": index, "class": index % len(CLASSES)}
     truth |= _draw_smooth(u, prior) | _draw_exposure(u, prior)
     truth |= _draw_substructure(u, prior, truth["class"])
+    return truth | _share_mass(truth, prior)
+
+
+def altered(truth, prior, **columns):
+    """The rows of a truth table with some columns changed (numbers or (n,)), the mass shared anew between lens and substructure."""
+    prior, n = get_prior(prior), len(truth["index"])
+    truth = truth | {name: np.full(n, column, float) for name, column in columns.items()}
     return truth | _share_mass(truth, prior)
 
 

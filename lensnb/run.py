@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -116,32 +115,10 @@ def stale(params):
             if path.is_file() and not all(map(run.is_current, run.stages(step)))]
 
 
-def publish(params):
-    """Copy a finished run's executed notebooks, without papermill's marks, to notebooks/ and its gallery to docs/."""
-    import nbformat
-
-    folder = store.Run(params).path / "notebooks"
-    missing = [step for step in store.STEPS if not (folder / f"{step}.json").is_file()]
-    if missing or params != recipes.Params():
-        reason = f"{missing[0]} is missing" if missing else "this one has other parameters"
-        raise InputError(f"{folder}: only a whole run of the defaults is published; {reason}")
-    for step in store.STEPS:
-        notebook = nbformat.read(folder / f"{step}.ipynb", as_version=4)
-        for marked in (notebook, *notebook.cells):
-            marked.metadata.pop("papermill", None)
-        for cell in notebook.cells:
-            cell.metadata.pop("execution", None)
-            if not cell.metadata.get("tags", True):
-                del cell.metadata["tags"]
-        with store.atomic(store.home() / "notebooks" / f"{step}.ipynb") as file:
-            nbformat.write(notebook, file)
-    shutil.copy(store.Run(params).path / "figures" / "gallery.png", store.home() / "docs" / "gallery.png")
-
-
 def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
-    parser.add_argument("step", help="such as 02_train; `publish` copies the executed notebooks to notebooks/")
+    parser.add_argument("step", help="such as 02_train; `report` makes a web site of them, `publish` puts them into notebooks/")
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
@@ -150,14 +127,18 @@ def main(arguments=None):
 
 
 def _run(given):
-    if given.step not in (*store.STEPS, "publish"):
-        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, store.STEPS) or store.STEPS[0]}?")
+    from lensnb import publish, report
+
+    known = (store.START, *store.STEPS, "report", "publish")
+    if given.step not in known:
+        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
     params = recipes.load(store.locate(given.recipe), given.overrides)
     params = smoke.shortened(params) if given.smoke else params
     if given.step == "publish":
-        publish(params)
+        publish.publish(params)
     else:
-        print(f"{given.step}: done, see {os.path.relpath(execute(given.step, params).with_suffix('.ipynb'))}")
+        page = report.write(store.Run(params)) if given.step == "report" else execute(given.step, params).with_suffix(".ipynb")
+        print(f"{given.step}: done, see {os.path.relpath(page)}")
 
 
 if __name__ == "__main__":

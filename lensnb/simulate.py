@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lensnb.errors import InputError
-from lensnb.priors import (FLOOR, NOISE, draw_points, draw_truth, einstein_radius, get_prior, random_stream,
+from lensnb.priors import (CLASSES, FLOOR, NOISE, SMOOTH, altered, draw_points, draw_truth, einstein_radius, get_prior, random_stream,
                            whole_number)
 
 CACHED_RAYS = 2**19  # traced at once on a CPU: fields that fit its cache run twice as fast
@@ -108,6 +108,14 @@ def simulate(n, prior="broad", seed=0, size=None, device="cpu", batch=64, out=No
         tables.append(draw_truth(min(batch, n - start), prior, seed, start))
         out[start : start + batch] = render(tables[-1], prior, device, batch).cpu().numpy()
     return out, {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+
+
+def siblings(prior="broad", seed=0):
+    """One lens with each kind of substructure, all else the same, without noise: (len(CLASSES), 1, H, W) float32."""
+    prior = get_prior(prior)
+    truth = draw_truth(len(CLASSES), prior, seed)
+    truth = altered(truth, prior, **{name: truth[name][0] for name in SMOOTH})
+    return clean_images(truth, draw_points(truth, prior), prior).float().numpy()[:, None]
 
 
 def render(truth, prior="broad", device="cpu", batch=64):

@@ -220,7 +220,7 @@ class Run:
         """The stages that a notebook such as "02_train" promises."""
         methods = self.params.sample.methods
         models = dict.fromkeys(m.model for m in methods.values())
-        return {"01_data": ["data"],
+        return {START: [], "01_data": ["data"],
                 "02_train": [f"models/{m}" for m in models],
                 "03_sample": [f"samples/{m}" for m in methods],
                 "04_evaluate": [f"evaluation/{m}" for m in methods],
@@ -291,6 +291,7 @@ class Run:
         write_json(path, tree)
 
 
+START = "00_start"      # the front page, which reads and writes nothing
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 LENSNET = read_json(Path(__file__).with_name("weights") / "lensnet.json")["sha256"]     # what distances are measured with
 FINDER = read_json(Path(__file__).with_name("weights") / "finder.json")["sha256"]

@@ -1,57 +1,199 @@
-"""Sliders over stored frames. Nothing is computed when they move, so they work without a kernel."""
+"""Sliders. Over stored frames nothing is computed when they move, so those work without a kernel; two draw live.
 
-import base64
-import io
+Stored widgets are made of HTML, Stack, IntSlider, Play, Dropdown and links alone: what the report can show, too.
+"""
 
-import matplotlib
+import time
+
+import ipywidgets as widgets
+import matplotlib.colors
 import numpy as np
 
-from lensnb import plots
+from lensnb import frames, physics, plots
+from lensnb.errors import InputError
 
-LEVELS = 64     # grey levels of a frame: half the bytes of 256, and no eye sees it at 64x64
-
-
-def _png(tiles):
-    """Tiles (rows, columns, H, W) in [0, 1] as one palette PNG with a gap between tiles; bytes."""
-    from PIL import Image
-
-    levels = (tiles.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)
-    padded = np.pad(levels, ((0, 0), (0, 0), (1, 1), (1, 1)))[:, :, ::-1]       # origin below, as in the figures
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in padded], axis=0)
-    image = Image.fromarray(sheet, mode="P")
-    colours = matplotlib.colormaps["inferno"](np.linspace(0, 1, LEVELS))[:, :3]
-    image.putpalette((colours * 255).astype(np.uint8).tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, bits=6)
-    return buffer.getvalue()
+WIDE = {"description_width": "initial"}
+POINTS = 16     # of a curve in a frame
 
 
-def _frame(tiles, text, zoom):
-    picture = base64.b64encode(_png(tiles)).decode()
-    width = zoom * tiles.shape[1] * tiles.shape[3]
-    return (f'<figure style="margin:0"><img alt="{text}" src="data:image/png;base64,{picture}" '
-            f'style="width:{width}px;image-rendering:pixelated"><figcaption>{text}</figcaption></figure>')
+def scrub(sheets, captions, label="frame", zoom=2):
+    """One slider with a play button over stored pictures: sheets (F, rows, columns, H, W) in [0, 1], a caption each."""
+    slider, controls = _player(len(sheets), label)
+    pages = _html(frames.captioned(frames.picture(sheet, text, zoom), text) for sheet, text in zip(sheets, captions, strict=True))
+    return widgets.VBox([controls, _stack(pages, (slider, "value"))])
 
 
-def scrub(table, x, x0, images=2, zoom=2, label="denoising step"):
-    """A slider with a play button over stored frames: above x, below the predicted x0, for the first few images.
+def journey(trajectories, real, images=3, count=14):
+    """How images come about, two methods side by side: the noisy state, the predicted image, its profile and spectrum.
 
-    table : columns of frames.csv; x, x0 : (F, N, C, H, W). Returns an ipywidgets box of at most
-    1 MB; the link between slider and picture lives in the browser.
+    trajectories : method -> (columns of frames.csv, x, x0), as `lensnb.load_trajectory` gives them;
+    real : images (N, C, H, W), whose means are dashed. Shows the first `images` of each method at `count`
+    moments of its way.
     """
-    import ipywidgets as widgets
+    slider, controls = _player(count, "share of the way")
+    which = widgets.Dropdown(options=[(str(i + 1), i) for i in range(_fewest(trajectories, images))], description="image", style=WIDE)
+    yardstick = _curves(np.asarray(real)).mean(axis=0)                          # (2, POINTS)
+    span = plots.limits(np.asarray(real))
+    ways = [_way(method, *trajectory, len(which.options), count, yardstick, span, which, slider) for method, trajectory in trajectories.items()]
+    sides = [_side(list(trajectories), ways, first, name) for first, name in ((0, "left"), (min(len(ways), 4) - 1, "right"))]
+    legend = widgets.HTML("Below each pair: brightness from the centre to the edge of the image, and the logarithm of the power "
+                          "from its largest to its smallest structures; dashed, the mean of real images.")
+    return widgets.VBox([widgets.HBox([controls, which]), widgets.HBox(sides), legend])
 
-    span = plots.limits(x0[-1])
-    key = next(k for k in table if k != "step")
-    frames = []
-    for f in range(len(x)):
-        noisy = (x[f, :images].mean(axis=1) + 1.5) / 3                          # (images, H, W)
-        clean = plots.stretch(x0[f, :images].mean(axis=1), *span)
-        text = f"step {int(table['step'][f])} of {int(table['step'][-1])}, {key} {table[key][f]:.3g}"
-        frames.append(widgets.HTML(_frame(np.stack([noisy, clean]), text, zoom)))
-    slider = widgets.IntSlider(0, 0, len(frames) - 1, description=label, style={"description_width": "initial"})
-    play = widgets.Play(value=0, min=0, max=len(frames) - 1, interval=120)
-    stack = widgets.Stack(frames, selected_index=0)
+
+def gallery(sets, captions, page=10, zoom=2):
+    """Browse images with their physics: `sets` maps a name to images (N, C, H, W), `captions` to N lines of text."""
+    span = plots.limits(np.asarray(next(iter(sets.values()))))
+    pages = max(len(images) // page for images in sets.values())
+    slider = widgets.IntSlider(0, 0, pages - 1, description="page", style=WIDE)
+    shown = widgets.Dropdown(options=[(plots.name(k), i) for i, k in enumerate(sets)], description="images", style=WIDE)
+    books = []
+    for name, images in sets.items():
+        grey = plots.stretch(np.asarray(images).mean(axis=1), *span)            # (N, H, W)
+        cells = [frames.captioned(frames.picture(tile[None, None], f"{plots.name(name)}, image {i + 1}: {text}", zoom), text)
+                 for i, (tile, text) in enumerate(zip(grey, captions[name], strict=True))]
+        sheets = _html(_fixed(cells[at:at + page], zoom * (grey.shape[-1] + 2)) for at in range(0, len(cells), page))
+        books.append(_stack(sheets, (slider, "value")))
+    return widgets.VBox([widgets.HBox([shown, slider]), _stack(books, (shown, "index"))])
+
+
+def live(generators, seed=0, images=6, zoom=2):
+    """Draw from trained models with a running kernel: `generators` maps a method to its `generate.Generator`.
+
+    Knobs: method, steps, seed and, where the model is told what to draw, class, theta_E, q, shear and guidance. The line below
+    says how many seconds it took.
+    """
+    span = plots.limits(next(iter(generators.values())).dataset.examples(256))
+    knobs = {"method": widgets.Dropdown(options=[(plots.name(m), m) for m in generators], description="method", style=WIDE),
+             "steps": _slider("steps", 10, 1, 100), "seed": _slider("seed", seed, 0, 999)} | _told(next(iter(generators.values())))
+
+    def drawn(method, steps, seed, guidance=1.0, **asked):
+        generator = generators[method].variant(steps=steps, guidance=guidance)
+        start = time.perf_counter()
+        pictures = generator.draw(images, seed, table={k: np.array([v]) for k, v in asked.items()} or None)
+        seconds = time.perf_counter() - start
+        text = f"{plots.name(method)}: {images} images in {seconds:.2f} s, {generator.nfe} network evaluations each"
+        return frames.captioned(frames.picture(plots.stretch(pictures.mean(axis=1), *span)[None], text, zoom), text)
+    return _answering(knobs, drawn)
+
+
+def lens(zoom=4, pixels=64):
+    """Bend light by hand with a running kernel: the simulator's own knobs, without a trained model."""
+    from lensnb import priors, simulate
+
+    prior = priors.get_prior("broad", pixels)
+    knobs = {"kind": widgets.Dropdown(options=[(name, i) for i, name in enumerate(priors.CLASSES)], description="substructure", style=WIDE),
+             "theta_E": _slider("Einstein radius [arcsec]", 1.2, 0.5, 1.8), "q": _slider("axis ratio of the lens", 0.8, 0.4, 1.0),
+             "gamma": _slider("shear", 0.05, 0.0, 0.2), "source_x": _slider("source to the right [arcsec]", 0.1, -0.6, 0.6),
+             "source_radius": _slider("source radius [arcsec]", 0.2, 0.05, 0.5), "seed": _slider("seed", 0, 0, 999)}
+
+    def drawn(kind, seed, **columns):
+        truth = priors.altered(priors.draw_truth(1, prior, seed, start=kind), prior, x=0.0, y=0.0, source_y=0.05, **columns)
+        image = simulate.render(truth, prior).numpy()
+        text = (f"{priors.CLASSES[kind]}: Einstein radius {columns['theta_E']:.2f} arcsec, axis ratio {columns['q']:.2f}, shear {columns['gamma']:.2f}; "
+                f"{pixels * prior.pixel_scale:.1f} arcsec across")
+        return frames.captioned(frames.picture(plots.stretch(image[:1], *plots.limits(image)), text, zoom), text)
+    return _answering(knobs, drawn)
+
+
+def _answering(knobs, draw):
+    """The knobs beside what `draw(**values)` says of them, drawn anew when one is let go; bad values give their sentence."""
+    shown = widgets.HTML()
+
+    def refresh(_=None):
+        try:
+            shown.value = draw(**{name: knob.value for name, knob in knobs.items()})
+        except InputError as error:
+            shown.value = frames.captioned("", str(error))
+    for knob in knobs.values():
+        knob.observe(refresh, "value")
+    refresh()
+    return widgets.HBox([widgets.VBox(list(knobs.values())), shown])
+
+
+def _told(generator):
+    """The knobs of what a generator is told: none without a context."""
+    asked = generator.asked(512)
+    if asked is None:
+        return {}
+    names = [(name, i) for i, name in enumerate(generator.dataset.classes)]
+    knobs = {"class": widgets.Dropdown(options=names, description="class", style=WIDE)}
+    for name in [k for k in asked if k != "class"]:
+        low, middle, high = np.percentile(asked[name], [1, 50, 99])
+        knobs[name] = _slider(name, round(float(middle), 2), round(float(low), 2), round(float(high), 2))
+    return knobs | {"guidance": _slider("guidance", 1.0, 1.0, 5.0)}
+
+
+def _slider(label, value, low, high):
+    kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
+    step = {} if isinstance(value, int) else {"step": 0.01}
+    return kind(value=value, min=low, max=high, description=label, style=WIDE, continuous_update=False, layout={"width": "24em"}, **step)
+
+
+def _player(count, label):
+    """A slider over 0..count-1, and the box of play button, slider and speed; all linked in the browser."""
+    slider = widgets.IntSlider(0, 0, count - 1, description=label, style=WIDE)
+    play = widgets.Play(value=0, min=0, max=count - 1, interval=200, tooltip="play")
+    pause = widgets.IntSlider(200, 50, 1000, step=50, description="ms a frame", style=WIDE, layout={"width": "16em"})
     widgets.jslink((play, "value"), (slider, "value"))
-    widgets.jslink((slider, "value"), (stack, "selected_index"))
-    return widgets.VBox([widgets.HBox([play, slider]), stack])
+    widgets.jslink((pause, "value"), (play, "interval"))
+    return slider, widgets.HBox([play, slider, pause])
+
+
+def _html(texts):
+    layout, style = widgets.Layout(), widgets.HTML().style      # shared: a model of its own for each would double the file
+    return [widgets.HTML(text, layout=layout, style=style) for text in texts]
+
+
+def _stack(pages, chooser):
+    stack = widgets.Stack(pages, selected_index=0)
+    widgets.jslink(chooser, (stack, "selected_index"))
+    return stack
+
+
+def _fixed(cells, width):
+    sized = (cell.replace("<figure style=\"", f"<figure style=\"width:{width}px;line-height:1.3;font-size:11px;", 1) for cell in cells)
+    return '<div style="max-width:1000px">' + "".join(sized) + "</div>"
+
+
+def _fewest(trajectories, images):
+    return min(images, *(x.shape[1] for _, x, _ in trajectories.values()))
+
+
+def _curves(images):
+    """Radial profile, asinh-stretched, and log power of images (N, C, H, W) at few points: (N, 2, POINTS)."""
+    profile = np.arcsinh(physics.radial_profile(images))
+    power = physics.log_power(images)
+    return np.stack([c[:, np.linspace(0, c.shape[1] - 1, POINTS).round().astype(int)] for c in (profile, power)], axis=1)
+
+
+def _way(method, table, x, x0, images, count, yardstick, span, which, slider):
+    """The frames of one method: a Stack over images of Stacks over moments."""
+    picks = np.linspace(0, len(x) - 1, count).round().astype(int)
+    key = next(k for k in table if k != "step")
+    stacks = []
+    for image in range(images):
+        curves = _curves(x0[:, image])
+        spans = [(min(*a, *b) - 0.2, max(*a, *b) + 0.2) for a, b in zip(curves[-1], yardstick, strict=True)]
+        pages = dict(zip(np.unique(picks), _html(
+            _moment(method, f"{int(table['step'][f])} of {int(table['step'][-1])}, {key} {table[key][f]:.3g}", x[f, image] if key == "sigma" else None,
+                    x0[f, image], curves[f], yardstick, spans, span) for f in np.unique(picks)), strict=True))
+        stacks.append(_stack([pages[f] for f in picks], (slider, "value")))
+    return _stack(stacks, (which, "index"))
+
+
+def _moment(method, where, x, x0, curves, yardstick, spans, span):
+    """One frame as HTML: x, where it differs from x0, and the predicted x0 (C, H, W) above profile and spectrum."""
+    text = f"{plots.name(method)}, step {where}"
+    shade = matplotlib.colors.to_hex(plots.colour(method))
+    clean = frames.picture(plots.stretch(x0.mean(axis=0), *span)[None, None], f"{text}: predicted image")
+    noisy = "" if x is None else frames.picture((x.mean(axis=0) + 1.5)[None, None] / 3, f"{text}: noisy state", levels=frames.COARSE)
+    lines = [frames.curve(c, r, shade, f"{text}: {what}", s) for c, r, s, what in zip(curves, yardstick, spans, ("radial profile", "power spectrum"), strict=True)]
+    return frames.captioned(f"{noisy}{clean}<br>{''.join(lines)}", text)
+
+
+def _side(methods, ways, first, name):
+    choice = widgets.Dropdown(options=[(plots.name(m), i) for i, m in enumerate(methods)], value=first, description=name, style=WIDE)
+    stack = widgets.Stack(ways, selected_index=first)
+    widgets.jslink((choice, "index"), (stack, "selected_index"))
+    return widgets.VBox([choice, stack], layout={"width": "300px"})

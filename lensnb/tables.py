@@ -1,0 +1,38 @@
+"""Tables as the notebooks and the report show them: pandas Stylers, every number with its error."""
+
+import pandas as pd
+
+from lensnb import morphology, physics, plots
+
+CARD = ["value", "error", "floor", "floor_error", "sigma", "ratio", "n"]
+
+
+def card(method, metrics):
+    """All measures of one method; `metrics` as in metrics.json."""
+    table = pd.DataFrame(metrics).T[CARD].astype(float).rename(index=plots.METRICS)
+    return table.round({"sigma": 1, "ratio": 1, "n": 0}).style.set_caption(plots.name(method)).format(precision=3, na_rep="")
+
+
+def comparison(rows):
+    """One row a measure, one column a method: value ± error (ratio to the floor); bold the clear best of a row."""
+    table = pd.DataFrame(rows)
+    table["entry"] = [f"{row['value']:.3g} ± {row['error']:.1g}" + (f" ({row['ratio']:.1f})" if row["ratio"] else "") for row in rows]
+    table["measure"], table["method"] = table["metric"].map(lambda m: plots.METRICS.get(m, m)), table["method"].map(plots.name)
+    entries, best = (table.pivot(index="measure", columns="method", values=key).loc[table["measure"].unique(), table["method"].unique()]
+                     for key in ("entry", "best"))
+    return entries.rename_axis(None).rename_axis(None, axis=1).style.apply(lambda column: ["font-weight: bold" if b else "" for b in best[column.name]])
+
+
+def costs(costs):
+    """What each method took, in training and for an image."""
+    table = pd.DataFrame(costs.values(), index=[plots.name(method) for method in costs])
+    return table.rename(columns=lambda key: key.replace("_", " ")).style.format(
+        {"seconds per image": "{:.4f}", "training minutes": "{:.1f}", "parameters": "{:,}", "training images seen": "{:,}"})
+
+
+def captions(images, pixel_scale=None):
+    """What is measured on each image (N, C, H, W), as N lines of text."""
+    measured = [measure(images).ravel() for measure in (lambda x: morphology.ring_radius(x, pixel_scale), physics.total_flux,
+                                                       morphology.ellipticity, physics.noise_level)]
+    unit = '"' if pixel_scale else " pixels"
+    return [f"ring {r:.2f}{unit}, flux {f:.3g}, ellipticity {e:.2f}, noise {n:.2f}" for r, f, e, n in zip(*measured, strict=True)]
