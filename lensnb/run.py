@@ -23,14 +23,20 @@ def execute(step, params):
     """Run notebooks/<step>.ipynb with a recipe; returns the path of its receipt.
 
     The executed notebook lies in the run folder as notebooks/<step>.ipynb, or as
-    <step>.failed.ipynb where a cell failed.
+    <step>.failed.ipynb where a cell failed. Raises InputError where another process executes it.
     """
+    run = store.Run(params)
+    run.told()      # nothing is touched of a newer lensnb's
+    store.make_folder(run.path / "notebooks")
+    with store.locked(run.path / "notebooks" / step):
+        return _execute(step, run)
+
+
+def _execute(step, run):
     import nbformat
     import papermill
 
-    run = store.Run(params)
     source, folder = store.home() / "notebooks" / f"{step}.ipynb", run.path / "notebooks"
-    store.make_folder(folder)
     done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
     receipt.unlink(missing_ok=True)
     os.environ["LENSNB_HEADLESS"] = "1"     # the kernel prints lines, no progress bar
@@ -38,7 +44,7 @@ def execute(step, params):
     try:
         with contextlib.chdir(store.home()), _quiet():
             # only what differs from the defaults is injected, so that a quick run's notebooks are the committed ones
-            given = params.model_dump(mode="json", exclude_defaults=True)
+            given = run.params.model_dump(mode="json", exclude_defaults=True)
             papermill.execute_notebook(str(source), str(failed), parameters=given,
                                        kernel_name="python3", progress_bar=False, log_output=True, cwd=str(store.home()),
                                        extra_arguments=["--log-level=40"])
@@ -110,6 +116,7 @@ def sign(notebook):
 def stale(params):
     """Receipts of a run whose artefacts are damaged or were made otherwise since; the chain makes these steps again."""
     run = store.Run(params)
+    run.told()
     receipts = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}
     return [path for step, path in receipts.items()
             if path.is_file() and not all(map(run.is_current, run.stages(step)))]

@@ -8,30 +8,20 @@ second run finds it and a changed parameter does not.
 import contextlib
 import csv
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from lensnb.errors import InputError
+from lensnb.errors import InputError, of_files
+from lensnb.locks import locked
+from lensnb.provenance import home, provenance, version
 
 FORMAT = 1      # of the files in a run folder
-PACKAGES = ("torch", "numpy", "pydantic", "accelerate", "safetensors", "caustics", "scipy", "matplotlib", "papermill")
-
-
-def home():
-    """The project's folder, which has `notebooks/`: the nearest one above the working directory, or the code's own."""
-    here = Path.cwd()
-    likely = (here, *here.parents, Path(__file__).parents[1])
-    return next((p for p in likely if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
 
 
 def locate(path):
@@ -64,13 +54,24 @@ def write_json(path, tree):
 
 
 def read_json(path):
-    """Read a JSON file of a run, or say which file is missing or damaged."""
+    """Read a JSON file of a run, or say that it is missing, damaged or of a newer lensnb."""
     try:
-        return json.loads(Path(path).read_text())
+        tree = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the step that writes it") from None
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}); delete it and run its step again") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: damaged (found {type(tree).__name__}, not names and values); delete it and run its step again")
+    return known(path, tree)
+
+
+def known(path, tree):
+    """What was read from `path`, unless a newer lensnb has written it, whose results are neither read nor replaced."""
+    if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
+        raise InputError(f"{path}: made by a newer lensnb ({tree.get('lensnb')}, format {tree['format']}; this one knows {FORMAT}); "
+                         "update lensnb, or give this run another name (run=...)")
+    return tree
 
 
 def write_table(path, columns):
@@ -102,7 +103,7 @@ def sha256(path):
 
 def digest(folder):
     """One short hash for what an artefact holds: that of the hashes of its files, but for its recipe and times."""
-    files = read_json(Path(folder) / "artefact.json")["files"]
+    files = listed(folder)
     hashes = sorted((name, entry["sha256"]) for name, entry in files.items()
                     if name not in ("timing.json", "recipe.yaml"))
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
@@ -121,41 +122,63 @@ def is_whole(folder):
     folder = Path(folder)
     if not (folder / "artefact.json").is_file():
         return False
-    listed = read_json(folder / "artefact.json")["files"]
-    return all((folder / f).is_file() and (folder / f).stat().st_size == v["bytes"] for f, v in listed.items())
+    return all((folder / f).is_file() and (folder / f).stat().st_size == v["bytes"] for f, v in listed(folder).items())
+
+
+def listed(folder):
+    """The files of an artefact as its artefact.json lists them: name -> bytes and sha256."""
+    path = Path(folder) / "artefact.json"
+    files = read_json(path).get("files")
+    if not isinstance(files, dict) or not all(isinstance(v, dict) and {"bytes", "sha256"} <= v.keys() for v in files.values()):
+        raise InputError(f"{path}: damaged (no list of files); delete it and run its step again")
+    return files
 
 
 def recipe_of(folder):
-    """The recipe that made an artefact, or None."""
+    """The recipe that made an artefact, or None where there is none that can be read; raises InputError for a newer lensnb's."""
     path = Path(folder) / "recipe.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        return known(path.parent, yaml.safe_load(path.read_text())) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
 
 
 def build(folder, recipe, make):
     """The artefact `folder`, made by `make(partial_folder)` unless it is there with this recipe (see `stamped`).
 
     A partial folder of the same recipe is handed to `make` as it was left, so that training can
-    resume from its checkpoints. `recipe` is a plain tree (dicts, lists, numbers, text).
+    resume from its checkpoints. `recipe` is a plain tree (dicts, lists, numbers, text). Raises InputError
+    where another process builds it, where the disk is full or closed, and for what a newer lensnb has made.
     """
     folder, recipe = Path(folder), stamped(recipe)
-    if is_whole(folder) and recipe_of(folder) == recipe:
-        return folder
+    if not _has(folder, recipe):
+        make_folder(folder.parent)
+        with locked(folder), of_files(folder):
+            if not _has(folder, recipe):    # another process may have made it meanwhile
+                _make(folder, recipe, make)
+    return folder
+
+
+def _has(folder, recipe):
+    return is_whole(folder) and recipe_of(folder) == recipe
+
+
+def _make(folder, recipe, make):
     unfinished = partial(folder)
-    if recipe_of(unfinished) != recipe:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    make_folder(unfinished)
+    if recipe_of(unfinished) != recipe and unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(exist_ok=True)
     with atomic(unfinished / "recipe.yaml") as file:
         yaml.safe_dump(recipe, file, sort_keys=False)
     start = time.time()
     try:
         make(unfinished)
-    except InputError:
+        _seal(unfinished, time.time() - start)
+    except (InputError, OSError):
         if not (unfinished / "checkpoint.pt").is_file():   # nothing to go on from: leave nothing
             shutil.rmtree(unfinished)
         raise
-    _seal(unfinished, time.time() - start)
     replace(unfinished, folder)
-    return folder
 
 
 def partial(folder):
@@ -170,14 +193,11 @@ def stamped(recipe):
 
 def make_folder(path):
     """Make a folder and those above it, or say in one sentence that nothing can be written there."""
-    try:
+    with of_files(path):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot write there ({error.strerror}); "
-                         "free the folder or set LENSNB_OUTPUTS to another one") from None
 
 
 def _seal(folder, seconds):
@@ -194,14 +214,6 @@ def replace(new, old):
         os.rename(old, trash)
     os.rename(new, old)
     shutil.rmtree(trash, ignore_errors=True)
-
-
-def version(package="lensnb"):
-    """Version of an installed package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 class Run:
@@ -258,11 +270,25 @@ class Run:
 
     def write_recipe(self):
         """Write the run's recipe, all defaults spelled out, as recipe.yaml; returns its path."""
+        self.told()     # of a newer lensnb nothing is overwritten
         make_folder(self.path)
-        path = self.path / "recipe.yaml"
-        with atomic(path) as file:
-            yaml.safe_dump(self.params.model_dump(mode="json"), file, sort_keys=False)
+        path, text = self.path / "recipe.yaml", yaml.safe_dump(self.params.model_dump(mode="json"), sort_keys=False)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            self.idle()
+            with of_files(path), atomic(path) as file:
+                file.write(text)
         return path
+
+    def idle(self):
+        """Refuse a run folder that another process is at work in; the locks of one that died are removed."""
+        for lock in (*self.path.glob(".*.lock"), *self.path.glob("*/.*.lock")):
+            with locked(lock.with_name(lock.name[1:-len(".lock")])):
+                pass
+
+    def told(self):
+        """What run.json tells; nothing, before the first stage is there."""
+        path = self.path / "run.json"
+        return read_json(path) if path.is_file() else {}
 
     def need(self, stage):
         """The folder of a stage that must be there, whole and made by this run's recipe."""
@@ -283,12 +309,14 @@ class Run:
 
     def note(self, part, key, value):
         """Enter `value` under run.json's `part`, beside the provenance of this process."""
+        if self.told().get(part, {}).get(key) == value:     # who only reads, writes nothing
+            return
         path = self.path / "run.json"
-        tree = read_json(path) if path.is_file() else {}
-        tree |= {"format": FORMAT, "run": self.params.run, **provenance(self.params.threads),
-                 "params": self.params.model_dump(mode="json")}
-        tree.setdefault(part, {})[key] = value
-        write_json(path, tree)
+        with of_files(path), locked(path, patience=60):
+            tree = self.told() | {"format": FORMAT, "run": self.params.run, **provenance(self.params.threads),
+                                  "params": self.params.model_dump(mode="json")}
+            tree.setdefault(part, {})[key] = value
+            write_json(path, tree)
 
 
 START = "00_start"      # the front page, which reads and writes nothing
@@ -305,29 +333,3 @@ def _model_recipe(tree, name):
     if name == "gan":
         return training | {"model": {"context": tree["model"]["context"]}}
     return training | {"model": tree["model"], "diffusion": tree["diffusion"]}
-
-
-def provenance(threads=None):
-    """Commit, versions and hardware of this process; `threads` are those of the recipe, if it fixes them."""
-    commit = _git("rev-parse", "HEAD")
-    return {"lensnb": version(), "commit": commit,
-            "modified": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
-            "python": sys.version.split()[0], "packages": {p: v for p in PACKAGES if (v := version(p))},
-            "hardware": _hardware(threads)}
-
-
-def _git(*arguments):
-    """What git says of the project; None where there is no git or no repository."""
-    if not shutil.which("git"):
-        return None
-    return subprocess.run(["git", "-C", home(), *arguments], capture_output=True, text=True).stdout.strip() or None
-
-
-def _hardware(threads):
-    import torch
-
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
-    return {"platform": platform.platform(), "cpu": names[0] if names else platform.processor() or platform.machine(),
-            "cores": os.cpu_count(), "threads": threads or torch.get_num_threads(), "gpu": gpu}

@@ -122,7 +122,7 @@ def test_a_missing_stage_names_the_notebook_that_writes_it(run):
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "outputs").write_text("a file where a folder belongs")
     run = store.Run(params.Params(), tmp_path / "outputs")
-    with pytest.raises(InputError, match="cannot write there .*; free the folder or set LENSNB_OUTPUTS"):
+    with pytest.raises(InputError, match="outputs.*: Not a directory; make room or give permission there, or set LENSNB_OUTPUTS"):
         run.build("data", writes("x", []))
 
 
