@@ -8,7 +8,7 @@ that a flipped or turned image keeps its context.
 import numpy as np
 import torch
 
-from lensnb import store
+from lensnb import files, store
 from lensnb.errors import InputError, nearest
 
 PHYSICS = ("theta_E", "q", "gamma")
@@ -52,7 +52,9 @@ def read(path, kind, dataset):
     path = store.locate(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; sample.context names a .csv with one row an image")
-    found, needed = store.read_table(path), ["class", *(PHYSICS if kind == "physics" else ())]
+    with files.reading(path, "a table", "text with a header and rows of as many values"):
+        found = store.read_table(path)
+    needed = ["class", *(PHYSICS if kind == "physics" else ())]
     if not set(needed) <= set(found):
         raise InputError(f"{path}: columns with rows below are {', '.join(found) or 'none'}; expected a header and rows with {', '.join(needed)}")
     rows = {name: _numbers(path, name, found[name]) for name in needed[1:]}

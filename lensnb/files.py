@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lensnb.errors import InputError
+from lensnb.errors import FULL, InputError
 
+BOMB = 2**30, 200       # bytes, and times its own size: no archive of images unpacks to more than both
 SHAPES = "(H,W), (N,H,W), (N,C,H,W) or (N,H,W,C) with C 1 or 3"
 
 
@@ -51,6 +52,8 @@ def reading(name, form="NumPy's format", wanted="a file as np.save or np.savez w
     except InputError:
         raise
     except Exception as error:      # parsers of foreign bytes raise anything, MemoryError included
+        if isinstance(error, OSError) and error.errno in FULL:      # where the content is copied to, not the file
+            raise
         if isinstance(error, OSError) and error.strerror:       # the system's, not a parser's
             raise InputError(f"{name}: {error.strerror}; expected a readable file or folder") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -148,6 +151,10 @@ def unpack(path, folder):
     without a single set of images.
     """
     with reading(path), zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > max(BOMB[0], BOMB[1] * os.path.getsize(path)):
+            raise InputError(f"{path}: would unpack to {size / 2**30:.1f} GiB, {size // os.path.getsize(path)} times its size, which "
+                             "no images do; save them with np.save")
         shapes, kinds = {}, {}
         for member in archive.namelist():
             if member.endswith(".npy"):

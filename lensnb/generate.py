@@ -173,7 +173,8 @@ def load(params, name, dataset, weights):
     try:
         net.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{weights}: not the weights of this recipe ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{weights}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
+                         "delete its folder and run notebooks/02_train.ipynb again") from None
     return Generator(params, method, dataset, net.to(device).eval(), device)
 
 
@@ -183,6 +184,9 @@ def sample(params, name, dataset, weights, folder):
     start = time.perf_counter()
     images = generator.draw(params.sample.n, params.seed, params.sample.batch)
     seconds = (time.perf_counter() - start) / len(images)
+    if bad := int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum()):
+        raise InputError(f"sample.methods.{name}: {bad} of {len(images)} images drawn hold NaN or infinite pixels; train again with a lower "
+                         f"rate: delete {weights.parent} and run notebooks/02_train.ipynb")
     table, x, x0 = generator.trajectory(params.sample.trajectory, params.seed, params.sample.frames)
     for key, array in {"images": images, "x": x, "x0": x0}.items():
         with store.atomic(folder / f"{key}.npy", "wb") as file:

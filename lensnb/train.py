@@ -7,12 +7,15 @@ uninterrupted one and nothing but the parts has to be restored.
 """
 
 import importlib.util
+import io
 import math
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import safetensors.torch
@@ -159,8 +162,10 @@ class Stopped:
 def save(task, path, state):
     """Write the state of all parts of `task` and the progress, atomically."""
     if main_process():
+        whole = io.BytesIO()    # torch writing to a full disk does not say so
+        torch.save({**state, "parts": {name: part.state_dict() for name, part in task.parts.items()}}, whole)
         with store.atomic(path, "wb") as file:
-            torch.save({**state, "parts": {name: part.state_dict() for name, part in task.parts.items()}}, file)
+            file.write(whole.getbuffer())
 
 
 def restore(task, path):
@@ -168,13 +173,14 @@ def restore(task, path):
     if not path.is_file():
         return {"step": 0, "history": [], "recent": [], "watched": [], "seconds": 0.0}
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):      # of the pickle's protocol
+            state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
             part.load_state_dict(state["parts"][name])
         progress = {name: state[name] for name in ("step", "history", "recent", "watched", "seconds")}
     except Exception as error:      # torch raises many kinds for damaged files
-        raise InputError(f"{path}: not a checkpoint of this recipe ({' '.join(str(error).split())[:120]}); "
-                         "delete it to start over") from None
+        reason = "more than tensors and numbers, or damaged" if isinstance(error, pickle.UnpicklingError) else " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: not a checkpoint of this recipe ({reason or type(error).__name__}); delete it to start over") from None
     print(f"resumed at step {progress['step']}", flush=True)
     return progress
 
@@ -253,8 +259,8 @@ def train(name, params, dataset, folder):
         known = contexts.table(params.model.context, dataset)
         context = contexts.encode(params.model.context, dataset, known)
     source = sources.source(dataset, context, settings, params.seed, on.device)
-    made, watch = task(name, params, dataset, on), watcher(name, params, settings, dataset, on.device)
     with estimate.explained(section):
+        made, watch = task(name, params, dataset, on), watcher(name, params, settings, dataset, on.device)
         expected = estimate.Estimate(made, source, on)
     with estimate.explained(section, expected), devices.tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log:
         described = expected.describe(settings.steps)
