@@ -110,6 +110,10 @@ def test_a_missing_or_empty_table_is_one_sentence(dataset, tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="columns with rows below are none"):
         context.read(tmp_path / "empty.csv", "class", dataset)
+    for content in (b"class,q\n1,2\n3\n", b"class\n\xff\xfe\n", b"class\n" + b"1" * 200_000):
+        (tmp_path / "odd.csv").write_bytes(content)
+        with pytest.raises(InputError, match="odd.csv: cannot be read as a table .*; expected text with a header"):
+            context.read(tmp_path / "odd.csv", "class", dataset)
 
 
 def test_images_without_labels_or_physics_cannot_be_asked_for(dataset):
@@ -131,3 +135,20 @@ def test_classes_go_by_name_or_number(tmp_path):
     store.write_table(tmp_path / "mine.csv", {"class": ["cmd"]})
     with pytest.raises(InputError, match="unknown class cmd; did you mean cdm?"):
         context.read(tmp_path / "mine.csv", "class", lenses)
+
+
+def test_auto_is_told_all_that_is_known(dataset):
+    known = {"physics": dataset, "class": dataclasses.replace(dataset, truth={"theta_E": dataset.truth["theta_E"]}),
+             "none": dataclasses.replace(dataset, labels=None, classes=())}
+    for kind, images in known.items():
+        assert context.resolve("auto", images) == kind and context.width("auto", images) == context.width(kind, images)
+    assert context.resolve("none", dataset) == "none"
+
+
+@pytest.mark.parametrize("asked", [{"context": "mine.csv"}, {"guidance": 2}])
+def test_what_is_asked_of_images_that_nothing_is_known_of_is_refused(dataset, asked):
+    method = {"sampler": "ddim", "steps": 2, **({"guidance": 2} if "guidance" in asked else {})}
+    p = params.validate({"device": "cpu", "data": {"size": 16}, "model": {"width": 16}, "sample": {"methods": {"a": method}, "context": asked.get("context")}}, "x")
+    unknown = dataclasses.replace(dataset, labels=None, classes=())
+    with pytest.raises(InputError, match="these have no labels"):
+        generate.Generator(p, p.sample.methods["a"], unknown, generate.untrained("diffusion", p, unknown), "cpu")
