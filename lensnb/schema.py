@@ -4,6 +4,7 @@ The defaults are those of params/quick.yaml, so that a notebook run by hand, by 
 and by `make run` all mean the same thing.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+LEAST_LEFT = 1e-30                              # alpha_bar at the end of a schedule: sigma^2 is finite in single precision
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -91,16 +93,16 @@ class Diffusion(Section):
 
     schedule: Literal["cosine", "linear", "sigmoid", "signal_rate", "edm", "flow"] = "cosine"
     timesteps: int = Field(1000, ge=2)          # T of cosine, linear and sigmoid; the others are continuous
-    beta_1: Fraction = 1e-4                     # linear: first and last beta
+    beta_1: float = Field(1e-4, ge=1e-9, lt=1)  # linear: first and last beta
     beta_T: Fraction = 0.02
     zero_snr: bool = False                      # cosine, linear, sigmoid: the last level is noise alone
     signal_high: Fraction = 0.95                # signal_rate: share of the signal at the start and at the end
     signal_low: Fraction = 0.02
     edm_mean: float = Field(-1.2, ge=-10, le=10)    # edm: mean and scatter of log(sigma) in training
-    edm_std: float = Field(1.2, gt=0, le=10)
-    sigma_min: float = Field(0.002, gt=0)       # edm: levels to sample along
+    edm_std: float = Field(1.2, gt=0, le=5)
+    sigma_min: float = Field(0.002, ge=1e-6)    # edm: levels to sample along
     sigma_max: float = Field(80.0, gt=0, le=1e4)
-    rho: float = Field(7.0, ge=1)
+    rho: float = Field(7.0, ge=1, le=1000)
     prediction: Literal["v", "noise", "x0", "edm", "velocity"] = "v"
     level: Literal["log_sigma", "variance"] = "log_sigma"   # what the network sees of the noise level
     weighting: Literal["min_snr", "plain", "clamped_snr", "edm"] = "min_snr"    # weight of each noise level in the loss
@@ -110,6 +112,11 @@ class Diffusion(Section):
         for low, high in (("beta_1", "beta_T"), ("signal_low", "signal_high"), ("sigma_min", "sigma_max")):
             if getattr(self, low) >= getattr(self, high):
                 raise ValueError(f"{low} {getattr(self, low)} must be below {high} {getattr(self, high)}")
+        step = (self.beta_T - self.beta_1) / (self.timesteps - 1)
+        left = sum(math.log1p(-min(self.beta_1 + step * t, self.beta_T)) for t in range(self.timesteps)) if self.schedule == "linear" else 0
+        if left < math.log(LEAST_LEFT):
+            raise ValueError(f"beta_1 {self.beta_1} to beta_T {self.beta_T} over {self.timesteps} timesteps leave 1e{left / math.log(10):.0f} "
+                             f"of the image's variance, too little for single precision; take beta_T {min(20 / self.timesteps, 0.5):.2g} or so")
         if self.prediction == "noise" and (self.zero_snr or self.schedule == "flow"):
             raise ValueError("prediction noise cannot tell the image where nothing but noise is left, which zero_snr and "
                              "the flow schedule reach; take v, x0 or velocity")
@@ -182,9 +189,9 @@ class Method(Section):
     clip: bool = False                          # clip every predicted image to the training range
     guidance: float = Field(1.0, ge=0, le=20)   # where the network takes a context: 1 follows it, more exaggerates
     spacing: Literal["schedule", "karras"] = "schedule"     # levels: those of the schedule (trailing), or by rho
-    sigma_min: float = Field(0.05, gt=0)        # karras: near the noise of the scaled images
+    sigma_min: float = Field(0.05, ge=1e-6)     # karras: near the noise of the scaled images
     sigma_max: float = Field(80.0, gt=0, le=1e4)
-    rho: float = Field(7.0, ge=1)
+    rho: float = Field(7.0, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _complete(self):

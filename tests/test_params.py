@@ -69,6 +69,7 @@ MISTAKES = {
     "size": ("data: {size: 60}", "data.size 60 is not a multiple of 8"),
     "gan_size": ("data: {size: 24}", "data.size 24 is not a multiple of 16"),
     "betas": ("diffusion: {beta_1: 0.5, beta_T: 0.1}", "beta_1 0.5 must be below beta_T 0.1"),
+    "nothing_left": ("diffusion: {schedule: linear, beta_T: 0.5}", "over 1000 timesteps leave 1e-133 of the image.* take beta_T 0.02 or so"),
     "sampler_steps": ("sample: {methods: {a: {sampler: ddim, steps: 2000}}}", "steps 2000 is above diffusion.timesteps 1000"),
     "no_methods": ("sample: {methods: {}}", "sample.methods: .*at least 1"),
     "gan_width": ("gan: {width: 10}", "gan.width: .*multiple of 4"),
