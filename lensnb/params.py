@@ -1,5 +1,6 @@
 """A recipe as a whole: what must agree across its sections, and how it is read from YAML and the command line."""
 
+import reprlib
 import shlex
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,19 @@ class Params(Section):
         return validate(given, "the parameters cell")
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping: YAML would quietly take the last."""
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def load(path, overrides=""):
     """Read a recipe file and apply overrides such as "train.steps=2000 data.n=500".
 
@@ -62,12 +76,13 @@ def load(path, overrides=""):
     """
     path = Path(path)
     if not path.is_file():
-        known = sorted(str(p) for p in path.parent.glob("*.yaml"))
+        known = sorted(str(p) for p in path.parent.glob("*.yaml") if p.is_file())
         raise InputError(f"{path}: no such recipe; {_did_you_mean(path, known)}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split()).replace(' "<unicode string>",', "")
+        raise InputError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
     try:
@@ -96,9 +111,11 @@ def _override(tree, item):
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise InputError(f"override {item!r}: {parent} is a single value and has no keys below it")
+    if not text:
+        raise InputError(f"override {item!r}: nothing follows the equals sign; give a value, or {key}=null to have none")
     try:
-        tree[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        tree[leaf] = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError):
         raise InputError(f"override {item!r}: {text!r} is not a YAML value") from None
 
 
@@ -109,8 +126,12 @@ def _sentence(error):
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}; {_did_you_mean(key, keys())}"
     message = message[0].lower() + message[1:]
-    found = "" if isinstance(error["input"], dict | Section) else f" (found {error['input']!r})"
+    found = "" if isinstance(error["input"], dict | Section) else f" (found {_short.repr(error['input'])})"
     return (f"{key}: " if key else "") + message + found
+
+
+_short = reprlib.Repr()      # a few lines of YAML can mean a list of a million entries
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 80, 80
 
 
 def keys(section=Params, prefix=""):
