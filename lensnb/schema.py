@@ -13,7 +13,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 LEAST_LEFT = 1e-30                              # alpha_bar at the end of a schedule: sigma^2 is finite in single precision
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+FilePath = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -32,14 +33,14 @@ class Section(BaseModel):
 class Data(Section):
     """Which images: simulated ones, published ones, or the user's own."""
 
-    path: str | None = None                     # folder of .npy files, pictures or MNIST's files, or one .npy/.npz
+    path: FilePath | None = None                # folder of .npy files, pictures or MNIST's files, or one .npy/.npz
     download: Literal["mnist"] | None = None    # published files, checked by sha256; scikit-learn's digits offline
     prior: str = "broad"                        # what is simulated: a name in priors.PRIORS
     n: int = Field(5000, ge=20)                 # images to simulate, or to read at most
     size: int = Field(64, ge=8, le=1024)        # pixels on a side; other sizes are resized
     channels: Literal[1, 3] | None = None       # null: as in the files
     pixel_scale: float | None = Field(None, gt=0)   # arcsec a pixel of the user's files, if known
-    labels: str | None = None                   # .npy of integer labels for a single array
+    labels: FilePath | None = None              # .npy of integer labels for a single array
     scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"   # minmax is per image, range over all
     holdout: float = Field(0.1, gt=0, le=0.5)   # share kept for the evaluation, never trained on
 
@@ -92,7 +93,7 @@ class Diffusion(Section):
     """The forward process and what the network predicts of it."""
 
     schedule: Literal["cosine", "linear", "sigmoid", "signal_rate", "edm", "flow"] = "cosine"
-    timesteps: int = Field(1000, ge=2)          # T of cosine, linear and sigmoid; the others are continuous
+    timesteps: int = Field(1000, ge=2, le=10**6)    # T of cosine, linear and sigmoid; the others are continuous
     beta_1: float = Field(1e-4, ge=1e-9, lt=1)  # linear: first and last beta
     beta_T: Fraction = 0.02
     zero_snr: bool = False                      # cosine, linear, sigmoid: the last level is noise alone
@@ -183,7 +184,7 @@ class Method(Section):
 
     model: Literal["diffusion", "gan"] = "diffusion"
     sampler: Literal["ddpm", "ddim", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "unipc"] | None = None  # none for the GAN
-    steps: Count | None = None                  # steps along the way; each is one network evaluation, of heun two
+    steps: int | None = Field(None, ge=1, le=10**6) # steps along the way; each is one network evaluation, of heun two
     eta: float = Field(0.0, ge=0, le=1)         # ddim: 0 deterministic, 1 as noisy as DDPM
     variance: Literal["small", "large"] = "small"   # ddpm: of the noise that is added
     clip: bool = False                          # clip every predicted image to the training range
@@ -213,7 +214,7 @@ class Sample(Section):
     batch: Count = 64                           # images at a time; the result does not depend on it
     trajectory: Count = 4                       # images whose denoising is kept
     frames: int = Field(40, ge=2, le=100)       # steps kept of it
-    context: str | None = None                  # .csv of what to draw, used in turn; null: as the training images have it
+    context: FilePath | None = None             # .csv of what to draw, used in turn; null: as the training images have it
     methods: dict[Name, Method] = Field({
         "ddpm": {"sampler": "ddpm", "steps": 100},
         "ddim": {"sampler": "ddim", "steps": 50},
@@ -230,4 +231,4 @@ class Evaluate(Section):
     floors: int = Field(20, ge=2)               # real-vs-real splits behind each floor
     fit: int = Field(32, ge=0)                  # images of each side that the lens-model fit sees, 0 for none
     psf_fwhm: float | None = Field(None, gt=0)  # of the user's images; without it there is no fit [arcsec; pixels without a scale]
-    inception: str | None = None                # file of torch-fidelity's Inception weights, or download; null: without
+    inception: FilePath | None = None           # file of torch-fidelity's Inception weights, or download; null: without
