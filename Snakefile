@@ -9,7 +9,7 @@ from lensnb.errors import InputError
 
 RECIPE, SET = os.environ.get("LENSNB_RECIPE") or "params/quick.yaml", os.environ.get("LENSNB_SET", "")
 try:
-    P = params.load(store.locate(RECIPE), SET)
+    P = params.load(RECIPE, SET)
     P = smoke.shortened(P) if os.environ.get("LENSNB_SMOKE") else P
     FOLDER = store.Run(P).path / "notebooks"
     RESOLVED = store.Run(P).write_recipe()  # the jobs read it: the same command whatever the overrides

@@ -14,8 +14,16 @@ from lensnb.errors import InputError, nearest
 PHYSICS = ("theta_E", "q", "gamma")
 
 
+def resolve(kind, dataset):
+    """`kind`, or for "auto" the most that is known of the images: "physics", "class" or "none"."""
+    if kind != "auto":
+        return kind
+    return "none" if dataset.labels is None else "physics" if set(PHYSICS) <= set(dataset.truth) else "class"
+
+
 def width(kind, dataset):
     """Length K of the context vector; raises InputError where the images do not bring what `kind` asks for."""
+    kind = resolve(kind, dataset)
     if kind == "none":
         return 0
     if dataset.labels is None:

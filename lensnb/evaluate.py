@@ -54,7 +54,7 @@ class Judge:
     """
 
     def __init__(self, params, dataset):
-        self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, params.model.context
+        self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, context.resolve(params.model.context, dataset)
         self.held, self.other = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.seed)
         self.n, self.reference = len(self.held), dataset.images[self.held]
         if self.n < LEAST:

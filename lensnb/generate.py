@@ -95,8 +95,10 @@ class Generator:
     def __init__(self, params, method, dataset, net, device):
         self.params, self.method, self.device, self.dataset, self.scaling = params, method, device, dataset, dataset.scaling
         self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](net, params, method, dataset, device)
-        self.kind = params.model.context
-        self.table = contexts.read(params.sample.context, self.kind, dataset) if params.sample.context and self.kind != "none" else None
+        self.kind = contexts.resolve(params.model.context, dataset)
+        if self.kind == "none" and (params.sample.context or method.guidance != 1):
+            raise InputError("sample.context and guidance are for images of which something is known, and these have no labels; leave them out")
+        self.table = contexts.read(params.sample.context, self.kind, dataset) if params.sample.context else None
         self.nfe = self.inner.nfe
 
     def variant(self, steps, guidance=1.0):

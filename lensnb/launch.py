@@ -16,7 +16,7 @@ from lensnb.errors import told
 
 def launch(recipe, overrides=""):
     """Make the data of a recipe, where they are missing, and train its generators in its run folder; the first process writes."""
-    given = params.load(store.locate(recipe), overrides)
+    given = params.load(recipe, overrides)
     run, on = chain.open_run(given), devices.accelerator(given.device)
     if on.is_main_process:
         chain.make_data(run)

@@ -8,6 +8,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from lensnb import store
 from lensnb.errors import InputError, nearest
 from lensnb.schema import Data, Diffusion, Evaluate, Gan, Method, Model, Name, Sample, Section, Train
 
@@ -70,16 +71,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path, overrides=""):
-    """Read a recipe file and apply overrides such as "train.steps=2000 data.n=500".
+    """Read a recipe file, found from here or from the project's folder, and apply overrides such as "train.steps=2000 data.n=500".
 
     Returns `Params`; raises InputError with one sentence that names file, key and expectation.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = sorted(str(p) for p in path.parent.glob("*.yaml") if p.is_file())
-        raise InputError(f"{path}: no such recipe; {_did_you_mean(path, known)}")
+    file = store.locate(path)
+    if not file.is_file():
+        known = sorted(str(Path(path).with_name(p.name)) for p in file.parent.glob("*.yaml") if p.is_file())
+        raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split()).replace(' "<unicode string>",', "")
         raise InputError(f"{path}: not readable as YAML: {reason}") from None

@@ -53,7 +53,7 @@ def _body(path):
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.html)", MATH.sub(_mathml, cell.source))
     body = HTMLExporter(template_name="basic").from_notebook_node(notebook)[0]
-    return re.sub(r'<script type="text/javascript">\s*var element = .*?</script>', "", body)     # asks for a library that is not there
+    return re.sub(r'<script type="text/javascript">\s*var element = [^<]*</script>', "", body)     # asks for a library that is not there
 
 
 def _mathml(match):
@@ -70,7 +70,7 @@ def _front(run, folder):
     comparison, told = run.need("comparison"), store.read_json(run.path / "run.json")
     tree, costs = store.read_json(comparison / "table.json"), store.read_json(comparison / "timing.json")
     files = {f"{stem}.png": run.need("figures") / f"{stem}.png" for stem in FIGURES}
-    files |= {"table.csv": comparison / "table.csv", "run.json": run.path / "run.json", "recipe.yaml": run.path / "recipe.yaml"}
+    files |= {"table.csv": comparison / "table.csv", "run.json": run.path / "run.json", "recipe.yaml": run.write_recipe()}
     for name, path in files.items():
         shutil.copyfile(path, folder / name)
     count = {key: next((row["n"] for row in tree["rows"] if (row["metric"] == "lens_fit") is fit), 0) for key, fit in (("n", False), ("fitted", True))}

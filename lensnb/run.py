@@ -137,7 +137,7 @@ def _run(given):
     known = (store.START, *store.STEPS, "report", "publish")
     if given.step not in known:
         raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
-    params = recipes.load(store.locate(given.recipe), given.overrides)
+    params = recipes.load(given.recipe, given.overrides)
     params = smoke.shortened(params) if given.smoke else params
     from lensnb import publish, report      # slow to import: what is wrong above is said at once
 

@@ -69,7 +69,7 @@ class Model(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     embed: Literal["block", "input"] = "block"  # where the network sees noise level and context
     checkpointing: bool = False                 # activations are computed twice, not kept: less memory, more time
-    context: Literal["none", "class", "physics"] = "none"   # what the network is told beside the noise level
+    context: Literal["auto", "none", "class", "physics"] = "auto"   # what the network is told; auto: all that is known
 
     @model_validator(mode="after")
     def _levels(self):

@@ -255,9 +255,8 @@ def train(name, params, dataset, folder):
     params = params.model_copy(update={section: settings})
     on = accelerator(params.device, settings.precision, settings.tracker, str(folder.parents[1] / "tracking" / name))
     context = None
-    if params.model.context != "none":
-        known = contexts.table(params.model.context, dataset)
-        context = contexts.encode(params.model.context, dataset, known)
+    if (kind := contexts.resolve(params.model.context, dataset)) != "none":
+        context = contexts.encode(kind, dataset, contexts.table(kind, dataset))
     source = sources.source(dataset, context, settings, params.seed, on.device)
     with estimate.explained(section):
         made, watch = task(name, params, dataset, on), watcher(name, params, settings, dataset, on.device)

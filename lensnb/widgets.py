@@ -4,6 +4,7 @@ Stored widgets are made of HTML, Stack, IntSlider, Play, Dropdown and links alon
 """
 
 import time
+from functools import cache
 
 import ipywidgets as widgets
 import matplotlib.colors
@@ -13,14 +14,15 @@ from lensnb import frames, physics, plots
 from lensnb.errors import InputError
 
 WIDE = {"description_width": "initial"}
-POINTS = 16     # of a curve in a frame
+POINTS = 16         # of a curve in a frame
+LARGEST = 800_000   # characters of a journey's pages; a megabyte with all that is around them
 
 
 def scrub(sheets, captions, label="frame", zoom=2):
     """One slider with a play button over stored pictures: sheets (F, rows, columns, H, W) in [0, 1], a caption each."""
     slider, controls = _player(len(sheets), label)
     pages = _html(frames.captioned(frames.picture(sheet, text, zoom), text) for sheet, text in zip(sheets, captions, strict=True))
-    return widgets.VBox([controls, _stack(pages, (slider, "value"))])
+    return _stored([controls, _stack(pages, (slider, "value"))])
 
 
 def journey(trajectories, real, images=3, count=14):
@@ -28,23 +30,26 @@ def journey(trajectories, real, images=3, count=14):
 
     trajectories : method -> (columns of frames.csv, x, x0), as `lensnb.load_trajectory` gives them;
     real : images (N, C, H, W), whose means are dashed. Shows the first `images` of each method at `count`
-    moments of its way.
+    moments of its way; of fewer images, where a megabyte would be passed.
     """
-    slider, controls = _player(count, "share of the way")
-    which = widgets.Dropdown(options=[(str(i + 1), i) for i in range(_fewest(trajectories, images))], description="image", style=WIDE)
     yardstick = _curves(np.asarray(real)).mean(axis=0)                          # (2, POINTS)
-    span = plots.limits(np.asarray(real))
-    ways = [_way(method, *trajectory, len(which.options), count, yardstick, span, which, slider) for method, trajectory in trajectories.items()]
+    span, images = plots.limits(np.asarray(real)), min(images, *(x.shape[1] for _, x, _ in trajectories.values()))
+    pages = {method: [_moments(method, *way, image, count, yardstick, span) for image in range(images)] for method, way in trajectories.items()}
+    while images > 1 and sum(len(p) for ways in pages.values() for way in ways[:images] for p in set(way)) > LARGEST:
+        images -= 1
+    slider, controls = _player(count, "share of the way")
+    which = widgets.Dropdown(options=[(str(i + 1), i) for i in range(images)], description="image", style=WIDE)
+    ways = [_stack([_stack(_html(way), (slider, "value")) for way in pages[method][:images]], (which, "index")) for method in trajectories]
     sides = [_side(list(trajectories), ways, first, name) for first, name in ((0, "left"), (min(len(ways), 4) - 1, "right"))]
     legend = widgets.HTML("Below each pair: brightness from the centre to the edge of the image, and the logarithm of the power "
                           "from its largest to its smallest structures; dashed, the mean of real images.")
-    return widgets.VBox([widgets.HBox([controls, which]), widgets.HBox(sides), legend])
+    return _stored([controls, which, widgets.HBox(sides), legend])
 
 
 def gallery(sets, captions, page=10, zoom=2):
     """Browse images with their physics: `sets` maps a name to images (N, C, H, W), `captions` to N lines of text."""
     span = plots.limits(np.asarray(next(iter(sets.values()))))
-    pages = max(len(images) // page for images in sets.values())
+    pages = max(-(-len(images) // page) for images in sets.values())
     slider = widgets.IntSlider(0, 0, pages - 1, description="page", style=WIDE)
     shown = widgets.Dropdown(options=[(plots.name(k), i) for i, k in enumerate(sets)], description="images", style=WIDE)
     books = []
@@ -54,7 +59,7 @@ def gallery(sets, captions, page=10, zoom=2):
                  for i, (tile, text) in enumerate(zip(grey, captions[name], strict=True))]
         sheets = _html(_fixed(cells[at:at + page], zoom * (grey.shape[-1] + 2)) for at in range(0, len(cells), page))
         books.append(_stack(sheets, (slider, "value")))
-    return widgets.VBox([widgets.HBox([shown, slider]), _stack(books, (shown, "index"))])
+    return _stored([widgets.HBox([shown, slider]), _stack(books, (shown, "index"))])
 
 
 def live(generators, seed=0, images=6, zoom=2):
@@ -132,17 +137,29 @@ def _slider(label, value, low, high):
 
 def _player(count, label):
     """A slider over 0..count-1, and the box of play button, slider and speed; all linked in the browser."""
-    slider = widgets.IntSlider(0, 0, count - 1, description=label, style=WIDE)
+    slider = widgets.IntSlider(0, 0, count - 1, description=label, style=WIDE, layout={"width": "26em"})
     play = widgets.Play(value=0, min=0, max=count - 1, interval=200, tooltip="play")
-    pause = widgets.IntSlider(200, 50, 1000, step=50, description="ms a frame", style=WIDE, layout={"width": "16em"})
+    pause = widgets.IntSlider(200, 50, 1000, step=50, description="ms a frame", style=WIDE, layout={"width": "18em"})
     widgets.jslink((play, "value"), (slider, "value"))
     widgets.jslink((pause, "value"), (play, "interval"))
     return slider, widgets.HBox([play, slider, pause])
 
 
+def _stored(parts):
+    """A box of stored widgets, without the marks of a missing kernel: they need none."""
+    quiet = widgets.HTML("<style>.lensnb-stored .jupyter-widgets-disconnected::before, .lensnb-stored.jupyter-widgets-disconnected::before "
+                         "{ display: none }</style>")
+    box = widgets.VBox([*parts, quiet])
+    box.add_class("lensnb-stored")
+    return box
+
+
 def _html(texts):
-    layout, style = widgets.Layout(), widgets.HTML().style      # shared: a model of its own for each would double the file
-    return [widgets.HTML(text, layout=layout, style=style) for text in texts]
+    """One HTML a text; the same one for the same text, and one layout for all: models of their own would double the file."""
+    texts, first = list(texts), widgets.HTML()
+    made = {text: widgets.HTML(text, layout=first.layout, style=first.style) for text in dict.fromkeys(texts)}
+    first.close()
+    return [made[text] for text in texts]
 
 
 def _stack(pages, chooser):
@@ -156,10 +173,6 @@ def _fixed(cells, width):
     return '<div style="max-width:1000px">' + "".join(sized) + "</div>"
 
 
-def _fewest(trajectories, images):
-    return min(images, *(x.shape[1] for _, x, _ in trajectories.values()))
-
-
 def _curves(images):
     """Radial profile, asinh-stretched, and log power of images (N, C, H, W) at few points: (N, 2, POINTS)."""
     profile = np.arcsinh(physics.radial_profile(images))
@@ -167,27 +180,22 @@ def _curves(images):
     return np.stack([c[:, np.linspace(0, c.shape[1] - 1, POINTS).round().astype(int)] for c in (profile, power)], axis=1)
 
 
-def _way(method, table, x, x0, images, count, yardstick, span, which, slider):
-    """The frames of one method: a Stack over images of Stacks over moments."""
-    picks = np.linspace(0, len(x) - 1, count).round().astype(int)
-    key = next(k for k in table if k != "step")
-    stacks = []
-    for image in range(images):
-        curves = _curves(x0[:, image])
-        spans = [(min(*a, *b) - 0.2, max(*a, *b) + 0.2) for a, b in zip(curves[-1], yardstick, strict=True)]
-        pages = dict(zip(np.unique(picks), _html(
-            _moment(method, f"{int(table['step'][f])} of {int(table['step'][-1])}, {key} {table[key][f]:.3g}", x[f, image] if key == "sigma" else None,
-                    x0[f, image], curves[f], yardstick, spans, span) for f in np.unique(picks)), strict=True))
-        stacks.append(_stack([pages[f] for f in picks], (slider, "value")))
-    return _stack(stacks, (which, "index"))
+def _moments(method, table, x, x0, image, count, yardstick, span):
+    """The pages of one image of a method: `count` of them, the same one again where the method has fewer steps."""
+    key, curves = next(k for k in table if k != "step"), _curves(x0[:, image])
+    spans = [(min(*a, *b) - 0.2, max(*a, *b) + 0.2) for a, b in zip(curves[-1], yardstick, strict=True)]
+    page = cache(lambda f: _moment(method, f"{int(table['step'][f])} of {int(table['step'][-1])}, {key} {table[key][f]:.3g}",
+                                   x[f, image] if key == "sigma" else None, x0[f, image], curves[f], yardstick, spans, span))
+    return [page(f) for f in np.linspace(0, len(x) - 1, count).round().astype(int).tolist()]
 
 
 def _moment(method, where, x, x0, curves, yardstick, spans, span):
     """One frame as HTML: x, where it differs from x0, and the predicted x0 (C, H, W) above profile and spectrum."""
     text = f"{plots.name(method)}, step {where}"
     shade = matplotlib.colors.to_hex(plots.colour(method))
-    clean = frames.picture(plots.stretch(x0.mean(axis=0), *span)[None, None], f"{text}: predicted image")
-    noisy = "" if x is None else frames.picture((x.mean(axis=0) + 1.5)[None, None] / 3, f"{text}: noisy state", levels=frames.COARSE)
+    zoom = max(1, 128 // x0.shape[-1])
+    noisy = "" if x is None else frames.picture((x.mean(axis=0) + 1.5)[None, None] / 3, f"{text}: noisy state", zoom, frames.COARSE)
+    clean = frames.picture(plots.stretch(x0.mean(axis=0), *span)[None, None], f"{text}: predicted image", zoom)
     lines = [frames.curve(c, r, shade, f"{text}: {what}", s) for c, r, s, what in zip(curves, yardstick, spans, ("radial profile", "power spectrum"), strict=True)]
     return frames.captioned(f"{noisy}{clean}<br>{''.join(lines)}", text)
 
@@ -196,4 +204,4 @@ def _side(methods, ways, first, name):
     choice = widgets.Dropdown(options=[(plots.name(m), i) for i, m in enumerate(methods)], value=first, description=name, style=WIDE)
     stack = widgets.Stack(ways, selected_index=first)
     widgets.jslink((choice, "index"), (stack, "selected_index"))
-    return widgets.VBox([choice, stack], layout={"width": "300px"})
+    return widgets.VBox([choice, stack], layout={"min_width": "300px"})

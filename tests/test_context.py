@@ -1,5 +1,7 @@
 """What a generator is told: encoding, tables of the user's, and whether the images follow."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -117,7 +119,6 @@ def test_a_missing_or_empty_table_is_one_sentence(dataset, tmp_path):
 
 
 def test_images_without_labels_or_physics_cannot_be_asked_for(dataset):
-    import dataclasses
 
     with pytest.raises(InputError, match="class is asked for, and the images have no labels"):
         context.width("class", dataclasses.replace(dataset, labels=None))

@@ -1,59 +1,24 @@
 """The committed notebooks: built as papermill needs them, and their outputs still true (nbval)."""
 
 import copy
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from lensnb import params, store
+from lensnb import params, publish, store
+from lensnb.errors import InputError
+from lensnb.publish import code_cells, nbval, problems, read, tagged
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
-LEAST_CHECKED = 3
-
-
-def read(path):
-    return nbformat.read(path, as_version=4)
-
-
-def code_cells(notebook):
-    return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
-
-
-def tagged(notebook, tag):
-    return [c for c in code_cells(notebook) if tag in c.metadata.get("tags", [])]
-
-
-def problems(notebook):
-    """What would let a notebook pass unread, or break under papermill."""
-    code, checked = code_cells(notebook), tagged(notebook, "nbval-check-output")
-    found = []
-    if len(tagged(notebook, "parameters")) != 1:
-        found.append("not exactly one cell tagged parameters")
-    if any(c.execution_count is None for c in code):
-        found.append("cells never executed")
-    if any(o.output_type == "error" for c in code for o in c.outputs):
-        found.append("an error is stored")
-    if len(checked) < LEAST_CHECKED or any(not c.outputs for c in checked):
-        found.append("too few checked cells with outputs")
-    if sum(len(c.source.splitlines()) for c in code) > 110:
-        found.append("too much code")
-    if notebook.cells[0].cell_type != "markdown" or sum(len(re.findall(r"^# ", c.source, re.M)) for c in notebook.cells
-                                                         if c.cell_type == "markdown") != 1:
-        found.append("not exactly one H1, at the top")
-    if re.search(r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)", nbformat.writes(notebook)):
-        found.append("an absolute path is stored")
-    return found
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 
 
 def test_there_is_a_notebook_for_each_step():
-    assert [p.stem for p in NOTEBOOKS] == list(store.STEPS)
+    assert [p.stem for p in NOTEBOOKS] == [store.START, *store.STEPS]
+    assert len(code_cells(read(NOTEBOOKS[0]))) <= 10 and all(10 <= len(code_cells(read(p))) <= 20 for p in NOTEBOOKS[1:])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -79,15 +44,6 @@ def test_the_parameter_cell_names_every_section_with_the_quick_value(path):
     assert params.Params.from_notebook(given) == params.Params()
 
 
-def nbval(folder, outputs):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
-               "--nbval-cell-timeout=1500", "--nbval-sanitize-with", str(ROOT / "tests/sanitize.cfg"), "-q", "--no-header",
-               "--rootdir", str(folder), "-c", os.devnull, *map(str, sorted(folder.glob("notebooks/0[1-9]_*.ipynb")))]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-                          env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "2"})
-    return done.returncode, done.stdout
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("nbval")
@@ -104,7 +60,7 @@ def test_the_quick_recipe_gives_the_committed_outputs_again(outputs):
 def test_a_changed_digit_is_seen(outputs, tmp_path):
     for folder in ("notebooks", "params"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    for path in sorted((tmp_path / "notebooks").glob("0[2-9]*.ipynb")):
+    for path in sorted((tmp_path / "notebooks").glob("0[1-9]*.ipynb")):
         path.unlink()
     path = tmp_path / "notebooks" / NOTEBOOKS[0].name
     notebook, original = read(path), copy.deepcopy(read(path))
@@ -114,3 +70,17 @@ def test_a_changed_digit_is_seen(outputs, tmp_path):
     assert nbval(tmp_path, outputs)[0] == 1
     nbformat.write(original, path)
     assert nbval(tmp_path, outputs)[0] == 0
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), [
+    (lambda cells: cells[-1].outputs.append(nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])), "an error is stored"),
+    (lambda cells: cells[0].metadata.update(tags=[]), "not exactly one cell tagged parameters"),
+    (lambda cells: cells[-1].update(source="x = 1\n" * 120), "too much code"),
+    (lambda cells: cells[-1].update(source="print('/home/me/x')"), "an absolute path is stored"),
+])
+def test_a_red_notebook_is_not_published(spoil, sentence, tmp_path):
+    notebook = read(NOTEBOOKS[1])
+    spoil(code_cells(notebook))
+    with pytest.raises(InputError, match=sentence):
+        publish.write(notebook, tmp_path / "notebooks" / "01_data.ipynb")
+    assert not list(tmp_path.rglob("*.ipynb"))

@@ -61,8 +61,8 @@ MISTAKES = {
     "flow_noise": ("diffusion: {schedule: flow, prediction: noise}", "prediction noise cannot tell"),
     "signal": ("diffusion: {signal_low: 0.96}", "signal_low 0.96 must be below signal_high 0.95"),
     "sigmas": ("sample: {methods: {a: {sampler: heun, steps: 3, sigma_min: 90}}}", "sigma_min 90.0 must be below sigma_max 80.0"),
-    "guidance": ("sample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}", "methods.a.guidance 2.0 needs model.context"),
-    "table": ("sample: {context: my.csv}", "sample.context my.csv is given, and model.context is none"),
+    "guidance": ("model: {context: none}\nsample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}", "methods.a.guidance 2.0 needs model.context"),
+    "table": ("model: {context: none}\nsample: {context: my.csv}", "sample.context my.csv is given, and model.context is none"),
     "sampler": ("sample: {methods: {a: {sampler: dpm, steps: 3}}}", "sample.methods.a.sampler: .*'dpmpp_2m'.*found 'dpm'"),
     "flips": ("train: {flips: true}", "train.flips: expected a value, not true or false"),
     "level": ("model: {attention: [2]}", r"names a level outside 0..1"),
@@ -107,7 +107,7 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path):
 
 
 @given(seed=st.integers(0, 2**31 - 1), rate=st.floats(1e-9, 0.5), steps=st.integers(1, 10**9),
-       multipliers=st.lists(st.integers(1, 8), min_size=1, max_size=3), path=st.none() | st.text(max_size=30))
+       multipliers=st.lists(st.integers(1, 8), min_size=1, max_size=3), path=st.none() | st.text(min_size=1, max_size=30))
 def test_any_valid_recipe_survives_yaml(seed, rate, steps, multipliers, path):
     p = params.validate({"seed": seed, "train": {"rate": rate, "steps": steps}, "data": {"path": path},
                          "model": {"multipliers": multipliers, "attention": []}}, "x")

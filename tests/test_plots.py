@@ -1,0 +1,44 @@
+"""Figures: colours, stretch, labels, files."""
+
+import numpy as np
+from PIL import Image
+
+from lensnb import plots
+
+
+def test_the_usual_methods_have_colours_of_their_own():
+    known = [plots.colour(m) for m in ("real", "ddpm", "ddim", "dpm", "gan")]
+    assert len({str(c) for c in known}) == 5 and plots.colour("mine") == plots.colour("mine")
+    assert str(plots.colour("mine")) not in {str(c) for c in known}
+
+
+def test_stretch_maps_its_span_to_the_unit_interval():
+    assert np.abs(plots.stretch([-5, 0, 10, 99], 0, 10) - [0, 0, 1, 1]).max() < 1e-12
+    assert (np.diff(plots.stretch(np.linspace(0, 10, 50), 0, 10)) > 0).all()
+
+
+def test_the_bar_of_a_gallery_is_that_of_its_stretch():
+    images = np.random.default_rng(0).gamma(1, 5, size=(8, 1, 16, 16))
+    figure = plots.gallery({"real": images}, pixel_scale=0.1)
+    bar = figure.axes[-1]
+    norm, span = bar._colorbar.mappable.norm, plots.limits(images)
+    values = np.linspace(*span, 30)
+    assert np.abs(norm(values) - plots.stretch(values, *span)).max() < 1e-12
+    assert np.abs(norm.inverse(norm(values)) - values).max() < 1e-9 and bar.get_ylabel()
+    assert any(text.get_text() == '1"' for text in figure.axes[0].texts)
+
+
+def test_a_gallery_in_colour_has_no_bar():
+    images = np.random.default_rng(0).random((2, 3, 16, 16))
+    assert len(plots.gallery({"real": images}, columns=2).axes) == 2
+
+
+def test_figures_have_labelled_axes_with_units_and_save_as_vector_and_raster(tmp_path):
+    curve = {"frequency": [1, 2], "log_power": [1, 0], "log_power_error": [0.1, 0.1], "radius": [1, 2],
+             "profile": [3, 2], "profile_error": [0.1, 0.1]}
+    for scale, unit in ((0.1, "arcsec"), (None, "pixel")):
+        figure = plots.spectra({"ddim": {"pixel_scale": scale, "generated": curve, "real": curve}})
+        assert all(unit in axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
+    plots.save(figure, tmp_path, "spectra")
+    assert (tmp_path / "spectra.pdf").read_bytes()[:4] == b"%PDF"
+    assert Image.open(tmp_path / "spectra.png").info["dpi"][0] > 299
