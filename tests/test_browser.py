@@ -3,34 +3,28 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from browsing import jupyterlab, launch, open_notebook, pictures, run_all
 from lensnb import publish, store
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "outputs" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-            "notebook-extension/tracker": {"windowingMode": "none"}}     # all cells are on the page, not those in view alone
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium of the system, or playwright's own."""
+    """A real browser; without one the tests are skipped, unless LENSNB_BROWSER=required."""
     playwright = pytest.importorskip("playwright.sync_api")
     SHOTS.mkdir(parents=True, exist_ok=True)
     with playwright.sync_playwright() as tool:
         try:
-            made = tool.chromium.launch(executable_path=next(filter(None, map(shutil.which, NAMES)), None), args=FLAGS)
+            made = launch(tool)
         except playwright.Error as error:
             if os.environ.get("LENSNB_BROWSER") == "required":
                 raise
@@ -63,31 +57,8 @@ def project(browser, tmp_path_factory):
 def lab(project):
     """The address of a JupyterLab over the project, with its token."""
     folder, env = project
-    for name, content in SETTINGS.items():
-        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1",
-               "--IdentityProvider.token=secret", f"--ServerApp.root_dir={folder}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-    with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env | {
-            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")})
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            time.sleep(0.5)
-            try:
-                urllib.request.urlopen(f"{address}/api?token=secret").close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "lab.log").read_text()
+    with jupyterlab(folder, folder, env) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture
@@ -98,27 +69,6 @@ def tab(browser):
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     yield page
     page.close()
-
-
-def open_notebook(tab, lab, path):
-    tab.goto(f"{lab}/lab/tree/{path}?token=secret&reset")
-    tab.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    tab.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
-    tab.evaluate("window.jupyterapp.shell.currentWidget.context.ready")
-
-
-def run_all(tab):
-    """Run every cell with a real kernel, and save."""
-    tab.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'")
-    tab.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
-    tab.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    tab.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-
-
-def pictures(tab, inside=".jp-OutputArea"):
-    """What a widget shows: the alternative texts and sources of its visible pictures."""
-    return tab.evaluate("""inside => [...document.querySelectorAll(inside + ' figure img')].filter(i => i.offsetParent)
-                           .map(i => i.alt + i.src)""", inside)
 
 
 def changed(tab, before, inside=".jp-OutputArea"):
