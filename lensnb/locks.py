@@ -8,6 +8,7 @@ lets go of it in forked children, such as a loader's workers, which may outlive 
 """
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -17,12 +18,12 @@ import filelock
 from lensnb.errors import InputError
 
 PATIENCE = 0.5      # seconds: what ends by then is waited for
-FIELDS = 2          # lines of a lock file that are read: process and host
+NOT_SERVED = (errno.ENOLCK, errno.EOPNOTSUPP)   # a network file system whose lock service is off keeps nobody out
 
 
 @contextlib.contextmanager
 def locked(path, patience=PATIENCE):
-    """Hold `path`, a file or folder that may not be there yet, or raise InputError that says who does; its folder must be there."""
+    """Hold `path`, a file or folder that need not be there yet, in a folder that is; or raise InputError that says who does."""
     beside = path.with_name(f".{path.name}.lock")
     lock = filelock.FileLock(beside, thread_local=False)
     try:
@@ -30,21 +31,24 @@ def locked(path, patience=PATIENCE):
     except filelock.Timeout:
         raise InputError(f"{path}: {_holder(beside)} is writing there; wait for it, end it, or give this run another name "
                          "(run=...)") from None
-    hard = not isinstance(lock, filelock.SoftFileLock)
+    except OSError as error:
+        if error.errno not in NOT_SERVED:
+            raise
+    hard = not isinstance(lock, filelock.SoftFileLock)      # the soft one writes and removes its file itself
     try:
-        if hard:
-            beside.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+        with contextlib.suppress(OSError):
+            hard and beside.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
         yield
     finally:
-        if hard:    # while it is held: who has opened it by now finds that it is gone, and tries again
-            beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):      # while it is held: who has opened it by now finds it gone, and tries again
+            hard and beside.unlink()
         lock.release()
 
 
 def _holder(beside):
     """Who holds a lock and since when, as far as its file tells."""
     with contextlib.suppress(OSError, ValueError):
-        process, host = beside.read_text().splitlines()[:FIELDS]
+        process, host, *_ = beside.read_text().splitlines()
         since = time.strftime("%d %b %H:%M", time.localtime(beside.stat().st_mtime))
         return f"process {process} on {host} (since {since})"
     return "another process"
