@@ -35,4 +35,8 @@ def captions(images, pixel_scale=None):
     measured = [measure(images).ravel() for measure in (lambda x: morphology.ring_radius(x, pixel_scale), physics.total_flux,
                                                        morphology.ellipticity, physics.noise_level)]
     unit = '"' if pixel_scale else " pixels"
-    return [f"ring {r:.2f}{unit}, flux {f:.3g}, ellipticity {e:.2f}, noise {n:.2f}" for r, f, e, n in zip(*measured, strict=True)]
+    return [f"ring {r:.2f}{unit}, flux {_short(f)}, ellipticity {e:.2f}, noise {n:.2f}" for r, f, e, n in zip(*measured, strict=True)]
+
+
+def _short(value):
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

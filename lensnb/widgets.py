@@ -46,7 +46,7 @@ def journey(trajectories, real, images=3, count=14):
     return _stored([controls, which, widgets.HBox(sides), legend])
 
 
-def gallery(sets, captions, page=10, zoom=2):
+def gallery(sets, captions, page=14, zoom=2):
     """Browse images with their physics: `sets` maps a name to images (N, C, H, W), `captions` to N lines of text."""
     span = plots.limits(np.asarray(next(iter(sets.values()))))
     pages = max(-(-len(images) // page) for images in sets.values())
@@ -184,8 +184,9 @@ def _moments(method, table, x, x0, image, count, yardstick, span):
     """The pages of one image of a method: `count` of them, the same one again where the method has fewer steps."""
     key, curves = next(k for k in table if k != "step"), _curves(x0[:, image])
     spans = [(min(*a, *b) - 0.2, max(*a, *b) + 0.2) for a, b in zip(curves[-1], yardstick, strict=True)]
-    page = cache(lambda f: _moment(method, f"{int(table['step'][f])} of {int(table['step'][-1])}, {key} {table[key][f]:.3g}",
-                                   x[f, image] if key == "sigma" else None, x0[f, image], curves[f], yardstick, spans, span))
+    said = {"sigma": "sigma {:.3g}", "angle_deg": "{:.0f}° through latent space"}.get(key, key + " {:.3g}")
+    where = lambda f: f"{int(table['step'][f])} of {int(table['step'][-1])}, {said.format(table[key][f])}"
+    page = cache(lambda f: _moment(method, where(f), x[f, image] if key == "sigma" else None, x0[f, image], curves[f], yardstick, spans, span))
     return [page(f) for f in np.linspace(0, len(x) - 1, count).round().astype(int).tolist()]
 
 
