@@ -139,13 +139,17 @@ def _run(given):
         raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
     params = recipes.load(given.recipe, given.overrides)
     params = smoke.shortened(params) if given.smoke else params
-    from lensnb import publish, report      # slow to import: what is wrong above is said at once
-
     if given.step == "publish":
-        publish.publish(params)
+        from lensnb import publish      # what they import is slow, and not what a step needs
+
+        return publish.publish(params)
+    if given.step == "report":
+        from lensnb import report
+
+        page = report.write(store.Run(params))
     else:
-        page = report.write(store.Run(params)) if given.step == "report" else execute(given.step, params).with_suffix(".ipynb")
-        print(f"{given.step}: done, see {os.path.relpath(page)}")
+        page = execute(given.step, params).with_suffix(".ipynb")
+    print(f"{given.step}: done, see {os.path.relpath(page)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_it_is_refused_in_one_sentence_or_read_right(name, server, finished, tmp
     assert {stage: after.get(stage) for stage in before if stage not in case.damaged} == {s: h for s, h in before.items() if s not in case.damaged}
     assert all(store.is_whole(folder / "outputs/it" / stage) for stage in after.keys() - before.keys())
     assert litter(folder) <= left and not list(tmp_path.rglob("executed")) and not list(tmp_path.rglob("escaped*"))
+
+
+@pytest.mark.parametrize("kilobytes, expected", [(24, "GiB are needed there for 32 images"), (200, "No space left on device; make room")])
+def test_a_disk_that_is_full_for_real(kilobytes, expected, server, tmp_path):
+    """As the cases with a limit for files, but where a write into a memory map would end the process."""
+    folder = tmp_path / "case"
+    make.plain(folder)
+    (folder / "outputs").mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder / "outputs")]
+    if not shutil.which("mount") or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root; the cases `disk full of` stand for it")
+    try:
+        status, errors = run(server, folder, "launch")
+        check_refusal(make.Case(None, (expected, str(folder / "outputs/it"))), status, errors)
+        assert not list(folder.glob("outputs/**/.data.partial"))
+    finally:
+        subprocess.run(["umount", str(folder / "outputs")], check=True)
 
 
 def test_the_corpus_would_run_its_code(tmp_path, monkeypatch):
