@@ -1,0 +1,34 @@
+"""The same recipe and seed in two processes: the same bits in every artefact, whatever the number of threads, each for itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from killing import digests
+
+ROOT = Path(__file__).parents[1]
+CHAIN = """
+import sys, lensnb
+run = lensnb.open_run(lensnb.load_recipe("params/tiny.yaml", sys.argv[1]))
+lensnb.make_data(run)
+for name in ("diffusion", "gan"):
+    lensnb.train_model(run, name)
+for method in run.params.sample.methods:
+    lensnb.draw_samples(run, method)
+    lensnb.evaluate_method(run, method)
+lensnb.compare_methods(run)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_recipe_twice_gives_the_same_bits(threads, tmp_path):
+    made = []
+    for again in ("once", "twice"):
+        done = subprocess.run([sys.executable, "-c", CHAIN, f"threads={threads} data.n=200 data.holdout=0.2 train.steps=12 gan.steps=8 evaluate.fit=2"], cwd=ROOT,
+                              capture_output=True, text=True, env=os.environ | {"LENSNB_OUTPUTS": str(tmp_path / again), "OMP_NUM_THREADS": str(threads)})
+        assert done.returncode == 0, done.stderr
+        made.append(digests(tmp_path / again / "tiny"))
+    assert len(made[0]) == 10 and made[0] == made[1]
