@@ -34,7 +34,7 @@ def sigmoid_betas(timesteps=1000, start=-3.0, end=3.0):
     """Betas of the sigmoid schedule of Jabri et al. 2022 (arXiv:2212.11972, algorithm 2; temperature 1); float64 (T,)."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     falling = torch.sigmoid(-(start + t * (end - start)))
-    return betas_of((falling - falling[-1]) / (falling[0] - falling[-1]))
+    return betas_of(falling - falling[-1])              # a factor of alpha_bar leaves the betas as they are
 
 
 def zero_terminal_snr(betas):
@@ -61,13 +61,13 @@ class Schedule:
     def __init__(self, at):
         self.at = at
 
-    def train_sigmas(self, n, generator=None):
+    def train_sigmas(self, n, generator):
         """n random noise levels, one from each n-th of the schedule; float32 (n,).
 
         Stratifying over the batch lowers the variance of the loss (Kingma et al. 2021,
         arXiv:2107.00630, appendix I.1) and leaves its mean as it is.
         """
-        device = generator.device if generator else "cpu"
+        device = generator.device
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
         return self.at(u.double().cpu()).float().to(device)     # in float64, which not every device has
 
@@ -108,7 +108,7 @@ class Discrete(Schedule):
         return self.sigmas[self.timesteps(steps)]
 
 
-def signal_rate(high=0.95, low=0.02):
+def signal_rate(high, low):
     """Continuous time: the share of the signal falls as a cosine from `high` to `low` (Keras' DDIM example)."""
     first, last = math.acos(high), math.acos(low)
     return Schedule(lambda u: torch.tan(first + u * (last - first)))
@@ -120,16 +120,16 @@ def flow():
     return Schedule(lambda u: u.clamp(smallest, largest) / (1 - u.clamp(smallest, largest)))
 
 
-def karras(steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+def karras(steps, sigma_min, sigma_max, rho):
     """Falling noise levels, dense at the small end (Karras et al. 2022, arXiv:2206.00364, eq. 5); float64 (steps,)."""
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return torch.linspace(high, low, steps, dtype=torch.float64) ** rho if steps > 1 else torch.tensor([sigma_max]).double()
+    return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
 
 
 class EDM(Schedule):
     """Trained on log-normal levels, sampled along `karras` (Karras et al. 2022, table 1)."""
 
-    def __init__(self, mean=-1.2, std=1.2, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    def __init__(self, mean, std, sigma_min, sigma_max, rho):
         super().__init__(lambda u: torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))))
         self.levels = lambda steps: karras(steps, sigma_min, sigma_max, rho)
 

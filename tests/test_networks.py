@@ -196,13 +196,13 @@ class Spy(nn.Module):
         return torch.zeros_like(x)
 
 
-@pytest.mark.parametrize("prediction, scale", [("noise", 5**-0.5), ("v", 5**-0.5), ("x0", 5**-0.5), ("edm", 4.25**-0.5), ("velocity", 1 / 3)])
+@pytest.mark.parametrize("prediction, scale", [("noise", 10**-0.5), ("v", 10**-0.5), ("x0", 10**-0.5), ("edm", 9.25**-0.5), ("velocity", 1 / 4)])
 def test_the_network_sees_the_state_of_its_paper(prediction, scale):
     spy, x = Spy(), torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    Denoiser(spy, prediction, sigma_data=0.5)(x, 2.0)
-    assert (spy.x - scale * x).abs().max() < 1e-12 and abs(spy.c_noise.item() - math.log(2) / 4) < 1e-12
-    Denoiser(spy, prediction, level="variance")(x, 2.0)
-    assert abs(spy.c_noise.item() - 4 / 5) < 1e-12                      # variance of the noise at unit total variance
+    Denoiser(spy, prediction)(x, 3.0)                                   # sigma_data is that of EDM, 1/2
+    assert (spy.x - scale * x).abs().max() < 1e-12 and abs(spy.c_noise.item() - math.log(3) / 4) < 1e-12
+    Denoiser(spy, prediction, level="variance")(x, 3.0)
+    assert abs(spy.c_noise.item() - 9 / 10) < 1e-12                     # variance of the noise at unit total variance
 
 
 @pytest.mark.parametrize("prediction", ["noise", "edm", "v", "velocity"])
@@ -228,7 +228,8 @@ def test_loss_weights_are_those_of_the_papers():
     weight = Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "edm")
     assert (weight - (sigma**2 + 0.25) / (0.5 * sigma) ** 2).abs().max() < 1e-12        # Karras et al., table 1
     assert (Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "plain") - weight).abs().max() < 1e-12
-    assert Denoiser(Spy(), "v").weight(sigma, "clamped_snr").tolist() == [5, 1]
+    clamped = Denoiser(Spy(), "v").weight(torch.tensor([0.2, 0.7, 3.0], dtype=torch.float64), "clamped_snr")
+    assert (clamped - torch.tensor([5, 1 / 0.49, 1])).abs().max() < 1e-6
 
 
 def test_guidance_goes_from_the_null_context_through_the_given_one():
@@ -241,8 +242,8 @@ def test_guidance_goes_from_the_null_context_through_the_given_one():
         out = denoiser.guided(Told(), context, scale)(x, 1.0)[:, 0, 0, 0]
         assert (out - (-2 + scale * (context.sum(1) + 2))).abs().max() < 1e-6
     spy = Spy()
-    denoiser.guided(lambda x, sigma, c: spy(x, sigma, c), context, 1.0)(x, 1.0)
-    assert spy.x.shape == x.shape                                       # a scale of 1 costs one evaluation
+    denoiser.guided(lambda x, sigma, c: spy(x, sigma, c), context)(x, 1.0)
+    assert spy.x.shape == x.shape                                       # a scale of 1, the default, costs one evaluation
     denoiser.guided(lambda x, sigma, c: spy(x, sigma, c), None, 1.0)(x, 1.0)
     assert spy.context is None
 
@@ -254,6 +255,8 @@ def test_a_recipe_makes_its_denoiser(network):
     made = denoiser.from_params(p, channels=3, sigma_data=0.7, context=4)
     x = torch.randn(2, 3, 32, 32)
     assert made(x, torch.tensor([1.0, 2.0]), torch.randn(2, 4)).shape == x.shape
+    plain = denoiser.NETWORKS[network](channels=3, **p.model.network_options())
+    assert count(denoiser.from_params(p, channels=3, sigma_data=0.7)) == count(plain) < count(made)     # without a context
     assert (made(x, 2.0) - 0.49 / (4 + 0.49) * x).abs().max() < 1e-6    # c_skip of EDM with this sigma_data
 
 

@@ -160,9 +160,9 @@ def shrinking(x, sigma):
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 @examples(25)
 @given(steps=st.integers(1, 12), shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), low=st.floats(1e-3, 0.5),
-       high=st.floats(1, 1e4), seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5, unique=True), pick=st.randoms(use_true_random=False))
-def test_any_image_depends_on_its_seed_alone(name, steps, shape, low, high, seeds, pick):
-    sigmas = torch.cat([schedule.karras(steps, low, high), torch.zeros(1)])
+       high=st.floats(1, 1e4), rho=st.floats(1, 1000), seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5, unique=True), pick=st.randoms(use_true_random=False))
+def test_any_image_depends_on_its_seed_alone(name, steps, shape, low, high, rho, seeds, pick):
+    sigmas = torch.cat([schedule.karras(steps, low, high, rho), torch.zeros(1)])
 
     def drawn(seeds, dtype=torch.float32):
         noise = sampler.ImageNoise(seeds)

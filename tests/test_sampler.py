@@ -242,7 +242,7 @@ def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
 def test_mixture_data_is_drawn_with_its_shares(name):
     """Many steps with the exact denoiser: as many images near each centre as the mixture has."""
-    sigmas = torch.cat([schedule.karras(200, 0.01, 80), torch.zeros(1)])
+    sigmas = torch.cat([schedule.karras(200, 0.01, 80, 7), torch.zeros(1)])
     noise = sampler.ImageNoise([3])
     x = sampler.start(sigmas, (6000, 1, 1), noise, torch.float64)
     *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, noise)
@@ -289,4 +289,11 @@ def test_clipping_bounds_every_prediction():
 
 def test_derived_seeds_differ_for_all_keys():
     seeds = {sampler.derived_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
-    assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds)
+    assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds) and max(seeds) > 2**62
+
+
+def test_the_start_has_the_variance_of_a_noisy_image_of_unit_variance():
+    for sigma in (0.5, 3.0):
+        sigmas, shape = torch.tensor([sigma, 0.0]).double(), (1, 4, 4)
+        x = sampler.start(sigmas, shape, sampler.ImageNoise([1, 2]))
+        assert (x - (1 + sigma**2) ** 0.5 * sampler.ImageNoise([1, 2])(shape)).abs().max() < 1e-6

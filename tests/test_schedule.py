@@ -77,14 +77,17 @@ def test_sigmoid_alpha_bar_is_the_closed_form_up_to_the_clipped_end():
     t = np.arange(1, 1000) / 1000
     logistic = lambda x: 1 / (1 + np.exp(-x))
     closed = (logistic(3.0) - logistic(-3 + 6 * t)) / (logistic(3.0) - logistic(-3.0))      # Jabri et al., algorithm 2
-    assert np.abs(Discrete(sigmoid_betas(1000)).alpha_bar[:-1].numpy() - closed).max() < 1e-12
+    assert np.abs(Discrete(sigmoid_betas()).alpha_bar[:-1].numpy() - closed).max() < 1e-12
 
 
 def test_zero_terminal_snr_is_that_of_diffusers_but_for_the_last_level():
     theirs = diffusers.DDIMScheduler(1000, 1e-4, 0.02, "linear", rescale_betas_zero_snr=True).alphas_cumprod.double()
-    ours = Discrete(schedule.zero_terminal_snr(linear_betas())).alpha_bar
-    assert (ours[:-1] - theirs[:-1]).abs().max() < 1e-6 and theirs[-1] < 1e-7
-    assert 0 < ours[-1] <= 1.001e-8 and torch.isfinite(Discrete(schedule.zero_terminal_snr(linear_betas())).sigmas).all()
+    ours = Discrete(schedule.zero_terminal_snr(linear_betas()))
+    assert (ours.alpha_bar[:-1] - theirs[:-1]).abs().max() < 1e-6 and theirs[-1] < 1e-7
+    assert ours.alpha_bar[-2] < 4e-8 and abs(ours.alpha_bar[-1] / ours.alpha_bar[-2] - 1 / 4) < 1e-6    # below 1e4 already
+    short = Discrete(schedule.zero_terminal_snr(linear_betas(50, 1e-3, 0.2)))
+    assert short.alpha_bar[-2] > 4e-8 and abs(short.sigmas[-1] / 1e4 - 1) < 1e-9
+    assert of(schedule="linear", zero_snr=True).sigmas[-1] > 9e3 > 1e3 > of(schedule="linear").sigmas[-1]
 
 
 def of(**section):
@@ -110,12 +113,17 @@ def test_edm_trains_on_log_normal_levels_and_samples_along_those_of_the_paper():
     theirs = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
     theirs.set_timesteps(18)
     assert (made.sample_sigmas(18) / theirs.sigmas.double() - 1)[:-1].abs().max() < 1e-5 and made.sample_sigmas(18)[-1] == 0
+    assert abs(made.sample_sigmas(1)[0] - 80) < 1e-9
+    ends = np.exp(scipy.stats.norm.ppf([1e-6, 1 - 1e-6], -1.2, 1.2))    # the normal has none, so it is cut off
+    assert np.abs(made.at(torch.tensor([0.0, 1.0]).double()).numpy() / ends - 1).max() < 1e-9
 
 
 def test_the_flow_is_the_straight_path():
     made = of(schedule="flow", prediction="velocity")
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     assert (made.at(t) - t / (1 - t)).abs().max() < 1e-12
+    ends = made.at(torch.tensor([0.0, 1.0]).double())                   # of a path that has none
+    assert abs(ends[0] - 1e-3 / (1 - 1e-3)) < 1e-12 and abs(ends[1] / 1e4 - 1) < 1e-9
     sigmas = made.sample_sigmas(5)
     assert (sigmas[1:-1] - torch.tensor([4, 1.5, 2 / 3, 0.25]).double()).abs().max() < 1e-6
     assert 5e3 < sigmas[0] < 2e4 and torch.isfinite(sigmas).all()
