@@ -13,7 +13,7 @@ import numpy as np
 from lensnb import frames, physics, plots
 from lensnb.errors import InputError
 
-WIDE = {"description_width": "initial"}
+WIDE, LINED_UP = {"description_width": "initial"}, {"description_width": "11em"}    # knobs below each other start at one place
 POINTS = 16         # of a curve in a frame
 LARGEST = 800_000   # characters of a journey's pages; a megabyte with all that is around them
 
@@ -69,7 +69,7 @@ def live(generators, seed=0, images=6, zoom=2):
     says how many seconds it took.
     """
     span = plots.limits(next(iter(generators.values())).dataset.examples(256))
-    knobs = {"method": widgets.Dropdown(options=[(plots.name(m), m) for m in generators], description="method", style=WIDE),
+    knobs = {"method": widgets.Dropdown(options=[(plots.name(m), m) for m in generators], description="method", style=LINED_UP),
              "steps": _slider("steps", 10, 1, 100), "seed": _slider("seed", seed, 0, 999)} | _told(next(iter(generators.values())))
 
     def drawn(method, steps, seed, guidance=1.0, **asked):
@@ -87,7 +87,7 @@ def lens(zoom=4, pixels=64):
     from lensnb import priors, simulate
 
     prior = priors.get_prior("broad", pixels)
-    knobs = {"kind": widgets.Dropdown(options=[(name, i) for i, name in enumerate(priors.CLASSES)], description="substructure", style=WIDE),
+    knobs = {"kind": widgets.Dropdown(options=[(name, i) for i, name in enumerate(priors.CLASSES)], description="substructure", style=LINED_UP),
              "theta_E": _slider("Einstein radius [arcsec]", 1.2, 0.5, 1.8), "q": _slider("axis ratio of the lens", 0.8, 0.4, 1.0),
              "gamma": _slider("shear", 0.05, 0.0, 0.2), "source_x": _slider("source to the right [arcsec]", 0.1, -0.6, 0.6),
              "source_radius": _slider("source radius [arcsec]", 0.2, 0.05, 0.5), "seed": _slider("seed", 0, 0, 999)}
@@ -122,7 +122,7 @@ def _told(generator):
     if asked is None:
         return {}
     names = [(name, i) for i, name in enumerate(generator.dataset.classes)]
-    knobs = {"class": widgets.Dropdown(options=names, description="class", style=WIDE)}
+    knobs = {"class": widgets.Dropdown(options=names, description="class", style=LINED_UP)}
     for name in [k for k in asked if k != "class"]:
         low, middle, high = np.percentile(asked[name], [1, 50, 99])
         knobs[name] = _slider(name, round(float(middle), 2), round(float(low), 2), round(float(high), 2))
@@ -132,7 +132,7 @@ def _told(generator):
 def _slider(label, value, low, high):
     kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
     step = {} if isinstance(value, int) else {"step": 0.01}
-    return kind(value=value, min=low, max=high, description=label, style=WIDE, continuous_update=False, layout={"width": "24em"}, **step)
+    return kind(value=value, min=low, max=high, description=label, style=LINED_UP, continuous_update=False, layout={"width": "30em"}, **step)
 
 
 def _player(count, label):
