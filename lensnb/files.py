@@ -101,6 +101,23 @@ def open_array(path, name=None):
             return np.memmap(file, dtype, "r", file.tell(), shape, order), math.nan
 
 
+def new_array(path, dtype, shape):
+    """A new .npy file of zeros, memory-mapped. Its room on the disk is taken now: a write that finds no more would end the process."""
+    size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    if size > free:
+        raise InputError(f"{path.parent}: {size / 2**30:.1f} GiB are needed there for {shape[0]} images, and {free / 2**30:.1f} are free; "
+                         "make room, take fewer, or set LENSNB_OUTPUTS to another folder")
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):      # not on macOS
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            except OSError as error:
+                if error.errno in FULL:     # others: a file system that promises nothing
+                    raise
+    return array
+
+
 def layout(array, name):
     """A view (N, C, H, H) of an array in any of `SHAPES`; (H, H, C) is one image too.
 

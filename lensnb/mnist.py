@@ -80,7 +80,7 @@ def _unpack(path, target, axes):
         if not 0 < need <= most:    # checked before anything of that size is asked for
             raise InputError(f"{path}: its header promises {need} bytes for shape {shape}, which a file of "
                              f"{path.stat().st_size} bytes cannot mean; fetch it again")
-        array = store.new_array(target, np.uint8, shape)
+        array = files.new_array(target, np.uint8, shape)
         follow = _fill(array.reshape(-1), file)
         if follow < need or file.read(1):       # at the very end gzip compares its checksum
             raise InputError(f"{path}: its header promises {need} bytes for shape {shape} and "

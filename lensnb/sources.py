@@ -69,7 +69,7 @@ def _simulated(params, seed, folder):
 
 
 def _create(folder, n, channels, size):
-    return store.new_array(folder / "images.npy", np.float32, (n, channels, size, size))
+    return files.new_array(folder / "images.npy", np.float32, (n, channels, size, size))
 
 
 def _check_enough(n, params, name):

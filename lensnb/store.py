@@ -9,7 +9,6 @@ import contextlib
 import csv
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -45,19 +44,6 @@ def atomic(path, mode="w", **kwargs):
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def new_array(path, dtype, shape):
-    """A new .npy file of zeros, memory-mapped, with its room on the disk taken: a full disk would end the process at a later write."""
-    size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(Path(path).parent).free
-    if size > free:
-        raise InputError(f"{Path(path).parent}: {size / 2**30:.1f} GiB are needed there for {shape[0]} images, and {free / 2**30:.1f} are free; "
-                         "make room, take fewer, or set LENSNB_OUTPUTS to another folder")
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):      # not on macOS
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-    return array
 
 
 def write_json(path, tree):

@@ -7,6 +7,7 @@ import sys
 
 PRELOAD = ["lensnb.run", "lensnb.launch", "lensnb.generate", "lensnb.evaluate", "PIL.Image", "torch._dynamo"]    # the last by the first optimiser
 MEMORY = 2**30      # bytes that a child may take beyond what it begins with
+SECONDS = 10        # of work, after which the system ends it; a case takes a thirtieth of that
 
 
 def stage(name):
@@ -56,6 +57,7 @@ def main(folder, command, overrides, largest):
     os.environ["LENSNB_OUTPUTS"] = os.path.join(folder, "outputs")
     unprivileged()
     resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     status = COMMANDS[command]("recipe.yaml", overrides)

@@ -11,7 +11,7 @@ import numpy as np
 
 from bad_input.make import N, SIZE, Case, noise, payload
 
-HERE = "data.path=images/a.npy"
+HERE, NPZ = "data.path=images/a.npy", "data.path=images/a.npz"
 GOOD = noise(N, SIZE, SIZE)
 
 
@@ -104,6 +104,11 @@ def picture(image):
     return png(*image.shape, b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in image))
 
 
+def pictures_with(content):
+    """Good pictures and a bad one in place of the good arrays."""
+    return both(empty, *(among(f"{i}.png", picture(image)) for i, image in enumerate(BYTES[:9])), among("bad.png", content))
+
+
 def idx(images, magic=b"\0\0\x08\x03"):
     return magic + struct.pack(">3I", *images.shape) + images.astype(np.uint8).tobytes()
 
@@ -143,7 +148,8 @@ CASES = {
     "link to itself": Case(lambda f: (f / "images/loop.npy").symlink_to(f / "images/loop.npy"), ("loop.npy", "Too many levels", "expected")),
     "folder linked into itself": Case(lambda f: (f / "images/again").symlink_to(f / "images"), ("again", "remove the link")),
     "pipe": Case(lambda f: os.mkfifo(f / "images/pipe.npy"), ("pipe.npy", "expected a file")),
-    "folder of the name of a file": Case(lambda f: (empty(f), (f / "images/x.npy").mkdir()), ("images", "no .npy file"), overrides="data.path=images/x.npy"),
+    "folder of the name of a file": Case(lambda f: (empty(f), (f / "images/x.npy").mkdir()), ("images", "no .npy file"),
+                                         overrides="data.path=images/x.npy"),
     # arrays that are damaged
     "file empty": Case(among("bad.npy", b""), ("bad.npy", "NumPy's format", "np.save")),
     "text called npy": Case(among("bad.npy", b"hello world, this is text"), ("bad.npy", "magic", "np.save")),
@@ -170,13 +176,14 @@ CASES = {
     "objects with code": Case(among("bad.npy", header((1,), "|O") + payload()), ("bad.npy", "a pickle that holds", "np.save")),
     "pickle with code called npy": Case(among("bad.npy", payload()), ("bad.npy", "NumPy's format", "np.save")),
     # archives
-    "npz damaged": Case(among("a.npz", archive({"images.npy": saved(GOOD)})[:4000]), ("a.npz", "cannot be read", "np.savez"), overrides="data.path=images/a.npz"),
+    "npz damaged": Case(among("a.npz", archive({"images.npy": saved(GOOD)})[:4000]), ("a.npz", "cannot be read", "np.savez"), overrides=NPZ),
     "npz of two sets of images": Case(among("a.npz", archive({"a.npy": saved(GOOD), "b.npy": saved(GOOD)})), ("a.npz", "`images`", "a (32, 16, 16)"),
-                                      overrides="data.path=images/a.npz"),
-    "npz with code": Case(among("a.npz", archive({"images.npy": header((1, 2, 2), "|O") + payload()})), ("a.npz", "a pickle that holds", "np.save"), overrides="data.path=images/a.npz"),
-    "npz that unpacks to gigabytes": Case(bomb, ("a.npz", "4.0 GiB", "np.save"), overrides="data.path=images/a.npz"),
+                                      overrides=NPZ),
+    "npz with code": Case(among("a.npz", archive({"images.npy": header((1, 2, 2), "|O") + payload()})), ("a.npz", "a pickle that holds", "np.save"),
+                          overrides=NPZ),
+    "npz that unpacks to gigabytes": Case(bomb, ("a.npz", "4.0 GiB", "np.save"), overrides=NPZ),
     # pictures and MNIST's files
-    "png damaged": Case(both(empty, *(among(f"{i}.png", picture(image)) for i, image in enumerate(BYTES[:9])), among("bad.png", picture(BYTES[9])[:150])), ("bad.png", "cannot be read as a picture", "save it again")),
+    "png damaged": Case(pictures_with(picture(BYTES[9])[:150]), ("bad.png", "cannot be read as a picture", "save it again")),
     "png of ten gigabytes": Case(instead("bad.png", png(100_000, 100_000)), ("bad.png", "pixels", "crop or shrink it")),
     "text called png": Case(instead("bad.png", b"hello world"), ("bad.png", "cannot be read as a picture", "save it again")),
     "pictures beside arrays": Case(among("a.png", png(16, 16)), ("images", "keep one kind there")),
@@ -196,10 +203,12 @@ CASES = {
     "big-endian": Case(alone(GOOD.astype(">f4")), overrides=HERE, holds=as_float32(GOOD)),
     "sixteen bits": Case(alone(COUNTS), overrides=HERE, holds=as_float32(COUNTS)),
     "fortran order": Case(alone(np.asfortranarray(GOOD)), overrides=HERE, holds=as_float32(GOOD)),
-    "path in Greek with a space": Case(lambda f: (f / "images").rename(f / "φακοί και άλλα"), overrides="data.path='φακοί και άλλα'", holds=as_float32(GOOD)),
+    "path in Greek with a space": Case(lambda f: (f / "images").rename(f / "φακοί και άλλα"), overrides="data.path='φακοί και άλλα'",
+                                       holds=as_float32(GOOD)),
     "hidden files of a Mac": Case(among("._000.npy", b"Mac OS X"), holds=as_float32(GOOD)),
-    "npz with strange members": Case(among("a.npz", archive({"../../escaped.npy": saved(noise(4)), "/etc/x": b"", "readme": b"hello", "images.npy": saved(GOOD)})),
-                                     overrides="data.path=images/a.npz", holds=as_float32(GOOD)),
-    "labels below zero": Case(labels(np.arange(N) % 2 - 1), overrides=LABELLED, holds=lambda f: '"-1"' in (f / "outputs/it/data/dataset.json").read_text()),
+    "npz with strange members": Case(among("a.npz", archive({"../../escaped.npy": saved(noise(4)), "/etc/x": b"", "images.npy": saved(GOOD)})),
+                                     overrides=NPZ, holds=as_float32(GOOD)),
+    "labels below zero": Case(labels(np.arange(N) % 2 - 1), overrides=LABELLED,
+                              holds=lambda f: '"-1"' in (f / "outputs/it/data/dataset.json").read_text()),
     "idx packed": Case(instead(f"{TRAIN}.gz", gzip.compress(idx(BYTES))), holds=as_float32(np.floor(BYTES))),
 }

@@ -18,18 +18,10 @@ def resized(path, content):
     """A file of these bytes, with the artefact's list of files agreeing to it."""
     def make(folder):
         (folder / path).write_bytes(content)
-        edited("format", 1, f"{os.path.dirname(path)}/artefact.json", {os.path.basename(path): len(content)})(folder)
-    return make
-
-
-def edited(key, value, path=f"{IT}/data/artefact.json", sizes=None):
-    """One entry of a JSON file otherwise."""
-    def make(folder):
-        tree = json.loads((folder / path).read_text())
-        tree[key] = value
-        for name, size in (sizes or {}).items():
-            tree["files"][name]["bytes"] = size
-        (folder / path).write_text(json.dumps(tree))
+        seal = (folder / path).with_name("artefact.json")
+        tree = json.loads(seal.read_text())
+        tree["files"][(folder / path).name]["bytes"] = len(content)
+        seal.write_text(json.dumps(tree))
     return make
 
 
@@ -66,12 +58,18 @@ def unfinished(content):
     return make
 
 
-def newer(path, key="format"):
-    """A run's own recipe or note of a format that is not known yet."""
+def newer(path):
+    """A recipe or a note of a format that is not known yet."""
     def make(folder):
         tree = yaml.safe_load((folder / path).read_text())
-        (folder / path).write_text(json.dumps(tree | {key: 2, "lensnb": "9.1"}))
+        (folder / path).write_text(json.dumps(tree | {"format": 2, "lensnb": "9.1"}))
     return make
+
+
+def older(folder):
+    tree = json.loads((folder / IT / "data/artefact.json").read_text()) | {"format": 0}
+    (folder / IT / "data/artefact.json").write_text(json.dumps(tree))
+    (folder / IT / "data/recipe.yaml").write_text("format: 0\n")
 
 
 def spoilt_recipe(folder):
@@ -93,10 +91,12 @@ def closed(path):
 
 
 def made_again(stage):
-    """Whether a stage is there, and whole."""
-    from lensnb import store
+    """Whether a stage is there, whole and of this format."""
+    def holds(folder):
+        from lensnb import store
 
-    return lambda folder: store.is_whole(folder / IT / stage)
+        return store.is_whole(folder / IT / stage) and store.recipe_of(folder / IT / stage)["format"] == store.FORMAT
+    return holds
 
 
 ANOTHER = {"step": 1, "history": [], "recent": [], "watched": [], "seconds": 1.0, "parts": {"net": {"w": torch.zeros(3)}}}
@@ -116,36 +116,37 @@ CASES = {
     "checkpoint empty": bad(unfinished(b""), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"),
     "checkpoint of random bytes": bad(unfinished(noise(2000).tobytes()), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"),
     "checkpoint that is a pickle": bad(unfinished(payload()), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"),
-    "checkpoint with code": bad(unfinished(lambda path: torch.save(ANOTHER | {"parts": Payload()}, path)), "checkpoint.pt", "not a checkpoint", "delete it",
-                                command="launch"),
-    "checkpoint of another recipe": bad(unfinished(lambda path: torch.save(ANOTHER, path)), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"),
+    "checkpoint with code": bad(unfinished(lambda path: torch.save(ANOTHER | {"parts": Payload()}, path)), "checkpoint.pt", "not a checkpoint",
+                                "delete it", command="launch"),
+    "checkpoint of another recipe": bad(unfinished(lambda path: torch.save(ANOTHER, path)), "checkpoint.pt", "not a checkpoint", "delete it",
+                                        command="launch"),
     # run folders
     "step not run": Case(lambda f: None, ("models/diffusion", "not there or not whole", "02_train"), "sample"),
     "note of an artefact damaged": bad(written(f"{IT}/data/artefact.json", "{"), "data/artefact.json", "damaged", "delete it", damaged=("data",)),
     "note of an artefact a list": bad(written(f"{IT}/data/artefact.json", "[]"), "data/artefact.json", "damaged", "delete it", damaged=("data",)),
-    "note of an artefact without files": bad(edited("files", 3), "data/artefact.json", "damaged", "delete it", damaged=("data",)),
-    "run.json damaged": bad(written(f"{IT}/run.json", "\0"), "run.json", "damaged", "delete it", command="launch", overrides="gan.steps=3", damaged=("models/gan",)),
+    "note of an artefact without files": bad(written(f"{IT}/data/artefact.json", '{"files": 3}'), "data/artefact.json", "damaged", "delete it",
+                                             damaged=("data",)),
+    "run.json damaged": bad(written(f"{IT}/run.json", "\0"), "run.json", "damaged", "delete it", command="launch", overrides="gan.steps=3"),
     "other parameters": bad(lambda f: None, "models/diffusion", "other parameters", "02_train", overrides="train.steps=5"),
     "file for a folder": bad(written(f"{IT}/evaluation", "a note"),
                              "evaluation", "LENSNB_OUTPUTS", command="evaluate"),
     # versions
-    "data of a newer lensnb": bad(lambda f: (edited("format", 2)(f), edited("lensnb", "9.1")(f)), "data", *NEWER, command="data"),
-    "weights of a newer lensnb": bad(lambda f: [edited(k, v, f"{IT}/models/diffusion/artefact.json")(f) for k, v in (("format", 2), ("lensnb", "9.1"))],
-                                     "models/diffusion", *NEWER),
-    "training of a newer lensnb": bad(lambda f: (unfinished(b"")(f), newer(f"{IT}/models/.diffusion.partial/recipe.yaml")(f)), ".diffusion.partial", *NEWER,
-                                      command="launch"),
+    "data of a newer lensnb": bad(newer(f"{IT}/data/artefact.json"), "data", *NEWER, command="data"),
+    "weights of a newer lensnb": bad(newer(f"{IT}/models/diffusion/artefact.json"), "models/diffusion", *NEWER),
+    "training of a newer lensnb": bad(lambda f: (unfinished(b"")(f), newer(f"{IT}/models/.diffusion.partial/recipe.yaml")(f)),
+                                      ".diffusion.partial", *NEWER, command="launch"),
     "run of a newer lensnb": bad(newer(f"{IT}/run.json"), "run.json", *NEWER, command="launch", overrides="gan.steps=3"),
     # disks
-    "outputs closed to us": Case(lambda f: ((f / "outputs").mkdir(), closed("outputs")(f)), ("outputs", "Permission denied", "LENSNB_OUTPUTS"), "launch"),
+    "outputs closed to us": Case(lambda f: ((f / "outputs").mkdir(), closed("outputs")(f)), ("outputs", "Permission denied", "LENSNB_OUTPUTS"),
+                                 "launch"),
     "stage closed to us": bad(closed(f"{IT}/models"), "models", "Permission denied", "LENSNB_OUTPUTS", command="launch", overrides="gan.steps=3"),
     "disk full of images": Case(lambda f: None, ("outputs/it/data", "File too large", "make room"), "launch", largest=20_000),
     "disk full of weights": bad(lambda f: None, "outputs/it/models", "make room", command="launch", overrides="train.steps=3", largest=40_000),
     "disk full of samples": bad(lambda f: None, "outputs/it/samples", "make room", overrides="sample.n=16", largest=8_000),
     # odd and good
-    "data of an older lensnb": bad(lambda f: edited("format", 0)(f) or written(f"{IT}/data/recipe.yaml", "format: 0\n")(f), command="data", damaged=("data",),
-                                   holds=lambda f: made_again("data")(f)),
-    "half an artefact": bad(removed(f"{IT}/data/images.npy"), command="data", damaged=("data",), holds=lambda f: made_again("data")(f)),
-    "recipe of an artefact damaged": bad(spoilt_recipe, command="data", damaged=("data",), holds=lambda f: made_again("data")(f)),
+    "data of an older lensnb": bad(older, command="data", damaged=("data",), holds=made_again("data")),
+    "half an artefact": bad(removed(f"{IT}/data/images.npy"), command="data", damaged=("data",), holds=made_again("data")),
+    "recipe of an artefact damaged": bad(spoilt_recipe, command="data", damaged=("data",), holds=made_again("data")),
     "finished run closed to us": bad(lambda f: [closed(p)(f) for p in (f"{IT}/models/diffusion", f"{IT}/models", IT)], command="launch",
-                                     holds=lambda f: made_again("models/diffusion")(f)),
+                                     holds=made_again("models/diffusion")),
 }
