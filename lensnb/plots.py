@@ -226,6 +226,13 @@ def walk(table, frames, images=3, columns=9, span=None):
     return figure
 
 
+def _plain_ticks(axis):
+    """1, 2, 5, 10 on a logarithmic axis, as they are."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _band(axis, x, mean, error, method, **style):
     mean, error = np.asarray(mean), np.asarray(error)
     axis.plot(x, mean, color=colour(method), label=name(method), lw=1.3, **style)
@@ -245,9 +252,7 @@ def spectra(curves):
         _band(left, c["frequency"], c["log_power"], c["log_power_error"], method)
         _band(right, c["radius"], c["profile"], c["profile_error"], method)
     left.set_xscale("log")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.xaxis.set_major_formatter("{x:g}")
-    left.xaxis.set_minor_formatter(NullFormatter())
+    _plain_ticks(left.xaxis)
     left.set(xlabel=f"spatial frequency [cycles/{'arcsec' if scale else 'pixel'}]", ylabel=r"mean $\log_{10}$ power")
     right.set(xlabel=f"radius [{'arcsec' if scale else 'pixel'}]", ylabel="mean brightness [units of the images]")
     left.legend()
@@ -310,6 +315,7 @@ def quality_against_time(rows, costs, metric="fld"):
         floor, scatter = row["floor"], row["floor_error"]
     axis.axhspan(max(floor - scatter, 0.5 * floor), floor + scatter, color=REAL, alpha=0.15, lw=0, label="real vs real")
     axis.set(xscale="log", yscale="log", xlabel="sampling time [s/image]", ylabel=f"{METRICS.get(metric, metric)} to held-out images")
+    _plain_ticks(axis.yaxis)
     axis.legend()
     return figure
 

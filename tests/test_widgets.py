@@ -162,7 +162,7 @@ class Echo:
 def test_a_live_draw_hands_its_knobs_to_the_model():
     box = widgets.live({"ddim": Echo()}, images=2)
     knobs, shown = {k.description: k for k in box.children[0].children}, box.children[1]
-    assert list(knobs) == ["method", "steps", "seed", "class", "theta_E", "guidance"]
+    assert list(knobs) == ["method", "steps", "seed", "class", "Einstein radius [arcsec]", "guidance"]
     assert "10 network evaluations" in shown.value and re.search(r"2 images in \d+\.\d\d s", shown.value)
     knobs["steps"].value = 25
     assert "25 network evaluations" in shown.value
