@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 def examples(n):
     """The same n cases in every run."""
-    return settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+    return settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 # ---- any valid recipe, from the schema itself
@@ -56,7 +56,8 @@ def values(annotation, bounds=()):
 def trees(section):
     """Mappings with some keys of a section."""
     fields = {name: GIVEN[name] if name in GIVEN else values(f.annotation, f.metadata) for name, f in section.model_fields.items()}
-    return st.lists(st.sampled_from(list(fields)), unique=True, max_size=4).flatmap(lambda names: st.fixed_dictionaries({n: fields[n] for n in names}))
+    chosen = st.lists(st.sampled_from(list(fields)), unique=True, max_size=4)
+    return chosen.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
 
 
 def valid(section):
@@ -160,7 +161,8 @@ def shrinking(x, sigma):
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 @examples(25)
 @given(steps=st.integers(1, 12), shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), low=st.floats(1e-3, 0.5),
-       high=st.floats(1, 1e4), rho=st.floats(1, 1000), seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5, unique=True), pick=st.randoms(use_true_random=False))
+       high=st.floats(1, 1e4), rho=st.floats(1, 1000), pick=st.randoms(use_true_random=False),
+       seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5, unique=True))
 def test_any_image_depends_on_its_seed_alone(name, steps, shape, low, high, rho, seeds, pick):
     sigmas = torch.cat([schedule.karras(steps, low, high, rho), torch.zeros(1)])
 
@@ -191,13 +193,13 @@ def two_sets(seed, least=8):
 @given(SEEDS)
 def test_distances_of_features_know_neither_axes_nor_origin_nor_unit(seed):
     a, b, rng = two_sets(seed)
-    d, unit, shift = a.shape[1], 10 ** rng.uniform(-3, 3), rng.normal(size=a.shape[1])
+    d, unit, shift = a.shape[1], 10 ** rng.uniform(-3, 3), 1e5 * rng.normal(size=a.shape[1])
     turn = scipy.stats.ortho_group.rvs(d, random_state=rng) if d > 1 else -np.eye(1)
     moved = lambda x: unit * (x @ turn + shift)
     size = (a**2).sum(1).mean() + (b**2).sum(1).mean()
     assert abs(metrics.frechet(moved(a), moved(b)) / unit**2 - metrics.frechet(a, b)) < 1e-6 * size
     assert abs(metrics.kid(a @ turn, b @ turn) - metrics.kid(a, b)) < 1e-9 * (1 + max((a**2).sum(1).max(), (b**2).sum(1).max()) / d) ** 3
-    assert (metrics.neighbours(moved(a), moved(b)) == pytest.approx(metrics.neighbours(a, b)))
+    assert metrics.neighbours(moved(a), moved(b)) == pytest.approx(metrics.neighbours(a, b))
     labels_a, labels_b = rng.integers(3, size=len(a)), rng.integers(3, size=len(b))
     named = metrics.frechet_by_class(moved(a), moved(b), np.array(list("xyz"))[labels_a], np.array(list("xyz"))[labels_b]) / unit**2
     assert abs(named - metrics.frechet_by_class(a, b, labels_a, labels_b)) < 1e-6 * size
@@ -219,5 +221,4 @@ def test_distances_of_distributions_are_metrics(seed):
         assert distance(a, b) >= 0 and distance(b, b) == 0 and distance(a, a[order]) == pytest.approx(0, abs=1e-9)
         assert distance(a[order], b) == pytest.approx(distance(a, b), rel=1e-6, abs=1e-9)
         assert distance(unit * (a + shift), unit * (b + shift)) == pytest.approx(distance(a, b), rel=1e-6, abs=1e-9)
-        spread = np.sort(b, axis=0)                                     # copies change a mean and a distribution by nothing
-        assert distance(np.repeat(a, 3, axis=0), spread if distance is morphology.wasserstein_columns else b) == pytest.approx(distance(a, b), rel=1e-6, abs=1e-9)
+        assert distance(np.repeat(a, 3, axis=0), b) == pytest.approx(distance(a, b), rel=1e-6, abs=1e-9)    # of copies, too

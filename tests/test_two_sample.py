@@ -29,6 +29,7 @@ def test_placements_give_scikit_learns_area(rng):
     truth, twice = np.repeat([1, 0], 80), np.tile(scores, 2)
     above = (metrics._placements(scores, weights) * weights).sum(1) / weights.sum(1)
     assert np.abs(above - roc_auc_score(truth, twice, sample_weight=weights.ravel())).max() < 1e-12
+    assert (metrics._placements(scores, weights * [[1], [0]]) == 0.5).all()        # without opponents
 
 
 def test_two_sample_cannot_tell_a_set_from_itself(rng):
