@@ -56,9 +56,9 @@ def log_power(images):
 
 def radial_profile(images):
     """Mean brightness in rings one pixel wide about the image centre: (N, size // 2), at radii 0.5, 1.5, ... pixels."""
-    maps = grey(images)
-    offsets = np.arange(maps.shape[-1]) - (maps.shape[-1] - 1) / 2
-    return _ring_means(maps, np.hypot(*np.meshgrid(offsets, offsets)), np.arange(maps.shape[-1] // 2 + 1))
+    size = images.shape[-1]
+    offsets = np.arange(size) - (size - 1) / 2
+    return _ring_means(grey(images), np.hypot(*np.meshgrid(offsets, offsets)), np.arange(size // 2 + 1))
 
 
 def intensity_edges(reference, bins=1000):
@@ -72,7 +72,7 @@ def intensity_edges(reference, bins=1000):
 
 def cumulative_shares(images, edges):
     """Share of each image's pixels at or below each edge: (N, len(edges)); the ends hold all that lies beyond."""
-    maps = np.sort(grey(images).reshape(len(images), -1), axis=1).clip(edges[0], edges[-1])
+    maps = np.sort(grey(images).reshape(len(images), -1), axis=1).clip(max=edges[-1])
     return np.stack([np.searchsorted(row, edges, side="right") for row in maps]) / maps.shape[1]
 
 
@@ -84,8 +84,7 @@ def sky(maps):
     The frame is an eighth of the size wide. A lens in the middle leaves it free, so that the level is right to
     2 % of the noise on the broad prior, where the median of all pixels is half of the noise too high.
     """
-    size = min(maps.shape[1:])
-    width, free = max(size // 8, 1), np.ones(maps.shape[1:], bool)
+    width, free = max(maps.shape[-1] // 8, 1), np.ones(maps.shape[1:], bool)
     free[width:-width, width:-width] = False
     frame = maps[:, free]                                               # (N, pixels)
     level = np.median(frame, axis=1, keepdims=True)

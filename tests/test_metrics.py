@@ -301,6 +301,23 @@ def test_subsampling_of_sides_of_different_size_and_of_few_rows(rng):
         metrics.bootstrap_error(linear, np.ones((5, 1)), np.ones((5, 1)), 9, 0, "jackknife")
 
 
+@pytest.mark.parametrize("n, kept", [(40, 20), (17, 8), (12, 8), (8, 7), (3, 2), (2, 1)])
+def test_resampling_draws_rows_as_it_says(rng, n, kept):
+    """Half of the rows or eight of them without replacement, or all with it; deviations are about their mean."""
+    seen, rows = [], np.arange(n)[:, None]
+    mean = lambda a, b: seen.append((a[:, 0], b[:, 0])) or float(a.mean())
+    for how, size, scale in (("subsample", kept, (kept / (n - kept)) ** 0.5), ("bootstrap", n, 1)):
+        seen.clear()
+        deviations = metrics._deviations(mean, (rows, rows), 50, 0, how)
+        drawn = np.array([a.mean() for a, _ in seen])
+        assert np.abs(deviations - scale * (drawn - drawn.mean())).max() < 1e-12
+        assert all(len(a) == len(b) == size and (how == "bootstrap" or len({*a}) == size) for a, b in seen)
+        assert len({*np.concatenate([a for a, _ in seen])}) == n and any((a != b).any() for a, b in seen)
+    for one in ((rows[:1], rows), (rows, rows[:1])):
+        with pytest.raises(ValueError, match="2 rows"):
+            metrics._deviations(mean, one, 50, 0, "bootstrap")
+
+
 def test_floor_error_is_the_scatter_of_fresh_images(rng):
     linear = lambda a, b: float(a.mean() - b.mean())
     for m in (61, 120, 240):                                            # few others: draws are nearly the same

@@ -31,8 +31,16 @@ def test_spectrum_of_a_gaussian_is_its_closed_form():
     assert np.abs(physics.power_spectrum(image[None, None])[0, :9] / expected - 1).max() < 1e-6
 
 
+def test_each_ring_of_the_spectrum_has_its_frequency():
+    for size in (8, 27, SIZE):
+        assert physics.power_spectrum(np.ones((2, 1, size, size))).shape == (2, size // 2 - 1)
+        assert physics.frequencies(size).tolist() == [k / size for k in range(1, size // 2)]     # cycles/pixel
+
+
 def test_an_empty_image_has_a_finite_log_power():
-    assert np.isfinite(physics.log_power(np.zeros((1, 1, SIZE, SIZE)))).all()
+    assert (physics.log_power(np.zeros((1, 1, SIZE, SIZE))) == np.log10(np.finfo(float).tiny)).all()
+    images = np.random.default_rng(0).normal(size=(2, 1, 16, 16))
+    assert np.abs(10 ** physics.log_power(images) / physics.power_spectrum(images) - 1).max() < 1e-12
 
 
 def test_radial_profile_is_the_mean_in_rings_about_the_centre():
@@ -52,8 +60,19 @@ def test_cumulative_shares_are_the_empirical_distribution():
     images = np.arange(16.0).reshape(1, 1, 4, 4)
     edges = np.array([-1.0, 0, 3.5, 15, 20])
     assert np.abs(physics.cumulative_shares(images, edges)[0] - [0, 1 / 16, 4 / 16, 1, 1]).max() < 1e-12
-    inner = physics.intensity_edges(images)
-    assert (np.diff(inner) > 0).all() and inner[0] < 0 and inner[-1] > 15
+    beyond = physics.cumulative_shares(images, np.array([3.5, 9, 14]))[0]
+    assert np.abs(beyond - [4 / 16, 10 / 16, 1]).max() < 1e-12
+
+
+@pytest.mark.parametrize("bins", [1000, 40])
+def test_edges_are_even_quantiles_and_reach_ten_times_the_span_beyond(bins):
+    pixels = np.sort(np.random.default_rng(0).gamma(0.5, size=4001))
+    edges = physics.intensity_edges(pixels.reshape(1, 1, 1, -1), *[bins] * (bins != 1000))
+    assert len(edges) == bins + 201 and np.abs(edges[100:-100] - pixels[::4000 // bins]).max() < 1e-12
+    tails = np.ptp(pixels) * 10 ** np.linspace(-2, 1, 100)
+    assert np.abs(pixels[0] - edges[99::-1] - tails).max() < 1e-9 and np.abs(edges[-100:] - pixels[-1] - tails).max() < 1e-9
+    ties = physics.intensity_edges(pixels.clip(np.median(pixels)).reshape(1, 1, 1, -1), bins)
+    assert len(ties) == bins // 2 + 201 and (np.diff(ties) > 0).all()       # are one edge
 
 
 def test_a_measure_in_chunks_sees_each_image_once_and_in_order():
@@ -75,10 +94,11 @@ def bump(width=3.0, height=100.0, size=SIZE):
     return height * np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * width**2))
 
 
-def test_sky_is_the_median_and_mad_of_the_frame():
-    image = np.random.default_rng(0).normal(3, 2, (2, SIZE, SIZE)) + bump()
+@pytest.mark.parametrize("size, w", [(SIZE, 8), (15, 1), (6, 1)])
+def test_sky_is_the_median_and_mad_of_the_frame(size, w):
+    image = np.random.default_rng(0).normal(3, 2, (2, size, size)) + bump(size=size)
     for one, level, scatter in zip(image, *physics.sky(image)):
-        frame = np.concatenate([one[:8].ravel(), one[-8:].ravel(), one[8:-8, :8].ravel(), one[8:-8, -8:].ravel()])
+        frame = np.concatenate([one[:w].ravel(), one[-w:].ravel(), one[w:-w, :w].ravel(), one[w:-w, -w:].ravel()])
         assert abs(level.item() - np.median(frame)) < 1e-12
         assert abs(scatter.item() / median_abs_deviation(frame, scale="normal") - 1) < 1e-4
 

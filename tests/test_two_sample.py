@@ -139,6 +139,11 @@ def test_errors_are_binomial_where_rows_are_distinct(rng):
     p, q = right[0, :60, 0].mean(), right[1, 60:, 0].mean()
     found = metrics._verdict("x", right, weights, 0.5)
     assert found == pytest.approx({"x": (p + q) / 2, "x_error": 0.5 * math.sqrt(p * (1 - p) / 60 + q * (1 - q) / 40), "x_p": 1})
+    right[:, :, 1:] = rng.random((2, 100, 3)) < [0.65, 0.7, 0.8]
+    sides = np.stack([right[0, :60].mean(0), right[1, 60:].mean(0)])
+    errors = 0.5 * np.sqrt((sides * (1 - sides) / [[60], [40]]).sum(0))
+    factor = sides.mean(0)[1:].std(ddof=1) / errors[1:].mean()
+    assert 1.1 < factor < 1.9 and metrics._verdict("x", right, weights, 0.5)["x_error"] == pytest.approx(factor * errors[0])
     right[:, :, 1:] = [0, 0.5, 1]
     right[:, :, 2] = (np.arange(100) % 2)[None]
     wide = metrics._verdict("x", right, weights, 0.5)
