@@ -311,6 +311,7 @@ def test_resampling_draws_rows_as_it_says(rng, n, kept):
         deviations = metrics._deviations(mean, (rows, rows), 50, 0, how)
         drawn = np.array([a.mean() for a, _ in seen])
         assert np.abs(deviations - scale * (drawn - drawn.mean())).max() < 1e-12
+        assert metrics.bootstrap_error(mean, rows, rows, 50, 0, how) == pytest.approx(scale * drawn.std(ddof=1))
         assert all(len(a) == len(b) == size and (how == "bootstrap" or len({*a}) == size) for a, b in seen)
         assert len({*np.concatenate([a for a, _ in seen])}) == n and any((a != b).any() for a, b in seen)
     for one in ((rows[:1], rows), (rows, rows[:1])):
