@@ -114,12 +114,13 @@ def sign(notebook):
 
 
 def stale(params):
-    """Receipts of a run whose artefacts are damaged or were made otherwise since; the chain makes these steps again."""
+    """Receipts of a run whose artefacts are damaged or were made otherwise since, and the report of them; the chain makes these again."""
     run = store.Run(params)
     run.told()
-    receipts = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}
-    return [path for step, path in receipts.items()
-            if path.is_file() and not all(map(run.is_current, run.stages(step)))]
+    receipts, report = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}, run.path / "report" / "index.html"
+    good = [path for step, path in receipts.items() if path.is_file() and all(map(run.is_current, run.stages(step)))]
+    ends = [*receipts.values(), report] if len(good) < len(receipts) else []     # Snakemake asks for the report alone
+    return [path for path in ends if path.is_file() and path not in good]
 
 
 def main(arguments=None):
