@@ -28,10 +28,10 @@ def _grid(shape):
 
 
 @functools.lru_cache
-def _smoothing(size, sigma=1.0):
-    """Gaussian of `sigma` pixels as a matrix (size, size), cut off and renormalised at the borders."""
+def _smoothing(size):
+    """Gaussian of 1 pixel as a matrix (size, size), cut off and renormalised at the borders."""
     steps = np.arange(size)
-    kernel = np.exp(-((steps[:, None] - steps) ** 2) / (2 * sigma**2))
+    kernel = np.exp(-((steps[:, None] - steps) ** 2) / 2)
     return kernel / kernel.sum(1, keepdims=True)
 
 
@@ -43,7 +43,8 @@ def _bright(images, share=0.0):
     """
     maps = grey(images)
     level, _ = sky(maps)
-    smooth = _smoothing(maps.shape[1]) @ maps @ _smoothing(maps.shape[2]).T
+    kernel = _smoothing(maps.shape[-1])
+    smooth = kernel @ maps @ kernel.T
     floor, scatter = sky(smooth)
     threshold = np.maximum(SIGNIFICANT * scatter, share * (smooth - floor).max((1, 2), keepdims=True))
     return np.where(smooth - floor > threshold, maps - level, 0).clip(min=0)

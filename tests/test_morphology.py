@@ -34,6 +34,15 @@ def lenses():
     return simulate(150, seed=101)[0], simulate(600, seed=202)
 
 
+# ---- what is bright
+
+def test_smoothing_is_a_gaussian_of_one_pixel_and_keeps_a_constant():
+    kernel = morphology._smoothing(SIZE)
+    place = np.arange(SIZE)
+    assert np.abs(kernel.sum(1) - 1).max() < 1e-12
+    assert np.abs(kernel[20] @ (place - 20.0) ** 2 - 1) < 1e-6 and np.abs(kernel[20] @ place - 20) < 1e-9
+
+
 # ---- the ring
 
 @pytest.mark.parametrize("radius, x, y", [(8, 0, 0), (12, 2.3, -1.6), (15, -4, 5), (20.5, 0.5, 0.5)])
