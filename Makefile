@@ -16,7 +16,7 @@ export LENSNB_SMOKE := $(SMOKE)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test lab report trust bench notebooks lock clean
+.PHONY: run test lab report trust bench notebooks mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	snakemake --cores 1 --quiet all --nolock --rerun-incomplete
@@ -39,6 +39,9 @@ notebooks: run                ## refresh the committed notebooks from the quick 
 
 bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
+
+mutants: .venv/ready-$(TORCH)          ## plant faults in the numerical core, 40 in each module: do the tests see them? minutes
+	python tests/mutants.py
 
 lock:                         ## compile requirements.lock from pyproject.toml (with uv); torch stands in requirements/
 	echo 'torch ; sys_platform == "never"' > .override
