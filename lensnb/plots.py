@@ -61,8 +61,9 @@ def stretch(images, low, high, softening=0.1):
 
 
 def limits(images):
-    """(low, high) that a stretch of these images shows: the sky's median and the brightest 0.1 % of pixels."""
-    return float(np.median(images)), float(np.quantile(images, 0.999))
+    """(low, high) that a stretch of these images shows: the sky's median and the brightest 0.1 % of pixels, or a bit above where all are one."""
+    low, high = float(np.median(images)), float(np.quantile(images, 0.999))
+    return low, high if high > low else low + 1e-3 * (abs(low) or 1.0)
 
 
 def _show(axis, image, span, pixel_scale=None):

@@ -72,7 +72,7 @@ def live(generators, seed=0, images=6, zoom=2):
     span = plots.limits(next(iter(generators.values())).dataset.examples(256))
     quickest = min(generators, key=lambda m: (generators[m].nfe == 1, generators[m].nfe))      # of those that take steps
     knobs = {"method": widgets.Dropdown(options=[(plots.name(m), m) for m in generators], value=quickest, description="method", style=LINED_UP),
-             "steps": _slider("steps", 10, 1, 100), "seed": _slider("seed", seed, 0, 999)} | _told(next(iter(generators.values())))
+             "steps": _slider("steps", min(10, generators[quickest].method.steps or 10), 1, 100), "seed": _slider("seed", seed, 0, 999)} | _told(next(iter(generators.values())))
 
     def drawn(method, steps, seed, guidance=1.0, **asked):
         generator = generators[method].variant(steps=steps, guidance=guidance)

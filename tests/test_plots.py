@@ -28,6 +28,12 @@ def test_the_bar_of_a_gallery_is_that_of_its_stretch():
     assert any(text.get_text() == '1"' for text in figure.axes[0].texts)
 
 
+def test_images_of_one_brightness_are_drawn_too():
+    low, high = plots.limits(np.full((2, 1, 8, 8), -3.0))
+    assert low == -3 and high > low and plots.limits(np.zeros((2, 1, 8, 8)))[1] > 0
+    assert len(plots.gallery({"generated": np.full((2, 1, 8, 8), 7.0)}, columns=2).axes) == 3
+
+
 def test_a_gallery_in_colour_has_no_bar():
     images = np.random.default_rng(0).random((2, 3, 16, 16))
     assert len(plots.gallery({"real": images}, columns=2).axes) == 2

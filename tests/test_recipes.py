@@ -37,7 +37,7 @@ def test_a_published_system_runs_to_the_end(name, photographs, tmp_path, monkeyp
     monkeypatch.setenv("LENSNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LENSNB_MNIST_URL", "http://127.0.0.1:9/")       # nobody answers there: digits stand in
     monkeypatch.chdir(ROOT)
-    p = smoke.shortened(recipe(name, f"data.path='{photographs}'" if name == "imagenet100" else ""))
+    p = smoke.shortened(recipe(name, "threads=1" + (f" data.path='{photographs}'" if name == "imagenet100" else "")))
     for step in store.STEPS[:4]:
         run.execute(step, p)
     made = tmp_path / f"{name}-smoke"

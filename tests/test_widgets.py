@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import types
 
 import ipywidgets
 import numpy as np
@@ -144,7 +145,7 @@ class Echo:
         classes = ("a", "b")
         examples = staticmethod(lambda n: np.random.default_rng(0).random((n, 1, 8, 8)))
 
-    nfe, steps, guidance = 10, 10, 1.0
+    nfe, steps, guidance, method = 10, 10, 1.0, types.SimpleNamespace(steps=10)
 
     def asked(self, n, seed=0, first=0, table=None):
         return {"class": np.arange(n) % 2, "theta_E": np.linspace(1, 2, n)}
