@@ -30,7 +30,8 @@ def begin(outputs, overrides=""):
     outputs.mkdir(parents=True, exist_ok=True)
     with open(outputs / "log", "a") as log:
         return subprocess.Popen(["snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete", "--directory", str(outputs),
-                                 "--snakefile", str(ROOT / "Snakefile")], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+                                 "--snakefile", str(ROOT / "Snakefile")], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a background shell ignores it
 
 
 def kill(chain, way):
