@@ -33,13 +33,16 @@ def of_files(place):
 
 
 def told(command):
-    """The exit status of a command line: 0, or 2 after one line on stderr for what the user can put right."""
+    """The exit status of a command line: 0, 2 after one line on stderr for what the user can put right, or 130 after Ctrl-C."""
     try:
         with of_files("the run folder"):
             command()
     except InputError as error:
         print(f"lensnb: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("lensnb: stopped; what is whole stays, and the same command goes on from there", file=sys.stderr)
+        return 130
     return 0
 
 

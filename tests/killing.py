@@ -51,7 +51,7 @@ def under_way(outputs):
     return ", ".join(sorted(str(p.parent.name) + "/" + p.name[1:].removesuffix(".partial") for p in outputs.rglob(".*.partial") if p.is_dir())) or "none"
 
 
-def killed(outputs, times, seed=0, least=3, most=25, overrides=""):
+def killed(outputs, times, seed, least, most, overrides=""):
     """Kill a chain `times` times after `least` to `most` seconds, let it end, and return what was under way at each death.
 
     A chain that ends earlier is left as it is: its last start finds nothing to do.
@@ -63,7 +63,8 @@ def killed(outputs, times, seed=0, least=3, most=25, overrides=""):
             chain.wait(moments.uniform(least, most))
         except subprocess.TimeoutExpired:
             kill(chain, way)
-            deaths.append(f"{way}: {under_way(outputs)}")
+            deaths.append(f"{way}: {under_way(outputs)} half made")
+            print(deaths[-1], flush=True)
     assert begin(outputs, overrides).wait() == 0, (outputs / "log").read_text()[-3000:]
     return deaths
 
@@ -77,6 +78,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", nargs=2, type=float, default=(8, 30), help="at least and at most, before each death; a start takes 8 to 15")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         whole, deaths, seed = Path(scratch) / "whole", [], given.seed
@@ -84,11 +86,10 @@ def main():
         while len(deaths) < given.times:
             seed += 1
             cut = Path(scratch) / f"cut-{seed}"
-            deaths += killed(cut, given.times - len(deaths), seed)
+            deaths += killed(cut, given.times - len(deaths), seed, *given.seconds)
             same = digests(cut / "tiny") == digests(whole / "tiny")
             print(f"after {len(deaths)} deaths the same bits: {same}", flush=True)
             assert same
-        print(*deaths, sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -198,6 +199,19 @@ def test_a_notebook_that_does_not_complete_fails_the_run(tmp_path, source, expec
     code, printed = step(tmp_path / "out", "01_data", cwd=project, recipe="params/tiny.yaml")
     assert code == 2 and expected in printed, printed
     assert not list((tmp_path / "out").rglob("01_data.json")) and not list((tmp_path / "out").rglob("01_data.ipynb"))
+
+
+def test_ctrl_c_is_one_sentence_and_takes_the_kernel_along(tmp_path):
+    project = project_with(tmp_path, "01_data", "import time; print('asleep', flush=True); time.sleep(120)")
+    running = subprocess.Popen([sys.executable, "-u", "-m", "lensnb.run", "01_data", "--recipe", "params/tiny.yaml"], cwd=project, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LENSNB_OUTPUTS": str(tmp_path / "out")},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert any("asleep" in line for line in iter(running.stdout.readline, ""))
+    kernels = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130 and told.splitlines()[-1].startswith("lensnb: stopped")       # after what the kernel says
+    assert kernels and not psutil.wait_procs(kernels, timeout=30)[1]
 
 
 def test_a_notebook_that_forgets_its_files_fails_the_run(tmp_path):
