@@ -1,6 +1,6 @@
 """Do the tests see a fault? Plants small ones in the numerical core, one at a time, and runs the tests that execute them.
 
-    python tests/mutants.py [module ...] [--sample 40 | --all]
+    python tests/mutants.py [module ...] [--sample 40 | --all | --again]
 
 Which faults: tests/faults.py. Each stands in a copy of the package in a temporary folder, never in the working tree. What
 the tests import is imported once, and each fault gets a forked process, so that one costs a second or two. Which tests
@@ -150,11 +150,16 @@ def main():
     parser.add_argument("modules", nargs="*", metavar="module", help=", ".join(TESTS))
     parser.add_argument("--sample", type=int, default=40, help="faults of each module, evenly over its lines")
     parser.add_argument("--all", action="store_true", help="every fault")
+    parser.add_argument("--again", action="store_true", help="what survived the last time")
     args = parser.parse_args()
     known, rows = yaml.safe_load(Path(__file__).with_name("equivalent_mutants.yaml").read_text()), []
+    before = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    alive = {(row["module"], row["function"], row["change"]) for row in before if row["caught"] == "False"}
     for module in args.modules or TESTS:
-        def chosen(found, spared=tuple(known.get(module, ()))):
+        def chosen(found, module=module, spared=tuple(known.get(module, ()))):
             left = [row for row in found if not f"{row['function']}: {row['change']}".startswith(spared)]
+            if args.again:
+                return [row for row in left if (module, row["function"], row["change"]) in alive]
             return left if args.all else [left[i * len(left) // args.sample] for i in range(min(args.sample, len(left)))]
 
         start = len(rows)
@@ -165,8 +170,11 @@ def main():
                     print(f"survived  lensnb/{module}.py:{row['line']}  {row['function']}: {row['change']}", flush=True)
         done = rows[start:]
         caught = sum(row["caught"] for row in done)
-        print(f"{module}: {caught} of {len(done)} caught, {caught / len(done):.1%}, in {sum(row['seconds'] for row in done):.0f} s", flush=True)
-    others = [row for row in csv.DictReader(TABLE.open()) if args.modules and row["module"] not in args.modules] if TABLE.exists() else []
+        seconds = sum(row["seconds"] for row in done)
+        print(f"{module}: {caught} of {len(done)} caught, {caught / max(len(done), 1):.1%}, in {seconds:.0f} s", flush=True)
+    now = {(row["module"], row["function"], row["change"]) for row in rows}
+    others = [row for row in before if row["module"] not in (args.modules or TESTS)
+              or args.again and (row["module"], row["function"], row["change"]) not in now]
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     with TABLE.open("w", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
