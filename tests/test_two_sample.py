@@ -99,6 +99,18 @@ def test_rows_are_dealt_into_as_many_folds_as_either_side_has_distinct_rows(rng,
         assert len({(weights[0, block, 0] > 0).sum() for block in blocks}) <= 2     # as many of each side in every fold
 
 
+def test_rows_that_both_sides_have_count_for_both(rng):
+    a = rng.normal(size=(4, 2))
+    assert len(metrics._deal(a, np.repeat(a, 3, axis=0), 5, 2, rng)[2]) == 4
+
+
+def test_the_error_of_the_accuracy_is_binomial_at_least(rng):
+    """Where permutations scatter no more than that; accuracies of both sides that differ make it less by a little."""
+    found = [metrics.two_sample(rng.normal(size=(300, 1)) + 1, rng.normal(size=(300, 1)), permutations=2) for _ in range(8)]
+    ratios = [each["accuracy_error"] / math.sqrt(each["accuracy"] * (1 - each["accuracy"]) / 600) for each in found]
+    assert 0.98 < min(ratios) < 1 + 1e-9
+
+
 def test_two_folds_and_two_permutations_are_enough(rng):
     a, b = rng.normal(size=(2, 20, 2))
     assert 0 < metrics.two_sample(a, b, folds=2, permutations=2)["auc_p"] <= 1
