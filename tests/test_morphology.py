@@ -153,6 +153,13 @@ def test_a_pixel_on_a_level_is_not_above_it():
     assert morphology.minkowski(image, [0, 1, 2])[0, :3].tolist() == [2, 1, 0]
 
 
+@pytest.mark.parametrize("count", [255, 256, 300])
+def test_any_number_of_levels_is_counted(count):
+    image = np.zeros((1, 1, 8, 8))
+    image[..., 2, 3] = count
+    assert morphology.minkowski(image, np.arange(count))[0, :count].tolist() == [1] * count
+
+
 def test_levels_are_exceeded_by_the_shares_of_the_reference():
     images = np.random.default_rng(0).exponential(size=(50, 1, 32, 32))
     levels = morphology.excursion_levels(images)
@@ -219,6 +226,11 @@ def test_scattering_of_white_noise_is_its_closed_form():
     # coarse wavelets are complex Gaussian noise: a mean modulus of sqrt(pi) / 2 of the rms
     measured = morphology.scattering(3 * noise(200)).mean(0)[1:4]
     assert np.abs(measured - np.log10(3 * rms.mean(1)[1:] * np.sqrt(np.pi) / 2)).max() < 0.015
+
+
+def test_scattering_is_that_of_the_light_under_a_bright_sky():
+    images = noise(3)
+    assert np.abs(morphology.scattering(images + 1e6) - morphology.scattering(images)).max() < 1e-4
 
 
 def test_scattering_of_a_plane_wave_is_its_filter():
