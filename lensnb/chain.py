@@ -42,7 +42,7 @@ def make_data(run):
     """Simulate or read the images of a run and split them; returns the `data.Dataset`."""
     from lensnb import data
 
-    return data.load(run.build("data", lambda folder: data.prepare(run.params.data, run.params.seed, folder)))
+    return data.load(run.build("data", lambda folder: data.prepare(run.params.data, run.params.data_seed, folder)))
 
 
 def load_data(run):

@@ -55,7 +55,7 @@ class Judge:
 
     def __init__(self, params, dataset):
         self.settings, self.seed, self.dataset, self.kind = params.evaluate, params.seed, dataset, context.resolve(params.model.context, dataset)
-        self.held, self.other = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.seed)
+        self.held, self.other = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.data_seed)
         self.n, self.reference = len(self.held), dataset.images[self.held]
         if self.n < LEAST:
             raise InputError(f"evaluate: {self.n} images on each side, and {LEAST} are needed; bring more images, or raise "

@@ -10,16 +10,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from lensnb import store
 from lensnb.errors import InputError, nearest
-from lensnb.schema import Data, Diffusion, Evaluate, Gan, Method, Model, Name, Sample, Section, Train
+from lensnb.schema import Data, Diffusion, Evaluate, Gan, Method, Model, Name, Sample, Section, Seed, Train
 
 
 class Params(Section):
     """One recipe: everything that decides what a run computes."""
 
     run: Name = "quick"                         # name of the run folder under outputs/
-    seed: int = Field(0, ge=0, lt=2**31)        # fixes data, weights, noise
+    seed: Seed = 0                              # fixes data, weights, noise
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(2, ge=1)        # CPU threads; another number changes the last bits
+    seeds: tuple[Seed, ...] = ()                # training seeds whose runs, <name>-seed<k>, 05_compare averages over
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()
@@ -42,6 +43,11 @@ class Params(Section):
         if self.sample.context and self.model.context == "none":
             raise ValueError(f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics")
         return self
+
+    @property
+    def data_seed(self):
+        """The seed of the images, of their split and of the choice of those that judge."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     def _possible(self, key, method):
         limited = self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"

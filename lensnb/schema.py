@@ -14,6 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 LEAST_LEFT = 1e-30                              # alpha_bar at the end of a schedule: sigma^2 is finite in single precision
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 FilePath = Annotated[str, Field(min_length=1)]
 
 
@@ -37,6 +38,7 @@ class Data(Section):
     download: Literal["mnist"] | None = None    # published files, checked by sha256; scikit-learn's digits offline
     prior: str = "broad"                        # what is simulated: a name in priors.PRIORS
     n: int = Field(5000, ge=20)                 # images to simulate, or to read at most
+    seed: Seed | None = None                    # of simulation, split and choice of the judged images; null: the run's
     size: int = Field(64, ge=8, le=1024)        # pixels on a side; other sizes are resized
     channels: Literal[1, 3] | None = None       # null: as in the files
     pixel_scale: float | None = Field(None, gt=0)   # arcsec a pixel of the user's files, if known

@@ -242,7 +242,7 @@ class Run:
         """What decides the content of a stage: its parameters, and the digests of what it reads."""
         tree = self.params.model_dump(mode="json")
         kind, _, name = stage.partition("/")
-        own = {"data": lambda: {"seed": tree["seed"], "data": tree["data"]} | (
+        own = {"data": lambda: {"seed": self.params.data_seed, "data": {k: v for k, v in tree["data"].items() if k != "seed"}} | (
                    {"files": [fingerprint(p) for p in (tree["data"]["path"], tree["data"]["labels"]) if p]}),
                "models": lambda: {"seed": tree["seed"], **_model_recipe(tree, name)},
                "samples": lambda: {"seed": tree["seed"], "method": tree["sample"]["methods"][name],

@@ -33,7 +33,7 @@ class Watch:
     def __init__(self, params, name, dataset, device):
         self.collapsed, self.device, self.seed = COLLAPSED, device, params.seed
         self.params, self.dataset, self.method = params, dataset, method_of(params, name)
-        judged, _ = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.seed)
+        judged, _ = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.data_seed)
         spare = np.setdiff1d(dataset.heldout, judged)
         self.against = "held-out images" if len(spare) >= LEAST else "training images"
         rows = np.random.default_rng(sampler.derived_seed(params.seed, WATCH)).permutation(spare if len(spare) >= LEAST else dataset.train)
