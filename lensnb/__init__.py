@@ -8,6 +8,7 @@ from lensnb.chain import (compare_methods, draw_samples, evaluate_method, load_d
 from lensnb.errors import InputError
 from lensnb.params import Params
 from lensnb.params import load as load_recipe
+from lensnb.reference import load
 
-__all__ = ["InputError", "Params", "compare_methods", "draw_samples", "evaluate_method", "load_data", "load_generator",
+__all__ = ["InputError", "Params", "compare_methods", "draw_samples", "evaluate_method", "load", "load_data", "load_generator",
            "load_recipe", "load_samples", "load_trajectory", "load_watched", "make_data", "open_run", "progress", "train_model"]

@@ -1,0 +1,108 @@
+"""The reference: what ships draws what its run drew, bit for bit, without that run; and nothing else is taken for it."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import lensnb
+from lensnb import params, reference, store
+from lensnb.errors import InputError
+
+TINY = ("run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 evaluate.n=16 "
+        "evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2")
+
+
+def whole_run(outputs, overrides=TINY):
+    """A finished run, its notebooks stood in for by empty files."""
+    run = lensnb.open_run(params.load("params/tiny.yaml", overrides))
+    run = store.Run(run.params, outputs)
+    lensnb.make_data(run)
+    for model in ("diffusion", "gan"):
+        lensnb.train_model(run, model)
+    for method in run.params.sample.methods:
+        lensnb.draw_samples(run, method)
+        lensnb.evaluate_method(run, method)
+    lensnb.compare_methods(run)
+    run.build("figures", lambda folder: (folder / "gallery.png").write_bytes(b""))
+    (run.path / "notebooks").mkdir()
+    for step in store.STEPS:
+        (run.path / "notebooks" / f"{step}.ipynb").write_text("{}")
+    return run
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The folder that weights were shipped to, the run that they came from, and its results."""
+    folder = tmp_path_factory.mktemp("reference")
+    run = whole_run(folder / "outputs")
+    run.write_recipe()
+    reference.ship(run, "reference-cpu", folder / "weights", folder / "results")
+    return folder, run
+
+
+@pytest.fixture
+def installed(shipped, tmp_path, monkeypatch):
+    """A copy of the shipped weights in the place where `load` looks for them."""
+    shutil.copytree(shipped[0] / "weights", tmp_path / "weights")
+    monkeypatch.setattr(reference, "WEIGHTS", tmp_path / "weights")
+    return tmp_path / "weights" / "reference-cpu"
+
+
+@pytest.mark.parametrize("method", ["ddim", "gan"])
+def test_what_ships_draws_what_its_run_drew(shipped, installed, method):
+    """Without the run's images: scaling, contexts and their normalisation come along."""
+    there = lensnb.load_samples(shipped[1], method)
+    for name in ("reference", "reference-cpu"):
+        assert np.array_equal(lensnb.load(name, method).draw(16, shipped[1].params.seed), there)
+
+
+def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(installed):
+    assert lensnb.load().nfe == 6
+
+
+def test_the_card_names_licence_hardware_and_every_file(shipped, installed):
+    card = reference.card()
+    assert card["licence"] == "MIT" and card["version"] == 1 and card["hardware"]["cores"] and card["training"]["gan"]["training_images_seen"] == 64
+    assert set(card["sha256"]) == {path.name for path in installed.iterdir()} - {"card.json"}
+    assert {"diffusion.safetensors", "diffusion-history.csv", "gan.safetensors", "recipe.yaml", "context.npy"} <= set(card["sha256"])
+
+
+def test_results_are_those_of_the_run(shipped):
+    folder, run = shipped
+    for file in ("run.json", "recipe.yaml", "comparison/table.csv", "figures/gallery.png", "notebooks/05_compare.ipynb"):
+        assert (folder / "results" / file).read_bytes() == (run.path / file).read_bytes()
+
+
+@pytest.mark.parametrize("file", ["diffusion.safetensors", "recipe.yaml", "context.npy"])
+def test_a_file_that_is_not_the_published_one_is_refused(installed, file):
+    (installed / file).write_bytes((installed / file).read_bytes() + b" ")
+    with pytest.raises(InputError, match=f"{file}: not the published file"):
+        lensnb.load("reference")
+
+
+def test_names_that_are_not_there_are_refused_with_a_guess(installed):
+    with pytest.raises(InputError, match="did you mean reference-cpu"):
+        lensnb.load("reference-cup")
+    with pytest.raises(InputError, match="has no method dimm; it has ddpm, ddim, gan"):
+        lensnb.load("reference", "dimm")
+
+
+def test_a_run_that_is_not_whole_leaves_the_old_reference_in_its_place(shipped, tmp_path):
+    folder, run = shipped
+    shutil.copytree(folder / "outputs", tmp_path / "outputs")
+    shutil.copytree(folder / "weights", tmp_path / "weights")
+    broken = store.Run(run.params, tmp_path / "outputs")
+    shutil.rmtree(broken.path / "models" / "gan")
+    before = {path: path.read_bytes() for path in (tmp_path / "weights").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="not there or not whole"):
+        reference.ship(broken, "reference-cpu", tmp_path / "weights", tmp_path / "results")
+    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "results").exists()
+    with pytest.raises(InputError, match="not the name of a reference"):
+        reference.ship(run, "mine", tmp_path / "weights", tmp_path / "results")
+
+
+def test_weights_that_are_too_large_do_not_ship(shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "MOST", 1000)
+    with pytest.raises(InputError, match="of weights, and at most"):
+        reference.ship(shipped[1], "reference-cpu", tmp_path / "weights", tmp_path / "results")
