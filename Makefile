@@ -1,10 +1,20 @@
 # make run                     set-up and the whole chain with params/quick.yaml
 # make run RECIPE=params/tiny.yaml SET="train.steps=2000 data.n=500"
 # make run RECIPE=params/mnist.yaml SMOKE=1        a few steps and images: does the recipe run to the end?
+# make run SEEDS="0 1 2"       three trainings on the same images; the comparison shows mean and spread
+# make run PROFILE=profiles/slurm SEEDS="0 1 2"        the same as jobs of a cluster: docs/cluster.md
 # make test                    set-up and every test
 RECIPE ?= params/quick.yaml
 SET    ?=
 SMOKE  ?=
+# many runs: training seeds; what is kept of sample.methods, by generator and by name. RECIPE may name several files
+SEEDS      ?=
+GENERATORS ?=
+SAMPLERS   ?=
+# where: jobs at a time here, or a cluster's profile such as profiles/slurm; SPREAD=1 makes each model and each sampler a job
+CORES   ?= 1
+PROFILE ?=
+SPREAD  ?= $(if $(PROFILE),1)
 TORCH  ?= cpu
 PYTHON ?= python3
 BIN    := $(CURDIR)/.venv/bin
@@ -12,6 +22,10 @@ export PATH := $(BIN):$(PATH)
 export LENSNB_RECIPE := $(RECIPE)
 export LENSNB_SET := $(SET)
 export LENSNB_SMOKE := $(SMOKE)
+export LENSNB_SEEDS := $(SEEDS)
+export LENSNB_GENERATORS := $(GENERATORS)
+export LENSNB_SAMPLERS := $(SAMPLERS)
+export LENSNB_SPREAD := $(SPREAD)
 # glibc gives big blocks back to the system and faults them in again at each step: keeping them trains 15 % faster
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
@@ -19,7 +33,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 .PHONY: run test lab report trust bench notebooks mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
-	snakemake --cores 1 --quiet all --nolock --rerun-incomplete
+	snakemake $(if $(PROFILE),--profile $(PROFILE),--cores $(CORES)) --quiet all --nolock --rerun-incomplete
 
 test: .venv/ready-$(TORCH)             ## unit tests and the tiny chain, one thread on each core; then the committed notebooks
 	pytest -n 2 --dist loadfile --ignore tests/test_notebooks.py --cov=lensnb --cov-report=

@@ -1,56 +1,140 @@
-# The chain as a graph. Each rule is one notebook, executed by lensnb.run; its output is the receipt that
-# is written when the notebook has completed and all that it promises is there. A changed parameter
-# re-runs the step that reads it and what depends on it.
+# The chain as a graph, of one run or of many. Each rule is one notebook, executed by lensnb.run; its output is the
+# receipt that is written when the notebook has completed and all that it promises is there. A changed parameter
+# re-runs the step that reads it and what depends on it. LENSNB_SPREAD makes each model, and what each method draws and
+# is worth, a job of its own before the notebook that shows it. Outputs are receipts, for those of a failed job are removed.
 import json
 import os
+import re
 
-from lensnb import params, run, smoke, store
+from lensnb import run, runs, store
 from lensnb.errors import InputError
 
-RECIPE, SET = os.environ.get("LENSNB_RECIPE") or "params/quick.yaml", os.environ.get("LENSNB_SET", "")
+for key in ("RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
+    os.environ.setdefault(f"LENSNB_{key}", "")
+
+
+envvars:    # what a job on another machine must know
+    "LENSNB_RECIPE",
+    "LENSNB_SET",
+    "LENSNB_SEEDS",
+    "LENSNB_GENERATORS",
+    "LENSNB_SAMPLERS",
+    "LENSNB_SMOKE",
+    "LENSNB_SPREAD",
+    "LENSNB_OUTPUTS",
+
+
 try:
-    P = params.load(RECIPE, SET)
-    P = smoke.shortened(P) if os.environ.get("LENSNB_SMOKE") else P
-    FOLDER = store.Run(P).path / "notebooks"
-    RESOLVED = store.Run(P).write_recipe()  # the jobs read it: the same command whatever the overrides
-    for receipt in run.stale(P):  # what was deleted, or made otherwise by hand, is made again
-        receipt.unlink()
+    RUNS = {recipe.run: recipe for recipe in runs.from_environment(os.environ)}
+    for recipe in RUNS.values() if workflow.is_main_process else ():
+        store.Run(recipe).write_recipe()    # the jobs read it: the same command whatever the overrides
+        for receipt in run.stale(recipe):   # what was deleted, or made otherwise by hand, is made again
+            receipt.unlink()
 except InputError as error:
     raise SystemExit(f"lensnb: {error}")
-TREE = P.model_dump(mode="json")
+SPREAD = bool(os.environ["LENSNB_SPREAD"])
+RUN = store.Run(next(iter(RUNS.values()))).outputs / "{run}"
 READS = {  # the sections of a recipe that a step reads, beside those that it inherits
     "01_data": ("run", "seed", "data"),
     "02_train": ("model", "diffusion", "train", "gan"),
     "03_sample": ("sample",),
     "04_evaluate": ("evaluate",),
-    "05_compare": (),
+    "05_compare": ("seeds",),
 }
+NEEDS = {  # memory [MB] and minutes, enough for an hour's recipe; profiles/ set what a cluster gives
+    "01_data": (4000, 60),
+    "02_train": (8000, 600),
+    "03_sample": (4000, 120),
+    "04_evaluate": (4000, 120),
+    "05_compare": (4000, 30),
+}
+STAGES = {"model": ("models", "02_train"), "samples": ("samples", "03_sample"), "evaluation": ("evaluation", "04_evaluate")}
+COMMAND = "python -m lensnb.run {params.part} --recipe {params.given:q}"
+
+
+def waits_for(part):
+    """The receipts that a job waits for; `part` is a step, or a stage with the wildcard {name}."""
+    wanted = lambda wildcards: runs.waits_for(RUNS[wildcards.run], part.format(**wildcards), SPREAD)
+    return lambda wildcards: [runs.receipt(RUNS[name], other) for name, other in wanted(wildcards)]
+
+
+def resolved(wildcards):
+    """The recipe of a run, all defaults and overrides spelled out."""
+    return store.Run(RUNS[wildcards.run]).path / "recipe.yaml"
+
+
+def read_by(step):
+    """The sections of a run's recipe that a step reads, as text."""
+    return lambda wildcards: json.dumps({section: RUNS[wildcards.run].model_dump(mode="json")[section] for section in READS[step]})
+
+
+def threads_of(wildcards):
+    """As many as the recipe asks for; null: as there are."""
+    return RUNS[wildcards.run].threads or os.cpu_count()
+
+
+wildcard_constraints:
+    run="|".join(map(re.escape, RUNS)),
+    name="[^/]+",
 
 
 rule all:
     input:
-        FOLDER.parent / "report/index.html",
+        expand(str(RUN / "report/index.html"), run=RUNS),
 
 
-rule report:
-    input:
-        FOLDER / "05_compare.json",
-    output:
-        FOLDER.parent / "report/index.html",
-    shell:
-        "python -m lensnb.run {rule} --recipe {RESOLVED:q}"
-
-
-for before, step in zip((None, *store.STEPS), store.STEPS):
+for step in store.STEPS:
 
     rule:
         name:
             step
         input:
-            [FOLDER / f"{before}.json"] if before else [],
+            waits_for(step),
         output:
-            FOLDER / f"{step}.json",
+            RUN / f"notebooks/{step}.json",
         params:
-            recipe=json.dumps({section: TREE[section] for section in READS[step]}),
+            part=step,
+            given=resolved,
+            recipe=read_by(step),
+        threads: threads_of
+        resources:
+            mem_mb=NEEDS[step][0],
+            runtime=NEEDS[step][1],
         shell:
-            "python -m lensnb.run {rule} --recipe {RESOLVED:q}"
+            COMMAND
+
+
+for rule_name, (kind, step) in STAGES.items():
+
+    rule:
+        name:
+            rule_name
+        input:
+            waits_for(f"{kind}/{{name}}"),
+        output:
+            RUN / f"notebooks/{kind}/{{name}}.json",
+        params:
+            part=lambda wildcards, kind=kind: f"{kind}/{wildcards.name}",
+            given=resolved,
+            recipe=read_by(step),
+        threads: threads_of
+        resources:
+            mem_mb=NEEDS[step][0],
+            runtime=NEEDS[step][1],
+        shell:
+            COMMAND
+
+
+rule report:
+    input:
+        RUN / "notebooks/05_compare.json",
+    output:
+        RUN / "report/index.html",
+    params:
+        part="report",
+        given=resolved,
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        COMMAND

@@ -8,6 +8,7 @@ from lensnb import store
 
 KEPT = ("group", "value", "error", "floor", "floor_error", "sigma", "ratio", "larger_is_better", "n", "unit")
 COLUMNS = ("method", "metric", *KEPT, "best")
+OVER_SEEDS = ("method", "metric", "mean", "spread", "seeds", "error", "floor")
 
 
 def table(run):
@@ -22,6 +23,37 @@ def table(run):
 def deviations_of(run):
     """What is behind the error of each value: method -> metric -> deviations (times,), resampled alike for all methods."""
     return {name: store.read_table(run.need(f"evaluation/{name}") / "deviations.csv") for name in run.params.sample.methods}
+
+
+def over_seeds(run):
+    """One row a method and metric over the runs of the recipe's training seeds: OVER_SEEDS, and `values`, one a seed.
+
+    `spread` is the standard deviation of the values (None for one seed alone), `error` the mean of their own standard
+    errors: where the spread is above it, another training matters more than other images. No rows without `seeds`.
+    """
+    found = {}
+    for folders in run.evaluations().values():
+        for method, folder in folders.items():
+            for metric, value in store.read_json(folder / "metrics.json")["metrics"].items():
+                found.setdefault((method, metric), []).append(value)
+    return [{"method": method, "metric": metric, **_over(measured)} for (method, metric), measured in found.items()]
+
+
+def _over(measured):
+    """What the trees of one metric, one a seed, have in common."""
+    values, errors, floors = (np.array([tree[key] for tree in measured]) for key in ("value", "error", "floor"))
+    return {"mean": float(values.mean()), "spread": float(values.std(ddof=1)) if len(values) > 1 else None, "seeds": len(values),
+            "error": float(errors.mean()), "floor": float(floors.mean()), "values": values.tolist(),
+            "is_distance": all(tree["ratio"] is not None for tree in measured)}
+
+
+def seeds_told(rows):
+    """One sentence on what the rows of `over_seeds` are worth."""
+    if not rows:
+        return 'This is one training seed: another may give another order. make run SEEDS="0 1 2" trains three on the same images.'
+    wide = [row for row in rows if row["spread"] is not None and row["spread"] > row["error"]]
+    return (f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of {len(rows)} measures scatter by more than "
+            "their standard error of one run: there, one training says less than its error bar does.")
 
 
 def gap(first, second, deviations):
@@ -108,10 +140,13 @@ def _told_apart(rows):
 
 
 def compare(run, folder):
-    """Write table.csv, table.json (rows and verdict) and the costs to `folder`; returns the rows."""
-    rows = table(run)
+    """Write table.csv, table.json (rows, verdict and rows over training seeds), seeds.csv where there are seeds, and the costs to `folder`."""
+    rows, seeds = table(run), over_seeds(run)
     filled = lambda value: float("nan") if value is None else value
     store.write_table(folder / "table.csv", {c: [filled(row[c]) for row in rows] for c in COLUMNS})
-    store.write_json(folder / "table.json", {"rows": rows, "verdict": verdict(rows, deviations_of(run))})
+    if seeds:
+        store.write_table(folder / "seeds.csv", {c: [filled(row[c]) for row in seeds] for c in OVER_SEEDS})
+    tree = {"rows": rows, "verdict": verdict(rows, deviations_of(run))} | ({"seeds": seeds} if seeds else {})
+    store.write_json(folder / "table.json", tree)
     store.write_json(folder / "timing.json", costs(run))
     return rows

@@ -40,6 +40,8 @@ class Params(Section):
             raise ValueError(f"data.size {self.data.size} is not a multiple of 16, which the GAN's four doublings need")
         for name, method in self.sample.methods.items():
             self._possible(f"sample.methods.{name}", method)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} names a seed twice")
         if self.sample.context and self.model.context == "none":
             raise ValueError(f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics")
         return self
@@ -48,6 +50,12 @@ class Params(Section):
     def data_seed(self):
         """The seed of the images, of their split and of the choice of those that judge."""
         return self.seed if self.data.seed is None else self.data.seed
+
+    def siblings(self):
+        """The recipes of the runs of `seeds`, <name>-seed<k>: this one but for the training seed, on the same images."""
+        name, images = self.run.removesuffix(f"-seed{self.seed}"), self.data.model_copy(update={"seed": self.data_seed})
+        return [validate(self.model_dump() | {"run": f"{name}-seed{k}", "seed": k, "data": images.model_dump()}, f"{self.run}, seed {k}")
+                for k in self.seeds]
 
     def _possible(self, key, method):
         limited = self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"

@@ -293,6 +293,25 @@ def ratios(rows):
 
 
 @styled
+def over_seeds(rows):
+    """Each distance over its real-vs-real floor, a dot a training seed, and their mean with the spread; `rows` as of compare.over_seeds."""
+    rows = [row for row in rows if row["is_distance"]]
+    metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
+    figure, axis = plt.subplots(figsize=(6, 0.8 + 0.32 * len(metrics)), layout="constrained")
+    for i, row in enumerate(r for m in methods for r in rows if r["method"] == m):
+        place = metrics.index(row["metric"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * 0.18
+        shade, spread = colour(row["method"]), (row["spread"] or 0) / row["floor"]
+        axis.plot(np.array(row["values"]) / row["floor"], [place] * row["seeds"], "o", ms=2.5, color=shade, alpha=0.6, lw=0)
+        axis.errorbar(row["mean"] / row["floor"], place, xerr=spread, fmt="|", ms=7, lw=1, color=shade, label=name(row["method"]) if i % len(metrics) == 0 else None)
+    axis.axvline(1, color=REAL, lw=0.8, ls="--")
+    axis.set(xscale="log", xlabel="distance to the held-out images / real-vs-real floor", yticks=range(len(metrics)),
+             yticklabels=[METRICS.get(m, m) for m in metrics])
+    axis.invert_yaxis()
+    axis.legend()
+    return figure
+
+
+@styled
 def sigmas(rows, most=20):
     """Heat map of every metric of every method, in standard errors on the wrong side of the floor; below 3 is as good as real."""
     metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
@@ -340,4 +359,20 @@ def quality_against_evaluations(rows, metrics=("fld", "spectrum"), most=50):
                  ylabel=METRICS.get(metric, metric))
     figure.suptitle("distance to the held-out images", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    return figure
+
+
+@styled
+def growth(panels):
+    """Time above, memory below, both logarithmic, one column an x axis; `panels` is as of benchmarks/growth.py."""
+    kinds = list(next(iter(panels.values())))
+    figure, axes = plt.subplots(len(kinds), len(panels), figsize=(2.9 * len(panels), 6.4), sharex="col", layout="constrained")
+    for column, (xlabel, panel) in zip(axes.T, panels.items(), strict=True):
+        for axis, kind in zip(column, kinds, strict=True):
+            for shade, (label, (x, y)) in zip(seaborn.color_palette("colorblind"), panel[kind].items(), strict=False):
+                axis.plot(x, y, "o--" if "on disk" in label else "o-", ms=3, lw=1, color=shade, label=label)
+            axis.set(xscale="log", yscale="log", ylabel=kind)
+            axis.margins(y=0.25)
+            axis.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1), title="exponent", title_fontsize=6)
+        column[-1].set_xlabel(xlabel)
     return figure

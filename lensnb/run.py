@@ -1,9 +1,11 @@
 """One notebook of the chain: executed by papermill, checked, signed.
 
     python -m lensnb.run 02_train --recipe params/quick.yaml --set "train.steps=2000"
+    python -m lensnb.run models/gan --recipe params/quick.yaml      # one stage of it alone, without a notebook
 
 A notebook counts as done when its receipt, notebooks/<step>.json in the run folder, is there:
 it is written last, after every code cell has completed and every promised file has been found.
+A stage that was made alone has one too, notebooks/<stage>.json.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 
 from lensnb import params as recipes
-from lensnb import smoke, store
+from lensnb import chain, smoke, store
 from lensnb.errors import InputError, nearest, told
 
 
@@ -58,6 +60,25 @@ def _execute(step, run):
              "artefacts": {stage: store.digest(run.need(stage)) for stage in run.stages(step)}}
     run.note("steps", step, entry)
     store.write_json(receipt, entry)
+    return receipt
+
+
+MAKES = {"models": chain.train_model, "samples": chain.draw_samples, "evaluation": chain.evaluate_method}
+
+
+def stages(run):
+    """The stages of a run that can be made alone, such as models/gan and samples/ddim."""
+    return [stage for step in store.STEPS for stage in run.stages(step) if stage.partition("/")[0] in MAKES]
+
+
+def make(stage, params):
+    """Make one stage, such as models/gan, ahead of the notebook that shows it; returns the path of its receipt."""
+    run, (kind, _, name) = chain.open_run(params), stage.partition("/")
+    receipt = run.path / "notebooks" / f"{stage}.json"
+    receipt.unlink(missing_ok=True)
+    store.make_folder(receipt.parent)
+    MAKES[kind](run, name)
+    store.write_json(receipt, {"stage": stage, "artefact": store.digest(run.need(stage))})
     return receipt
 
 
@@ -117,16 +138,19 @@ def stale(params):
     """Receipts of a run whose artefacts are damaged or were made otherwise since, and the report of them; the chain makes these again."""
     run = store.Run(params)
     run.told()
-    receipts, report = {step: run.path / "notebooks" / f"{step}.json" for step in store.STEPS}, run.path / "report" / "index.html"
-    good = [path for step, path in receipts.items() if path.is_file() and all(map(run.is_current, run.stages(step)))]
-    ends = [*receipts.values(), report] if len(good) < len(receipts) else []     # Snakemake asks for the report alone
-    return [path for path in ends if path.is_file() and path not in good]
+    folder, report = run.path / "notebooks", run.path / "report" / "index.html"
+    is_good = lambda name, promised: (folder / f"{name}.json").is_file() and all(map(run.is_current, promised))
+    good = {name for name in store.STEPS if is_good(name, run.stages(name))} | {name for name in stages(run) if is_good(name, [name])}
+    found = [folder / f"{name}.json" for name in (*store.STEPS, *stages(run)) if name not in good]
+    ends = [] if good.issuperset(store.STEPS) else [report]     # Snakemake asks for the report alone
+    return [path for path in (*found, *ends) if path.is_file()]
 
 
 def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
-    parser.add_argument("step", help="such as 02_train; `report` makes a web site of them, `publish` puts them into notebooks/")
+    parser.add_argument("step", help="such as 02_train; or a stage of one, such as models/gan; `report` makes a web site of them, `publish` puts them "
+                        "into notebooks/")
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
@@ -135,11 +159,12 @@ def main(arguments=None):
 
 
 def _run(given):
-    known = (store.START, *store.STEPS, "report", "publish")
-    if given.step not in known:
-        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
     params = recipes.load(given.recipe, given.overrides)
     params = smoke.shortened(params) if given.smoke else params
+    alone = stages(store.Run(params))
+    known = (store.START, *store.STEPS, *alone, "report", "publish")
+    if given.step not in known:
+        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
     if given.step == "publish":
         from lensnb import publish      # what they import is slow, and not what a step needs
 
@@ -148,6 +173,8 @@ def _run(given):
         from lensnb import report
 
         page = report.write(store.Run(params))
+    elif given.step in alone:
+        page = make(given.step, params)
     else:
         page = execute(given.step, params).with_suffix(".ipynb")
     print(f"{given.step}: done, see {os.path.relpath(page)}")

@@ -249,8 +249,25 @@ class Run:
                                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames", "context")}} | (
                    {"files": [fingerprint(tree["sample"]["context"])] if tree["sample"]["context"] else []}),
                "evaluation": lambda: {"seed": tree["seed"], "evaluate": tree["evaluate"], "lensnet": LENSNET, "finder": FINDER},
-               "comparison": lambda: {"methods": list(tree["sample"]["methods"])}, "figures": lambda: {}}[kind]()
+               "comparison": lambda: {"methods": list(tree["sample"]["methods"])} | self._seeds(), "figures": lambda: {}}[kind]()
         return own | {"reads": {up: digest(self.need(up)) for up in self.reads(stage)}}
+
+    def siblings(self):
+        """The runs of the recipe's training seeds, in the same outputs folder."""
+        return [Run(params, self.outputs) for params in self.params.siblings()]
+
+    def evaluations(self):
+        """The evaluations of all training seeds: run -> method -> folder; raises InputError where one is missing."""
+        try:
+            return {run.params.run: {m: run.need(f"evaluation/{m}") for m in run.params.sample.methods} for run in self.siblings()}
+        except InputError as error:
+            raise InputError(f"{error}; {self.params.run} is compared over the seeds {list(self.params.seeds)}, and "
+                             f'make run SEEDS="{" ".join(map(str, self.params.seeds))}" makes them all') from None
+
+    def _seeds(self):
+        """What a comparison over training seeds reads of the other runs; nothing for one seed alone."""
+        found = self.evaluations()
+        return {"seeds": {run: {m: digest(folder) for m, folder in folders.items()} for run, folders in found.items()}} if found else {}
 
     def reads(self, stage):
         """The stages that a stage reads."""

@@ -23,6 +23,15 @@ def comparison(rows):
     return entries.rename_axis(None).rename_axis(None, axis=1).style.apply(lambda column: ["font-weight: bold" if b else "" for b in best[column.name]])
 
 
+def over_seeds(rows):
+    """One row a measure, one column a method: mean ± spread over the training seeds; `rows` as of compare.over_seeds."""
+    table = pd.DataFrame(rows)
+    table["entry"] = [f"{row['mean']:.3g}" + (f" ± {row['spread']:.1g}" if row["spread"] is not None else "") for row in rows]
+    table["measure"], table["method"] = table["metric"].map(lambda m: plots.METRICS.get(m, m)), table["method"].map(plots.name)
+    entries = table.pivot(index="measure", columns="method", values="entry").loc[table["measure"].unique(), table["method"].unique()]
+    return entries.rename_axis(None).rename_axis(None, axis=1).style.set_caption(f"mean ± spread over {rows[0]['seeds']} training seeds")
+
+
 def costs(costs):
     """What each method took, in training and for an image."""
     table = pd.DataFrame(costs.values(), index=[plots.name(method) for method in costs])

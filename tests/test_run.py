@@ -141,11 +141,11 @@ def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outp
     long = "train.steps=400 train.checkpoint_every=20"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "LENSNB_RECIPE": str(ROOT / TINY), "LENSNB_SET": long}
-    command = ["snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete", "--snakefile", str(ROOT / "Snakefile"),
-               "02_train"]
+    command = ["snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete", "--snakefile", str(ROOT / "Snakefile")]
+    trained = lambda folder: str(tmp_path / folder / "tiny/notebooks/02_train.json")
     for folder in ("cut", "whole"):
         shutil.copytree(outputs / "tiny" / "data", tmp_path / folder / "tiny" / "data", copy_function=shutil.copy2)
-    cut = subprocess.Popen([*command, "--directory", str(tmp_path / "cut")], cwd=ROOT,
+    cut = subprocess.Popen([*command, "--directory", str(tmp_path / "cut"), trained("cut")], cwd=ROOT,
                            env={**environment, "LENSNB_OUTPUTS": str(tmp_path / "cut")},
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "cut/tiny/models/.diffusion.partial/checkpoint.pt"
@@ -157,7 +157,7 @@ def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outp
     cut.wait()
     assert checkpoint.exists() and not (tmp_path / "cut/tiny/models/diffusion").exists()
     for folder in ("cut", "whole"):
-        code, printed = snakemake(tmp_path / folder, TINY, long, "02_train")
+        code, printed = snakemake(tmp_path / folder, TINY, long, trained(folder))
         assert code == 0, printed
         assert ("resumed at step" in printed) == (folder == "cut")
     assert store.digest(tmp_path / "cut/tiny/models/diffusion") == store.digest(tmp_path / "whole/tiny/models/diffusion")
