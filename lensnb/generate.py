@@ -168,14 +168,14 @@ def untrained(model, params, dataset):
     return {"diffusion": diffusion.untrained, "gan": gan.untrained}[model](params, dataset)
 
 
-def load(params, name, dataset, weights):
-    """The trained Generator of the method `name`; raises InputError for weights of another recipe."""
+def load(params, name, dataset, *weights):
+    """The trained Generator of the method `name`, its weights in one file or in several; raises InputError for those of another recipe."""
     method, device = params.sample.methods[name], devices.accelerator(params.device).device
     net = untrained(method.model, params, dataset)
     try:
-        net.load_state_dict(safetensors.torch.load_file(weights))
+        net.load_state_dict({key: value for path in weights for key, value in safetensors.torch.load_file(path).items()})
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{weights}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
+        raise InputError(f"{weights[0]}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
                          "delete its folder and run notebooks/02_train.ipynb again") from None
     return Generator(params, method, dataset, net.to(device).eval(), device)
 

@@ -20,7 +20,7 @@ from lensnb.errors import InputError, nearest
 WEIGHTS = Path(__file__).with_name("weights")
 SHIPPED = ("reference-gpu", "reference-cpu")    # the best first: what "reference" means
 VERSION = 1
-MOST = 16 * 2**20                               # bytes of a file that ships
+MOST, HEADER = 16 * 2**20, 2**17                # bytes of a file that ships, and what its list of tensors may take of them
 
 
 def load(name="reference", method=None):
@@ -41,7 +41,7 @@ def load(name="reference", method=None):
     method = method or cheapest(params)
     if method not in params.sample.methods:
         raise InputError(f"{name}: has no method {method}; it has {', '.join(params.sample.methods)}")
-    return generate.load(params, method, told(folder), folder / f"{params.sample.methods[method].model}.safetensors")
+    return generate.load(params, method, told(folder), *sorted(folder.glob(f"{params.sample.methods[method].model}*.safetensors")))
 
 
 def shipped(name="reference"):
@@ -85,7 +85,7 @@ def ship(run, name, weights=WEIGHTS, results=None):
     """Make a finished run the reference `name`: its models go to lensnb/weights/<name>/, its results to outputs/reference/.
 
     Both take the place of what was there only once they are whole. Raises InputError for a run that is not
-    finished, for a name that is not in SHIPPED, and for weights above 16 MB.
+    finished and for a name that is not in SHIPPED.
     """
     if name not in SHIPPED:
         raise InputError(f"{name}: not the name of a reference; did you mean {nearest(name, SHIPPED) or SHIPPED[0]}?")
@@ -107,9 +107,7 @@ def _weights(run, name, folder):
     dataset, costs = chain.load_data(run), store.read_json(run.need("comparison") / "timing.json")
     for model in dict.fromkeys(method.model for method in run.params.sample.methods.values()):
         source = run.need(f"models/{model}")
-        if (size := (source / "model.safetensors").stat().st_size) > MOST:
-            raise InputError(f"{source}: {size / 2**20:.0f} MB of weights, and at most {MOST >> 20} ship; lower its width")
-        shutil.copyfile(source / "model.safetensors", folder / f"{model}.safetensors")
+        _cut(source / "model.safetensors", folder, model)
         for log in ("history", "watch"):
             if (source / f"{log}.csv").is_file():
                 shutil.copyfile(source / f"{log}.csv", folder / f"{model}-{log}.csv")
@@ -120,6 +118,19 @@ def _weights(run, name, folder):
     store.write_json(folder / "card.json", {
         "format": store.FORMAT, "name": name, "version": VERSION, "licence": "MIT", **{key: origin[key] for key in ("lensnb", "commit", "hardware", "packages")},
         "training": training, "sha256": {path.name: store.sha256(path) for path in sorted(folder.iterdir())}})
+
+
+def _cut(weights, folder, model):
+    """The weights of a model as one file, or as several of at most MOST bytes where they are more."""
+    from safetensors.torch import load_file, save_file
+
+    pieces, room = [{}], MOST - HEADER
+    for key, tensor in load_file(weights).items():
+        if pieces[-1] and sum(t.nbytes for t in pieces[-1].values()) + tensor.nbytes > room:
+            pieces.append({})
+        pieces[-1][key] = tensor
+    for i, piece in enumerate(pieces, 1):
+        save_file(piece, folder / (f"{model}.safetensors" if len(pieces) == 1 else f"{model}-{i:02d}.safetensors"))
 
 
 def _tell(run, dataset, folder):

@@ -102,7 +102,11 @@ def test_a_run_that_is_not_whole_leaves_the_old_reference_in_its_place(shipped, 
         reference.ship(run, "mine", tmp_path / "weights", tmp_path / "results")
 
 
-def test_weights_that_are_too_large_do_not_ship(shipped, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "MOST", 1000)
-    with pytest.raises(InputError, match="of weights, and at most"):
-        reference.ship(shipped[1], "reference-cpu", tmp_path / "weights", tmp_path / "results")
+def test_large_weights_ship_in_pieces_and_draw_the_same(shipped, tmp_path, monkeypatch):
+    folder, run = shipped
+    monkeypatch.setattr(reference, "MOST", 100_000 + reference.HEADER)
+    reference.ship(run, "reference-cpu", tmp_path / "weights", tmp_path / "results")
+    pieces = list((tmp_path / "weights/reference-cpu").glob("diffusion-*.safetensors"))
+    assert len(pieces) > 3 and max(piece.stat().st_size for piece in pieces) <= reference.MOST
+    monkeypatch.setattr(reference, "WEIGHTS", tmp_path / "weights")
+    assert np.array_equal(lensnb.load("reference", "ddim").draw(16), lensnb.load_samples(run, "ddim"))
