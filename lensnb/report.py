@@ -15,13 +15,19 @@ MATH = re.compile(r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n
 def write(run):
     """Write outputs/<run>/report/ from the executed notebooks of a whole run; returns the path of its front page.
 
-    The folder can be copied anywhere. Raises InputError where a step has not been run.
+    The folder can be copied anywhere. Raises InputError where a step has not been run, and where another process writes it.
     """
     notebooks = {step: run.path / "notebooks" / f"{step}.ipynb" for step in store.STEPS}
     missing = [path for path in notebooks.values() if not path.with_suffix(".json").is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not there; the report needs the whole chain, so call make run first")
     folder = run.folder("report")
+    with store.locked(folder):
+        _write(run, notebooks, folder)
+    return folder / "index.html"
+
+
+def _write(run, notebooks, folder):
     unfinished = store.partial(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     store.make_folder(unfinished)
@@ -30,7 +36,6 @@ def write(run):
         _page(unfinished / f"{step}.html", f"{run.params.run} · {step}", pages, _body(path))
     _page(unfinished / "index.html", f"{run.params.run} · lensnb", pages, _front(run, unfinished))
     store.replace(unfinished, folder)
-    return folder / "index.html"
 
 
 def _page(path, title, pages, body):

@@ -50,3 +50,12 @@ def test_a_report_of_half_a_chain_is_refused_and_an_older_one_stays(tmp_path):
     with pytest.raises(InputError, match=r"01_data.*needs the whole chain"):
         report.write(run)
     assert old.read_text() == "old"
+
+
+def test_two_processes_do_not_write_one_report(tmp_path):
+    run = store.Run(params.Params(), outputs=tmp_path)
+    (run.path / "notebooks").mkdir(parents=True)
+    for step in store.STEPS:
+        (run.path / "notebooks" / f"{step}.json").write_text("{}")
+    with store.locked(run.folder("report")), pytest.raises(InputError, match="is writing there"):
+        report.write(run)
