@@ -17,6 +17,7 @@ PROFILE ?=
 SPREAD  ?= $(if $(PROFILE),1)
 TORCH  ?= cpu
 PYTHON ?= python3
+REFERENCE := params/$(if $(filter cpu,$(TORCH)),reference-cpu,gpu).yaml
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export LENSNB_RECIPE := $(RECIPE)
@@ -30,7 +31,7 @@ export LENSNB_SPREAD := $(SPREAD)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test lab report trust bench notebooks mutants lock clean
+.PHONY: run test lab report trust reference bench notebooks mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	snakemake $(if $(PROFILE),--profile $(PROFILE),--cores $(CORES)) --quiet all --nolock --rerun-incomplete
@@ -51,6 +52,10 @@ trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copi
 notebooks: run                ## refresh the committed notebooks from the quick run, unless they are not true a second time
 	python -m lensnb.run publish
 
+reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to lensnb/weights/, results to outputs/reference/
+	$(MAKE) run RECIPE=$(REFERENCE) SPREAD=1 CORES=2
+	python -m lensnb.reference $(REFERENCE)
+
 bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
@@ -62,8 +67,8 @@ lock:                         ## compile requirements.lock from pyproject.toml (
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --override .override --no-annotate --no-header -q -o requirements.lock
 	sed -i "/'never'/d" requirements.lock && rm .override
 
-clean:                        ## remove the environment and every run
-	rm -rf .venv .snakemake outputs/*/
+clean:                        ## remove the environment and every run but the reference
+	rm -rf .venv .snakemake $(filter-out outputs/reference/,$(wildcard outputs/*/))
 
 .venv/ready-$(TORCH): pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "lensnb needs Python 3.11 or 3.12; found %d.%d: call make with PYTHON=python3.12" % v[:2])'
