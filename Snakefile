@@ -1,7 +1,7 @@
 # The chain as a graph, of one run or of many. Each rule is one notebook, executed by lensnb.run; its output is the
 # receipt that is written when the notebook has completed and all that it promises is there. A changed parameter
 # re-runs the step that reads it and what depends on it. LENSNB_SPREAD makes each model, and what each method draws and
-# is worth, a job of its own before the notebook that shows it. Outputs are receipts, for those of a failed job are removed.
+# is worth, a job of its own before the notebook that shows it. Outputs are receipts, for Snakemake removes those of a failed job.
 import json
 import os
 import re
@@ -28,7 +28,7 @@ try:
     RUNS = {recipe.run: recipe for recipe in runs.from_environment(os.environ)}
     for recipe in RUNS.values() if workflow.is_main_process else ():
         store.Run(recipe).write_recipe()    # the jobs read it: the same command whatever the overrides
-        for receipt in run.stale(recipe):   # what was deleted, or made otherwise by hand, is made again
+        for receipt in run.stale(recipe, workflow.storage_settings.default_storage_prefix):     # deleted, or made otherwise by hand
             receipt.unlink()
 except InputError as error:
     raise SystemExit(f"lensnb: {error}")
@@ -49,13 +49,21 @@ NEEDS = {  # memory [MB] and minutes, enough for an hour's recipe; profiles/ set
     "05_compare": (4000, 30),
 }
 STAGES = {"model": ("models", "02_train"), "samples": ("samples", "03_sample"), "evaluation": ("evaluation", "04_evaluate")}
-COMMAND = "python -m lensnb.run {params.part} --recipe {params.given:q}"
+COMMAND = (
+    "OMP_NUM_THREADS={params.numpy} OPENBLAS_NUM_THREADS={params.numpy} MKL_NUM_THREADS={params.numpy} "
+    "python -m lensnb.run {params.part} --recipe {params.given:q} --receipt {output:q}"
+)
 
 
 def waits_for(part):
     """The receipts that a job waits for; `part` is a step, or a stage with the wildcard {name}."""
     wanted = lambda wildcards: runs.waits_for(RUNS[wildcards.run], part.format(**wildcards), SPREAD)
     return lambda wildcards: [runs.receipt(RUNS[name], other) for name, other in wanted(wildcards)]
+
+
+def numpys(wildcards, threads):
+    """Threads of numpy: one, whatever a job is given, for the last bits depend on it; torch has the recipe's."""
+    return 1 if RUNS[wildcards.run].threads else threads
 
 
 def resolved(wildcards):
@@ -95,6 +103,7 @@ for step in store.STEPS:
         params:
             part=step,
             given=resolved,
+            numpy=numpys,
             recipe=read_by(step),
         threads: threads_of
         resources:
@@ -116,6 +125,7 @@ for rule_name, (kind, step) in STAGES.items():
         params:
             part=lambda wildcards, kind=kind: f"{kind}/{wildcards.name}",
             given=resolved,
+            numpy=numpys,
             recipe=read_by(step),
         threads: threads_of
         resources:
@@ -133,6 +143,7 @@ rule report:
     params:
         part="report",
         given=resolved,
+        numpy=1,
     resources:
         mem_mb=2000,
         runtime=10,

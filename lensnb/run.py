@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -134,16 +135,20 @@ def sign(notebook):
     NotebookNotary().sign(notebook)
 
 
-def stale(params):
-    """Receipts of a run whose artefacts are damaged or were made otherwise since, and the report of them; the chain makes these again."""
+def stale(params, copied=None):
+    """Receipts of a run whose artefacts are damaged or were made otherwise since, and the report of them; the chain makes these again.
+
+    copied : the folder below which a cluster without a common file system keeps copies of them; those are found as well.
+    """
     run = store.Run(params)
     run.told()
     folder, report = run.path / "notebooks", run.path / "report" / "index.html"
-    is_good = lambda name, promised: (folder / f"{name}.json").is_file() and all(map(run.is_current, promised))
-    good = {name for name in store.STEPS if is_good(name, run.stages(name))} | {name for name in stages(run) if is_good(name, [name])}
-    found = [folder / f"{name}.json" for name in (*store.STEPS, *stages(run)) if name not in good]
-    ends = [] if good.issuperset(store.STEPS) else [report]     # Snakemake asks for the report alone
-    return [path for path in (*found, *ends) if path.is_file()]
+    promised = {step: run.stages(step) for step in store.STEPS} | {stage: [stage] for stage in stages(run)}
+    good = {name for name, parts in promised.items() if (folder / f"{name}.json").is_file() and all(map(run.is_current, parts))}
+    bad = [folder / f"{name}.json" for name in promised if name not in good]
+    bad += [] if good.issuperset(store.STEPS) and report.is_file() else [report]    # Snakemake asks for the report alone
+    copies = [Path(f"{copied}/{path}") for path in bad] if copied else []
+    return [path for path in (*bad, *copies) if path.is_file()]
 
 
 def main(arguments=None):
@@ -154,6 +159,7 @@ def main(arguments=None):
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
+    parser.add_argument("--receipt", type=Path, help="where a copy of the file is wanted that says that it is done")
     given = parser.parse_args(arguments)
     return told(lambda: _run(given))
 
@@ -172,11 +178,14 @@ def _run(given):
     if given.step == "report":
         from lensnb import report
 
-        page = report.write(store.Run(params))
+        page = done = report.write(store.Run(params))
     elif given.step in alone:
-        page = make(given.step, params)
+        page = done = make(given.step, params)
     else:
-        page = execute(given.step, params).with_suffix(".ipynb")
+        done = execute(given.step, params)
+        page = done.with_suffix(".ipynb")
+    if given.receipt and not (given.receipt.exists() and given.receipt.samefile(done)):
+        shutil.copy2(done, given.receipt)
     print(f"{given.step}: done, see {os.path.relpath(page)}")
 
 

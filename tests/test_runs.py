@@ -150,3 +150,20 @@ def test_stale_receipts_of_stages_are_found(evaluated, monkeypatch):
     assert run.stale(first) == paths[1:]
     other = first.model_copy(update={"sample": first.sample.model_copy(update={"n": 8})})
     assert run.stale(other) == paths
+
+
+def test_a_stage_alone_leaves_a_receipt_and_a_copy_where_a_cluster_keeps_them(evaluated, monkeypatch, tmp_path):
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(evaluated[0].outputs))
+    monkeypatch.setitem(run.MAKES, "samples", lambda run, name: None)       # it is there
+    first, kept = evaluated[0], tmp_path / "kept"
+    path = runs.receipt(first.params, "samples/ddim")
+    copy = tmp_path / f"kept{path}"
+    copy.parent.mkdir(parents=True)
+    command = ["samples/ddim", "--recipe", str(first.write_recipe())]
+    for wanted in (copy, path):
+        assert run.main([*command, "--receipt", str(wanted)]) == 0
+    assert store.read_json(copy) == store.read_json(path) == {"stage": "samples/ddim", "artefact": store.digest(first.folder("samples/ddim"))}
+    assert run.stale(first.params, kept) == []
+    shutil.rmtree(first.folder("samples/ddim"))
+    assert run.stale(first.params, kept) == [path, copy]
+    assert run.main(["samples/dim", "--recipe", command[2]]) == 2
