@@ -71,6 +71,19 @@ class Scaling:
         return cls(kind, softening, offset, scale, (low - offset) / scale, (high - offset) / scale)
 
 
+class Part:
+    """Some images of a memory map, by their rows: sliced like an array, and read only then."""
+
+    def __init__(self, images, rows):
+        self.images, self.rows = images, rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, at):
+        return self.images[self.rows[at]]
+
+
 @dataclasses.dataclass
 class Dataset:
     """Images with all that is known of them; N counts both parts of the split."""
@@ -85,6 +98,10 @@ class Dataset:
     scaling: Scaling
     sigma_data: float           # standard deviation of the scaled training pixels, as measured
     source: str                 # where the images come from, in words
+
+    def part(self, rows):
+        """The images of these rows as a `Part`: whoever goes through them in chunks holds no more than a chunk."""
+        return Part(self.images, rows)
 
     def examples(self, n, seed=0):
         """n held-out images (n, C, H, W), picked by a seed: the files may be ordered by class."""
@@ -126,7 +143,7 @@ def prepare(params, seed, folder):
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     if truth:
-        store.write_table(folder / "truth.csv", {k: np.asarray(v).tolist() for k, v in truth.items()})
+        store.write_table(folder / "truth.csv", {k: (value.item() for value in np.asarray(v)) for k, v in truth.items()})
     store.write_json(folder / "dataset.json", {
         "source": source, "classes": list(classes), "pixel_scale": pixel_scale,
         "scaling": dataclasses.asdict(scaling), "sigma_data": _moments(images, train, scaling.forward)[1]})

@@ -10,6 +10,8 @@ from lensnb.errors import InputError
 from lensnb.priors import PRIORS
 
 LEAST = 8           # images on each side
+CHUNK = 1024        # images that are measured at a time
+MOST = 10_000       # images a side, of measures whose time or memory would outgrow all others
 
 
 class Ruler(NamedTuple):
@@ -21,6 +23,7 @@ class Ruler(NamedTuple):
     group: str                  # features, physics or model
     options: dict = {}          # of metrics.measure
     larger: bool = False        # whether larger is better
+    most: int | None = None     # images on each side, at most
 
 
 SCORE, NEAR = {"ratio": False}, {"ratio": False, "resample": "subsample"}
@@ -41,8 +44,8 @@ FEATURES = {
     "fld": Ruler("features", metrics.frechet, "standard deviations of a real feature, squared", "features"),
     "fld_by_class": Ruler("features", metrics.frechet_by_class, "standard deviations of a real feature, squared", "features", {"labels": True}),
     "kid": Ruler("features", metrics.kid, "1", "features", SCORE),
-    "neighbours": Ruler("features", metrics.neighbours, metrics.NEIGHBOURS, "features", NEAR, True),
-    "told_apart": Ruler("features", _auc, "area under the curve", "features", {"ratio": False, "resample": "own"}),
+    "neighbours": Ruler("features", metrics.neighbours, metrics.NEIGHBOURS, "features", NEAR, True, MOST),
+    "told_apart": Ruler("features", _auc, "area under the curve", "features", {"ratio": False, "resample": "own"}, most=MOST),
     "readings": Ruler("readings", morphology.wasserstein_columns, SIGMAS, "features"),
 }
 
@@ -66,7 +69,7 @@ class Judge:
         self._add_physics()
         if params.evaluate.inception:
             self._add_inception(params.evaluate.inception)
-        self.real, self.others = self.rows(self.reference), self.rows(dataset.images[self.other])
+        self.real, self.others = self.rows(self.reference), self.rows(dataset.part(self.other))
         self.optics, self._fitted = optics(params, dataset), None
 
     def _features(self):
@@ -102,7 +105,8 @@ class Judge:
 
     def rows(self, images):
         """What is measured on images (N, C, H, W): name of the maker -> rows (N, d)."""
-        return {name: make(images) for name, make in self.makers.items()}
+        parts = [{name: make(some) for name, make in self.makers.items()} for some in (images[i:i + CHUNK] for i in range(0, len(images), CHUNK))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.makers}
 
     def labels(self, images, asked):
         """Classes of generated, reference and other images: asked for and known, or all read by LensNet."""
@@ -112,7 +116,7 @@ class Judge:
 
     @functools.cached_property
     def _real_classes(self):
-        return self._read(self.reference), self._read(self.dataset.images[self.other])
+        return self._read(self.reference), self._read(self.dataset.part(self.other))
 
     def _read(self, images):
         return features.readings(images, self.units, self.net)["class"]
@@ -135,7 +139,8 @@ class Judge:
     def _measured(self, name, ruler, made, labels):
         """The trees of one ruler: that of its own name, or of the names that it measures."""
         s, options = self.settings, ruler.options | ({"labels": labels} if ruler.options.get("labels") else {})
-        found = metrics.measure(ruler.distance, made, self.real[ruler.rows], self.others[ruler.rows],
+        most = ruler.most or self.n
+        found = metrics.measure(ruler.distance, made[:most], self.real[ruler.rows][:most], self.others[ruler.rows][:4 * most],
                                 ruler.unit, s.bootstrap, s.floors, self.seed, **options)
         trees = found if isinstance(ruler.unit, dict) else {name: found}
         return {key: tree | {"group": ruler.group, "larger_is_better": ruler.larger} for key, tree in trees.items()}
@@ -229,7 +234,7 @@ def evaluate(judge, name, images, asked, folder):
     """
     dataset, some = judge.dataset, np.asarray(images[:judge.n])
     tree = {"method": name, "n": judge.n, "lensnet": store.LENSNET, "finder": store.FINDER, "metrics": judge.measured(some, asked),
-            "memorisation": memorisation.memorised(some, dataset.images[dataset.train], dataset.images[dataset.heldout])}
+            "memorisation": memorisation.memorised(some, dataset.part(dataset.train), dataset.part(dataset.heldout))}
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(some)
     if asked is not None and dataset.labels is not None:

@@ -7,7 +7,8 @@ flipped and turned copies are found.
 import numpy as np
 import torch
 
-RARE = 0.01     # share of real images that lie as close to a training image as what counts as a copy
+RARE = 0.01         # share of real images that lie as close to a training image as what counts as a copy
+YARDSTICK = 2500    # held-out images at most that say what is usual, RARE to 0.2 %: more would let the time grow as their square
 
 
 def maps(images, size=16, chunk=1024):
@@ -26,20 +27,29 @@ def symmetric(rows):
     return torch.stack([t.flatten(1) for s in turned for t in (s, s.flip(2))])
 
 
-def nearest(rows, pool, chunk=256, skip_self=False):
-    """Distance to and index of the nearest map of `pool` (M, d) for each map of `rows` (N, d), under any symmetry.
+def blocks(images, chunk=1024):
+    """The maps of images (N, C, H, W), `chunk` of them at a time: a memory map is read as it goes."""
+    return (maps(images[at:at + chunk]) for at in range(0, len(images), chunk))
 
-    skip_self : row i of both is the same image and does not count. Returns (N,) float64 and (N,) int64.
+
+def nearest(rows, pool, own=None, chunk=256):
+    """Distance to and index of the nearest map of a pool for each map of `rows` (N, d), under any symmetry.
+
+    pool : its maps, in blocks (m, d) that are gone through once; own : which map of the pool is the row's
+    own image and does not count (N,), -1 for none. Returns (N,) float64 and (N,) int64.
     """
-    turned, found = symmetric(pool), []
-    for at in range(0, len(rows), chunk):
-        some = rows[at:at + chunk]
-        likeness = torch.stack([some @ t.T for t in turned]).amax(0)            # (n, M): cosine of the best symmetry
-        if skip_self:
-            own = torch.arange(len(some))
-            likeness[own, at + own] = -1
-        found.append(likeness.max(dim=1))
-    best, index = (torch.cat([getattr(f, key) for f in found]) for key in ("values", "indices"))
+    best, index, first = torch.full((len(rows),), -2.0), torch.zeros(len(rows), dtype=torch.int64), 0
+    own = torch.full((len(rows),), -1) if own is None else torch.as_tensor(own)
+    for block in pool:
+        turned = symmetric(block).flatten(0, 1)
+        for some in torch.arange(len(rows)).split(chunk):
+            likeness = (rows[some] @ turned.T).view(len(some), 8, len(block)).amax(1)       # (n, m): cosine of the best symmetry
+            here = (own[some] >= first) & (own[some] < first + len(block))
+            likeness[here, own[some][here] - first] = -1
+            value, at = likeness.max(1)
+            closer = some[value > best[some]]
+            best[closer], index[closer] = value[closer - some[0]], first + at[closer - some[0]]
+        first += len(block)
     return (2 - 2 * best.double()).clamp(min=0).sqrt().numpy(), index.numpy()
 
 
@@ -47,17 +57,20 @@ def memorised(generated, train, heldout, pairs=8):
     """How often images (n, C, H, W) lie closer to a training image than real images do.
 
     The measure of an image is the distance to its nearest training image over that to its nearest
-    held-out one. Held-out images themselves say what is usual (the larger pool is nearer to all of
-    them): an image below the RARE quantile of theirs counts as a copy. Returns a tree: `share` of
+    held-out one. Held-out images themselves, YARDSTICK of them at most, say what is usual (the larger pool is
+    nearer to all of them): an image below the RARE quantile of theirs counts as a copy. Returns a tree: `share` of
     copies, its standard error, `floor` (RARE, the rate of false alarms), n, the median ratio of
     generated and of real images, and the closest `pairs` as [generated index, training index, ratio].
+    `train` and `heldout` are read once, a block at a time.
     """
-    train_maps, held_maps, made = maps(train), maps(heldout), maps(generated)
-    to_train, index = nearest(made, train_maps)
-    ratio = to_train / np.maximum(nearest(made, held_maps)[0], 1e-12)
-    usual = nearest(held_maps, train_maps)[0] / np.maximum(nearest(held_maps, held_maps, skip_self=True)[0], 1e-12)
-    threshold, n = float(np.quantile(usual, RARE)), len(ratio)
+    n, most = len(generated), min(len(heldout), YARDSTICK)
+    own = np.arange(most) * len(heldout) // most        # evenly spread: files may be ordered by class
+    rows = torch.cat([maps(generated), *(maps(heldout[some]) for some in np.array_split(own, most // 1024 + 1))])
+    to_train, index = nearest(rows, blocks(train))
+    to_held, _ = nearest(rows, blocks(heldout), np.concatenate([np.full(n, -1), own]))
+    ratio, usual = np.split(to_train / np.maximum(to_held, 1e-12), [n])
+    threshold = float(np.quantile(usual, RARE))
     share = float((ratio < threshold).mean())
     return {"share": share, "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5, "floor": RARE, "n": n, "threshold": threshold,
-            "ratio": float(np.median(ratio)), "real_ratio": float(np.median(usual)), "training_images": len(train_maps),
+            "ratio": float(np.median(ratio)), "real_ratio": float(np.median(usual)), "training_images": len(train),
             "pairs": [[int(i), int(index[i]), float(ratio[i])] for i in np.argsort(ratio)[:pairs]]}

@@ -92,14 +92,34 @@ def kid(a, b, chunk=64):
     """Kernel distance of rows a (n, d) and b (m, d): squared MMD with the kernel (x.y / d + 1)^3, no unit.
 
     Unbiased (Binkowski et al. 2018, arXiv:1801.01401): between equal distributions zero on average, often below.
-    Over all rows, `chunk` at a time, rather than random blocks. Give it columns of order one.
+    Over all rows rather than random blocks: of few rows pair by pair, `chunk` at a time; of many through the
+    third moments, which say the same in a time that grows with the rows, not with their square. Give it columns of order one.
     """
     a, b = _pair(a, b, 2)
-    kernel = lambda x, y: (x[i:i + chunk] @ y.T / x.shape[1] + 1 for i in range(0, len(x), chunk))     # (chunk, len(y))
-    total = lambda x, y: sum(np.vdot(block * block, block) for block in kernel(x, y))
+    few = min(len(a), len(b)) < a.shape[1] ** 2        # where both take the same time
+    known = (lambda x: x) if few else _third_moments
+    total = (lambda x, y: _kernel_sum(x, y, chunk)) if few else np.vdot
     itself = lambda x: (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()       # pairs of a row with itself do not count
-    within = lambda x: (total(x, x) - itself(x)) / (len(x) * (len(x) - 1))
-    return float(within(a) + within(b) - 2 * total(a, b) / (len(a) * len(b)))
+    within = lambda x, k: (total(k, k) - itself(x)) / (len(x) * (len(x) - 1))
+    of_a, of_b = known(a), known(b)
+    return float(within(a, of_a) + within(b, of_b) - 2 * total(of_a, of_b) / (len(a) * len(b)))
+
+
+def _kernel_sum(x, y, chunk):
+    """Sum of (x.y / d + 1)^3 over all pairs of rows x (n, d) and y (m, d), `chunk` rows of x at a time."""
+    blocks = (x[i:i + chunk] @ y.T / x.shape[1] + 1 for i in range(0, len(x), chunk))      # (chunk, m)
+    return sum(np.vdot(block * block, block) for block in blocks)
+
+
+def _third_moments(x, chunk=256):
+    """Sum of z z z over rows x (n, d), z being x / sqrt(d) with a 1 behind it: the product of two such is `_kernel_sum`.
+
+    The first two factors are symmetric, so that one of each pair of columns is kept, with the weight of both.
+    """
+    z = np.hstack([x / x.shape[1] ** 0.5, np.ones((len(x), 1))])
+    i, j = np.triu_indices(z.shape[1])
+    twice = np.where(i == j, 1, 2**0.5)
+    return sum((z[at:at + chunk, i] * z[at:at + chunk, j] * twice).T @ z[at:at + chunk] for at in range(0, len(z), chunk))
 
 
 # ---- nearest neighbours

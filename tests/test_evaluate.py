@@ -35,6 +35,21 @@ def as_real(judge, fresh):
     return judge.measured(fresh[0])
 
 
+def test_images_are_measured_a_few_at_a_time(judge, fresh, monkeypatch):
+    whole = judge.rows(fresh[0])
+    monkeypatch.setattr(evaluate, "CHUNK", 64)
+    parts = judge.rows(data.Part(fresh[0], np.arange(N)))
+    assert whole.keys() == parts.keys() and all(np.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-6) for name in whole)
+
+
+def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fresh, monkeypatch):
+    ruler = judge.rulers["neighbours"]._replace(most=20)
+    made = judge.rows(fresh[0])["features"]
+    few = judge._measured("neighbours", ruler, made, None)
+    spoiled = np.concatenate([made[:20], np.full_like(made[20:], 100)])
+    assert few["precision"]["n"] == 20 and few == judge._measured("neighbours", ruler, spoiled, None)
+
+
 def blurred(images, truth, rng):
     return scipy.ndimage.gaussian_filter(images, (0, 0, 0.5, 0.5))
 

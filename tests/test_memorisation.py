@@ -40,10 +40,22 @@ def test_nearest_is_the_brute_force_minimum_over_all_symmetries():
     square = b.view(-1, 16, 16).numpy()
     ways = [np.rot90(m, k, (1, 2)) for m in (square, square[:, :, ::-1]) for k in range(4)]
     apart = np.stack([np.linalg.norm(a.numpy()[:, None] - w.reshape(1, 11, 256), axis=2) for w in ways]).min(0)
-    distance, index = memorisation.nearest(a, b, chunk=3)
-    assert np.abs(distance - apart.min(1)).max() < 1e-5 and np.array_equal(index, apart.argmin(1))
-    alone, other = memorisation.nearest(a, a, chunk=2, skip_self=True)
+    for pool in ([b], b.split(4)):
+        distance, index = memorisation.nearest(a, pool, chunk=3)
+        assert np.abs(distance - apart.min(1)).max() < 1e-5 and np.array_equal(index, apart.argmin(1))
+    alone, other = memorisation.nearest(a, a.split(3), np.arange(7), chunk=2)
     assert (other != np.arange(7)).all() and alone.min() > 0.1
+    _, other = memorisation.nearest(a, a.split(3), np.array([0, -1, 2, 3, -1, 5, 6]), chunk=2)
+    assert np.array_equal(np.flatnonzero(other == np.arange(7)), [1, 4])
+
+
+def test_a_part_of_the_held_out_images_says_what_is_usual_of_all(lenses, monkeypatch):
+    """Beyond YARDSTICK of them the time grows with the training images alone; the rest still counts as neighbours."""
+    whole = memorisation.memorised(lenses["fresh"], lenses["train"], lenses["held"])
+    monkeypatch.setattr(memorisation, "YARDSTICK", 100)
+    part = memorisation.memorised(lenses["fresh"], lenses["train"], lenses["held"])
+    assert part["ratio"] == whole["ratio"] and abs(part["real_ratio"] / whole["real_ratio"] - 1) < 0.03
+    assert part["threshold"] != whole["threshold"]
 
 
 def test_maps_are_area_means_of_unit_length():
