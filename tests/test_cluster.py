@@ -19,7 +19,7 @@ from lensnb import params, runs, store
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent / "cluster"
 TINY = str(ROOT / "params/tiny.yaml")
-CUT = ("run=many data.n=120 train.steps=120 train.checkpoint_every=10 train.watch_every=0 gan.steps=6 gan.watch_every=0 sample.n=12 sample.frames=4 "
+CUT = ("run=many data.n=120 train.steps=120 train.checkpoint_every=10 train.watch_every=0 sample.n=12 sample.frames=4 "
        "evaluate.n=12 evaluate.bootstrap=10 evaluate.floors=2 evaluate.fit=0")
 PROFILES = [ROOT / "profiles/slurm", ROOT / "profiles/kubernetes"]
 
@@ -82,7 +82,7 @@ def outputs(tmp_path_factory):
     """Two runs, spread out as jobs; the training of the second is lost in the middle."""
     folder = tmp_path_factory.mktemp("outputs")
     (folder / "cluster").mkdir()
-    given = environment(folder, SET=CUT, SEEDS="0 1", SAMPLERS="ddim gan", SPREAD="1")
+    given = environment(folder, SET=CUT, SEEDS="0 1", SAMPLERS="ddim", SPREAD="1")
     with open(folder / "log", "w") as log:
         chain = subprocess.Popen(snakemake(folder, "--profile", str(HERE)), env=given, stdout=log, stderr=log, cwd=ROOT)
     try:
@@ -108,20 +108,20 @@ def logs(outputs):
 
 def test_every_job_has_a_process_of_its_own_and_the_lost_one_a_second(outputs):
     ended = [path.read_text().strip() for path in (outputs / "cluster").glob("*.rc")]
-    assert ended == ["0"] * 24                              # the lost one said nothing
-    assert len(logs(outputs)) == 25
+    assert ended == ["0"] * 18                              # the lost one said nothing
+    assert len(logs(outputs)) == 19
     resumed = [text for text in logs(outputs).values() if "resumed at step" in text]
     assert len(resumed) == 1 and "many-seed1" in resumed[0]
 
 
 def test_the_trainings_have_the_bits_of_those_that_nobody_disturbed(outputs, tmp_path):
-    for recipe in runs.expand([TINY], CUT, [0, 1], samplers=["ddim", "gan"]):
+    for recipe in runs.expand([TINY], CUT, [0, 1], samplers=["ddim"]):
         path = store.Run(recipe, tmp_path).write_recipe()
         subprocess.run([sys.executable, "-m", "lensnb.launch", str(path)], env=environment(tmp_path), check=True, capture_output=True, timeout=600)
-        for stage in ("data", "models/diffusion", "models/gan"):
+        for stage in ("data", "models/diffusion"):
             assert store.digest(outputs / recipe.run / stage) == store.digest(tmp_path / recipe.run / stage), (recipe.run, stage)
     digests = lambda stage: {store.digest(outputs / f"many-seed{k}" / stage) for k in (0, 1)}
-    assert len(digests("data")) == 1 and len(digests("models/diffusion")) == len(digests("models/gan")) == 2
+    assert len(digests("data")) == 1 and len(digests("models/diffusion")) == 2
 
 
 def test_both_comparisons_show_mean_and_spread_over_the_seeds(outputs):
@@ -137,11 +137,11 @@ def test_both_comparisons_show_mean_and_spread_over_the_seeds(outputs):
 
 
 def test_what_is_done_is_not_done_again_and_what_is_deleted_is(outputs):
-    given = {"SET": CUT, "SEEDS": "0 1", "SAMPLERS": "ddim gan", "SPREAD": "1"}
+    given = {"SET": CUT, "SEEDS": "0 1", "SAMPLERS": "ddim", "SPREAD": "1"}
     again = lambda: subprocess.run(snakemake(outputs, "--cores", "1", "--dry-run", "--quiet", "rules"), env=environment(outputs, **given),
                                    capture_output=True, text=True, timeout=120).stdout
     assert "Nothing to be done" in again()
-    (outputs / "many-seed1/evaluation/gan/metrics.json").unlink()
+    (outputs / "many-seed1/evaluation/ddim/metrics.json").unlink()
     assert not params.load(outputs / "many-seed0/recipe.yaml").data.seed
     found = again()
     assert re.search(r"evaluation +1\n", found) and re.search(r"05_compare +2\n", found) and not re.search(r"model +\d", found), found
