@@ -92,7 +92,21 @@ def source(dataset, context, settings, seed, device):
     rest = context, settings.batch, settings.flips, seed
     if hold == "disk":
         return Mapped(dataset.images.filename, dataset.train, dataset.scaling.forward, device, *rest)
-    return Batches(dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(device), *rest)
+    try:
+        return Batches(on_device(dataset, device), *rest)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise InputError(f"hold device: {len(dataset.train)} training images take {needed / 2**30:.1f} GiB, more than is free on {device.type}; "
+                         "set train.hold and gan.hold to disk, which gives the same result") from None
+
+
+def on_device(dataset, device, chunk=256):
+    """All training images of a Dataset, scaled, on the device: with them alone in memory, and no second copy."""
+    out = torch.empty((len(dataset.train), *dataset.images.shape[1:]), device=device)
+    for at in range(0, len(out), chunk):
+        out[at:at + chunk] = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train[at:at + chunk]]))
+    return out
 
 
 def free_memory(device):
