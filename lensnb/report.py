@@ -22,6 +22,7 @@ def write(run):
     if missing:
         raise InputError(f"{missing[0]}: not there; the report needs the whole chain, so call make run first")
     folder = run.folder("report")
+    run.write_recipe()      # before the lock, which it would take for another process at work
     with store.locked(folder):
         _write(run, notebooks, folder)
     return folder / "index.html"
