@@ -54,7 +54,7 @@ notebooks: run                ## refresh the committed notebooks from the quick 
 
 reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to lensnb/weights/, results to outputs/reference/
 	$(MAKE) run RECIPE=$(REFERENCE) SPREAD=1 CORES=2
-	python -m lensnb.reference $(REFERENCE)
+	python -m lensnb.run reference --recipe $(REFERENCE)
 
 bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done

@@ -6,15 +6,13 @@ A shipped folder holds safetensors, the recipe, what the recipe's data told the 
 training logs, and card.json with version, licence, hardware and the sha256 of every file.
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from lensnb import errors, store
 from lensnb import params as recipes
+from lensnb import store
 from lensnb.errors import InputError, nearest
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -122,7 +120,7 @@ def _weights(run, name, folder):
 
 def _cut(weights, folder, model):
     """The weights of a model as one file, or as several of at most MOST bytes where they are more."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     pieces, room = [{}], MOST - HEADER
     for key, tensor in load_file(weights).items():
@@ -130,7 +128,7 @@ def _cut(weights, folder, model):
             pieces.append({})
         pieces[-1][key] = tensor
     for i, piece in enumerate(pieces, 1):
-        save_file(piece, folder / (f"{model}.safetensors" if len(pieces) == 1 else f"{model}-{i:02d}.safetensors"))
+        (folder / (f"{model}.safetensors" if len(pieces) == 1 else f"{model}-{i:02d}.safetensors")).write_bytes(save(piece))
 
 
 def _tell(run, dataset, folder):
@@ -146,13 +144,17 @@ def _tell(run, dataset, folder):
 
 
 def _results(run, folder):
+    import nbformat
+
+    from lensnb import publish
+
     for part in ("comparison", "figures"):
         shutil.copytree(run.need(part), folder / part)
     (folder / "notebooks").mkdir()
     for step in store.STEPS:
         if not run.is_current(run.stages(step)[0]):
             raise InputError(f"{run.path}: {step} is not done; the reference is a whole run, so call make run first")
-        shutil.copyfile(run.path / "notebooks" / f"{step}.ipynb", folder / "notebooks" / f"{step}.ipynb")
+        nbformat.write(publish.cleaned(run.path / "notebooks" / f"{step}.ipynb"), folder / "notebooks" / f"{step}.ipynb")
     for file in ("run.json", "recipe.yaml"):
         shutil.copyfile(run.path / file, folder / file)
 
@@ -165,17 +167,3 @@ def _run(name):
         names = ["reference", *SHIPPED, *sorted(path.parent.name for path in outputs.glob("*/recipe.yaml"))]
         raise InputError(f"{name}: neither a reference nor a run under {outputs}; did you mean {nearest(name, names) or names[0]}?")
     return chain.open_run(recipes.load(outputs / name / "recipe.yaml"))
-
-
-def main(arguments=None):
-    """The command line; an InputError becomes one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(description="Make a finished run the reference that ships.")
-    parser.add_argument("recipe", help="such as params/reference-cpu.yaml; its run's name is that of the reference")
-    parser.add_argument("--set", default="", dest="overrides", help="the overrides that the run was made with")
-    given = parser.parse_args(arguments)
-    params = recipes.load(given.recipe, given.overrides)
-    return errors.told(lambda: ship(store.Run(params), params.run))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

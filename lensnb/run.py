@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from lensnb import params as recipes
-from lensnb import chain, smoke, store
+from lensnb import chain, reference, smoke, store
 from lensnb.errors import InputError, nearest, told
 
 
@@ -155,7 +155,7 @@ def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
     parser.add_argument("step", help="such as 02_train; or a stage of one, such as models/gan; `report` makes a web site of them, `publish` puts them "
-                        "into notebooks/")
+                        "into notebooks/, `reference` makes the run what ships")
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
     parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
     parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
@@ -168,9 +168,11 @@ def _run(given):
     params = recipes.load(given.recipe, given.overrides)
     params = smoke.shortened(params) if given.smoke else params
     alone = stages(store.Run(params))
-    known = (store.START, *store.STEPS, *alone, "report", "publish")
+    known = (store.START, *store.STEPS, *alone, "report", "publish", "reference")
     if given.step not in known:
         raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or store.STEPS[0]}?")
+    if given.step == "reference":
+        return reference.ship(store.Run(params), params.run)
     if given.step == "publish":
         from lensnb import publish      # what they import is slow, and not what a step needs
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ def whole_run(outputs, overrides=TINY):
     run.build("figures", lambda folder: (folder / "gallery.png").write_bytes(b""))
     (run.path / "notebooks").mkdir()
     for step in store.STEPS:
-        (run.path / "notebooks" / f"{step}.ipynb").write_text("{}")
+        nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"output_path": str(run.path)}}), run.path / "notebooks" / f"{step}.ipynb")
     return run
 
 
@@ -70,8 +71,10 @@ def test_the_card_names_licence_hardware_and_every_file(shipped, installed):
 
 def test_results_are_those_of_the_run(shipped):
     folder, run = shipped
-    for file in ("run.json", "recipe.yaml", "comparison/table.csv", "figures/gallery.png", "notebooks/05_compare.ipynb"):
+    for file in ("run.json", "recipe.yaml", "comparison/table.csv", "figures/gallery.png"):
         assert (folder / "results" / file).read_bytes() == (run.path / file).read_bytes()
+    assert str(folder) not in "".join(path.read_text() for path in (folder / "results").rglob("*") if path.suffix in (".ipynb", ".json", ".csv"))
+    assert len(list((folder / "results/notebooks").glob("*.ipynb"))) == len(store.STEPS)
 
 
 @pytest.mark.parametrize("file", ["diffusion.safetensors", "recipe.yaml", "context.npy"])
