@@ -131,20 +131,22 @@ class Generator:
     def _context(self, asked):
         return None if asked is None else contexts.encode(self.kind, self.dataset, asked).to(self.device)
 
-    @torch.inference_mode()
     def draw(self, n, seed=0, batch=64, first=0, table=None):
         """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone.
 
         Pixels further outside of the training range than that range is wide are set to that bound.
         """
-        drawn = []
+        return np.concatenate(list(self.batches(n, seed, batch, first, table)))
+
+    @torch.inference_mode()
+    def batches(self, n, seed=0, batch=64, first=0, table=None):
+        """The images of `draw`, `batch` of them at a time."""
+        span = self.scaling.high - self.scaling.low     # far beyond, an asinh's inverse overflows
         for at in range(first, first + n, batch):
             count = min(batch, first + n - at)
             context = self._context(self.asked(count, seed, at, table))
             x = self.inner.images(_seeds(seed, at, count), context).cpu()
-            span = self.scaling.high - self.scaling.low     # far beyond, an asinh's inverse overflows
-            drawn.append(self.scaling.inverse(x.clamp(self.scaling.low - span, self.scaling.high + span)))
-        return torch.cat(drawn).numpy()
+            yield self.scaling.inverse(x.clamp(self.scaling.low - span, self.scaling.high + span)).numpy()
 
     @torch.inference_mode()
     def trajectory(self, n, seed=0, count=40, table=None):
@@ -180,23 +182,37 @@ def load(params, name, dataset, *weights):
     return Generator(params, method, dataset, net.to(device).eval(), device)
 
 
+def write(path, shape, batches):
+    """Write images (N, C, H, W) that come a batch at a time as float32 .npy, atomically; returns how many hold a pixel that is not finite.
+
+    Not through a memory map, in which a full disk would end the process without a word.
+    """
+    bad = 0
+    with store.atomic(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for some in batches:
+            bad += int((~np.isfinite(some)).any(axis=(1, 2, 3)).sum())
+            file.write(np.ascontiguousarray(some, "<f4"))
+    return bad
+
+
 def sample(params, name, dataset, weights, folder):
     """Draw the images and the trajectory of method `name`; writes images.npy, x.npy, x0.npy, frames.csv, sample.json."""
-    generator = load(params, name, dataset, weights)
+    generator, n = load(params, name, dataset, weights), params.sample.n
     start = time.perf_counter()
-    images = generator.draw(params.sample.n, params.seed, params.sample.batch)
-    seconds = (time.perf_counter() - start) / len(images)
-    if bad := int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum()):
-        raise InputError(f"sample.methods.{name}: {bad} of {len(images)} images drawn hold NaN or infinite pixels; train again with a lower "
+    bad = write(folder / "images.npy", (n, *dataset.images.shape[1:]), generator.batches(n, params.seed, params.sample.batch))
+    seconds = (time.perf_counter() - start) / n
+    if bad:
+        raise InputError(f"sample.methods.{name}: {bad} of {n} images drawn hold NaN or infinite pixels; train again with a lower "
                          f"rate: delete {weights.parent} and run notebooks/02_train.ipynb")
     table, x, x0 = generator.trajectory(params.sample.trajectory, params.seed, params.sample.frames)
-    for key, array in {"images": images, "x": x, "x0": x0}.items():
+    for key, array in {"x": x, "x0": x0}.items():
         with store.atomic(folder / f"{key}.npy", "wb") as file:
             np.save(file, array, allow_pickle=False)
     store.write_table(folder / "frames.csv", table)
-    if (asked := generator.asked(len(images), params.seed)) is not None:
+    if (asked := generator.asked(n, params.seed)) is not None:
         names = [dataset.classes[i] for i in asked["class"]]
         store.write_table(folder / "context.csv", {**asked, "class": names})
-    store.write_json(folder / "sample.json", {"method": name, **generator.method.model_dump(), "n": len(images),
+    store.write_json(folder / "sample.json", {"method": name, **generator.method.model_dump(), "n": n,
                      "seed": params.seed, "nfe": generator.nfe, "parameters": generator.parameters()})
     store.write_json(folder / "timing.json", {"seconds_per_image": seconds, "device": str(generator.device)})
