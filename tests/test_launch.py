@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import yaml
@@ -107,7 +108,15 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
     assert store.sha256(tmp_path / "it/models/diffusion/model.safetensors") == hashes(whole)["diffusion/model"]
 
 
-TWO = ("accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m")
+TWO = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")      # with --cpu it starts one alone, and does not say so
+
+
+def test_the_launcher_starts_two(tmp_path):
+    """Else all that follows compares one process with itself."""
+    (tmp_path / "who.py").write_text("from lensnb import devices\non = devices.accelerator('cpu')\nprint(f'{on.process_index} of {on.num_processes};', flush=True)\n")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-m", *TWO[:-1], str(tmp_path / "who.py")], env=environment, capture_output=True, text=True, timeout=300)
+    assert "0 of 2;" in done.stdout and "1 of 2;" in done.stdout, done.stderr
 
 
 CALM = {"model": {"width": 16, "dropout": 0.0}, "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
@@ -140,10 +149,11 @@ def test_two_processes_are_one_within_rounding(images, tmp_path):
 def test_resumed_on_another_number_of_processes(first, then, images, tmp_path):
     whole, losses = together(tmp_path / "whole", images, ())
     process_line, environment = command(tmp_path / "parts", images, first, **CALM)
-    process = subprocess.Popen(process_line, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(process_line, env=environment, stdout=subprocess.PIPE, text=True)
     for text in process.stdout:
         if text.startswith("step 5/"):
-            os.killpg(process.pid, signal.SIGKILL)
+            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:     # the launcher's are in sessions of their own
+                one.kill()
             break
     process.communicate()
     assert (tmp_path / "parts/it/models/.diffusion.partial/checkpoint.pt").is_file()
