@@ -30,7 +30,11 @@ COPIES = 2500           # generated images that are looked for among the trainin
 RESAMPLINGS = {"bootstrap": 10, "floors": 2}    # a recipe's 200 and 20 take 17 times as long
 
 
-# ---- what is measured: each gets a size ready, and returns the work, which may give seconds of its parts
+class Parts(dict):
+    """CPU seconds of the parts of some work, one number or several of each."""
+
+
+# ---- what is measured: each gets a size ready, and returns the work, which may give Parts
 
 def simulated(n):
     """Simulated, split and scaled: what 01_data does."""
@@ -96,7 +100,7 @@ def updates(size=64, batch=16, width=48, times=6):
 
     def work():
         task = train.task("diffusion", recipe, dataset, train.accelerator("cpu"))
-        return {"": [seconds(lambda k=k: task.step(k, x, None, generator)) for k in range(times + 2)][2:]}
+        return Parts({"": [seconds(lambda k=k: task.step(k, x, None, generator)) for k in range(times + 2)][2:]})
     return work
 
 
@@ -104,7 +108,7 @@ def judged(n):
     """n images judged against n held-out ones and 4 n others: the parts of the evaluation, with few resamplings."""
     from lensnb import evaluate, metrics, params
 
-    dataset, spent = stock(10 * n), {}
+    dataset, spent = stock(10 * n), Parts()
     recipe = params.Params(evaluate={"n": n, "fit": 0, **RESAMPLINGS}, sample={"n": n})
 
     def note(part, call):
@@ -125,6 +129,17 @@ def judged(n):
     return work
 
 
+def compared(n):
+    """One value of each kind of distance between two sets of n rows as LensNet gives them, capped as in the evaluation."""
+    from lensnb import evaluate, metrics, morphology
+
+    rows = np.random.default_rng(0).normal(size=(2, n, 64))
+    calls = {"Frechet": metrics.frechet, "kernel": metrics.kid, "Wasserstein": morphology.wasserstein_columns,
+             "neighbours": metrics.neighbours, "told apart": evaluate.FEATURES["told_apart"].distance}
+    most = {"neighbours": evaluate.MOST, "told apart": evaluate.MOST}
+    return lambda: Parts({name: seconds(lambda d=distance, m=most.get(name): d(*rows[:, :m])) for name, distance in calls.items()})
+
+
 IMAGES, SIDE = "images", "pixels on a side"
 MANY, FEW = (1000, 10_000, 100_000), (300, 1000, 3000)
 CURVES = {      # name -> (x axis, what is measured, sizes, sizes of --full)
@@ -133,7 +148,8 @@ CURVES = {      # name -> (x axis, what is measured, sizes, sizes of --full)
     "searched for copies": (IMAGES, copies, (1000, 3000), (10_000, 30_000, 100_000)),
     "drawn by the GAN": (IMAGES, lambda n: drawn("gan", n), (30, 100, 300), (100, 1000, 10_000, 100_000)),
     "drawn by DPM-Solver++": (IMAGES, lambda n: drawn("dpm", n), (30, 100, 300), (100, 300, 1000, 3000)),
-    "judged": ("images on each side", judged, (100, 300), (300, 1000, 3000, 10_000)),
+    "judged": ("images on each side", judged, (100, 300), (300, 1000, 3000)),
+    "distance": ("images on each side", compared, (300, 1000), (1000, 3000, 10_000, 30_000)),
     "1,000 images simulated": (SIDE, of_side, (32, 64), (32, 64, 128)),
     "update": (SIDE, lambda size: updates(size=size), (32, 64, 128), (32, 64, 128)),
     "update at batch 16": ("width of the network [channels]", lambda width: updates(width=width), (32, 64), (32, 48, 64, 96, 128)),
@@ -179,7 +195,7 @@ def point(curve, size):
     disk = sum(p.stat().st_size for p in folder.iterdir()) if folder else 0
     row = {"curve": curve, "size": size, "megabytes": (max(peak, held()) - before) / MEGABYTE,
            "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "disk": disk / MEGABYTE}
-    parts = parts if isinstance(parts, dict) else {"": whole}
+    parts = parts if isinstance(parts, Parts) else {"": whole}
     times = {part: np.atleast_1d(value) for part, value in parts.items()}
     return [row | {"part": part, "seconds": t.mean(), "error": t.std(ddof=1) / len(t)**0.5 if len(t) > 1 else 0.0, "times": len(t)} for part, t in times.items()]
 
@@ -224,7 +240,7 @@ def panels(rows):
     for name, key in dict.fromkeys((row["curve"], row["part"]) for row in rows):
         own = sorted((row for row in rows if (row["curve"], row["part"]) == (name, key)), key=lambda row: row["size"])
         size = np.array([row["size"] for row in own], float)
-        kinds = {"CPU time [s]": ("seconds", key or name)} | ({"memory [MiB]": ("megabytes", name)} if key in ("", "measured on images") else {}) \
+        kinds = {"CPU time [s]": ("seconds", key or name)} | ({"memory [MiB]": ("megabytes", name)} if key in ("", "measured on images", "Frechet") else {}) \
             | ({"disk": ("disk", f"{name}, on disk")} if own[0]["disk"] else {})
         for kind, (column, label) in kinds.items():
             value = np.array([max(row[column], 0.1 if column == "megabytes" else 1e-4) for row in own])

@@ -364,15 +364,20 @@ def quality_against_evaluations(rows, metrics=("fld", "spectrum"), most=50):
 
 @styled
 def growth(panels):
-    """Time above, memory below, both logarithmic, one column an x axis; `panels` is as of benchmarks/growth.py."""
+    """Time above, memory and disk below, against what grows, all logarithmic; `panels` is as of benchmarks/growth.py."""
     kinds = list(next(iter(panels.values())))
-    figure, axes = plt.subplots(len(kinds), len(panels), figsize=(2.9 * len(panels), 6.4), sharex="col", layout="constrained")
+    figure, axes = plt.subplots(len(kinds), len(panels), figsize=(2.9 * len(panels), 6), sharex="col", squeeze=False, layout="constrained")
     for column, (xlabel, panel) in zip(axes.T, panels.items(), strict=True):
+        whose = lambda label: label.partition(":")[0].removesuffix(", on disk")
+        names = list(dict.fromkeys(whose(label) for kind in kinds for label in panel[kind]))
+        shades = dict(zip(names, seaborn.color_palette("colorblind", len(names)), strict=True))
         for axis, kind in zip(column, kinds, strict=True):
-            for shade, (label, (x, y)) in zip(seaborn.color_palette("colorblind"), panel[kind].items(), strict=False):
-                axis.plot(x, y, "o--" if "on disk" in label else "o-", ms=3, lw=1, color=shade, label=label)
-            axis.set(xscale="log", yscale="log", ylabel=kind)
-            axis.margins(y=0.25)
+            for label, (x, y) in panel[kind].items():
+                axis.plot(x, y, "o:" if "on disk" in label else "o-", ms=3, lw=1, color=shades[whose(label)], label=label)
+            axis.set(xscale="log", yscale="log", ylabel=kind if axis in axes[:, 0] else None)
+            for scale, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+                if high < 50 * low:
+                    _plain_ticks(scale)
             axis.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1), title="exponent", title_fontsize=6)
         column[-1].set_xlabel(xlabel)
     return figure
