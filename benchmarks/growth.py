@@ -27,7 +27,6 @@ HOME = store.home() / (os.environ.get("LENSNB_OUTPUTS") or "outputs") / "benchma
 SCRATCH = HOME / "growth-data"
 MEGABYTE = 2**20
 COPIES = 2500           # generated images that are looked for among the training images
-RESAMPLINGS = {"bootstrap": 10, "floors": 2}    # a recipe's 200 and 20 take 17 times as long
 
 
 class Parts(dict):
@@ -77,13 +76,13 @@ def copies(n):
 
 
 def drawn(method, n):
-    """Images of an untrained network of the quick recipe."""
+    """Images of an untrained network of width 48, written as they come: what 03_sample does."""
     from lensnb import generate, params
 
-    recipe, dataset = params.Params(device="cpu"), stock(1000)
+    recipe, dataset = params.Params(device="cpu", model={"width": 48}), stock(1000)
     method = recipe.sample.methods[method]
     generator = generate.Generator(recipe, method, dataset, generate.untrained(method.model, recipe, dataset).eval(), "cpu")
-    return lambda: generator.draw(n)
+    return lambda: generate.write(SCRATCH / "drawn.npy", (n, *dataset.images.shape[1:]), generator.batches(n))
 
 
 def updates(size=64, batch=16, width=48, times=6):
@@ -104,29 +103,13 @@ def updates(size=64, batch=16, width=48, times=6):
     return work
 
 
-def judged(n):
-    """n images judged against n held-out ones and 4 n others: the parts of the evaluation, with few resamplings."""
-    from lensnb import evaluate, metrics, params
+def measured_on(n):
+    """n images, n held-out ones and 4 n others measured: features, spectra, profiles, morphology."""
+    from lensnb import evaluate, params
 
-    dataset, spent = stock(10 * n), Parts()
-    recipe = params.Params(evaluate={"n": n, "fit": 0, **RESAMPLINGS}, sample={"n": n})
-
-    def note(part, call):
-        start = time.process_time()
-        found = call()
-        spent[part] = spent.get(part, 0) + time.process_time() - start
-        return found
-
-    def work():
-        judge = note("measured on images", lambda: evaluate.Judge(recipe, dataset))
-        made = note("measured on images", lambda: judge.rows(dataset.part(dataset.train[-n:])))
-        for name, ruler in judge.rulers.items():
-            if name != "fld_by_class":
-                sets = made[ruler.rows][:ruler.most], judge.real[ruler.rows][:ruler.most], judge.others[ruler.rows][:ruler.most and 4 * ruler.most]
-                note(name if name in ("kid", "neighbours", "told_apart") else "other distances",
-                     lambda s=sets, r=ruler: metrics.measure(r.distance, *s, r.unit, *RESAMPLINGS.values(), 0, **r.options))
-        return spent
-    return work
+    dataset = stock(10 * n)
+    recipe = params.Params(evaluate={"n": n, "fit": 0}, sample={"n": n})
+    return lambda: evaluate.Judge(recipe, dataset).rows(dataset.part(dataset.train[-n:]))
 
 
 def compared(n):
@@ -148,7 +131,7 @@ CURVES = {      # name -> (x axis, what is measured, sizes, sizes of --full)
     "searched for copies": (IMAGES, copies, (1000, 3000), (10_000, 30_000, 100_000)),
     "drawn by the GAN": (IMAGES, lambda n: drawn("gan", n), (30, 100, 300), (100, 1000, 10_000, 100_000)),
     "drawn by DPM-Solver++": (IMAGES, lambda n: drawn("dpm", n), (30, 100, 300), (100, 300, 1000, 3000)),
-    "judged": ("images on each side", judged, (100, 300), (300, 1000, 3000)),
+    "measured": ("images on each side", measured_on, (100, 300), (300, 1000, 3000)),
     "distance": ("images on each side", compared, (300, 1000), (1000, 3000, 10_000, 30_000)),
     "1,000 images simulated": (SIDE, of_side, (32, 64), (32, 64, 128)),
     "update": (SIDE, lambda size: updates(size=size), (32, 64, 128), (32, 64, 128)),
@@ -221,7 +204,7 @@ def measured(full, curves):
     return [row for row in rows if (row["curve"], int(row["size"])) in wanted]
 
 
-COST = {"judged": 0.05, "drawn by DPM-Solver++": 0.02, "drawn by the GAN": 2e-3, "opened": 3e-5, "searched for copies": 4e-4}    # rough seconds an image
+COST = {"measured": 0.05, "drawn by DPM-Solver++": 0.02, "drawn by the GAN": 2e-3, "opened": 3e-5, "searched for copies": 4e-4}    # rough seconds an image
 
 
 # ---- what it says
@@ -240,7 +223,7 @@ def panels(rows):
     for name, key in dict.fromkeys((row["curve"], row["part"]) for row in rows):
         own = sorted((row for row in rows if (row["curve"], row["part"]) == (name, key)), key=lambda row: row["size"])
         size = np.array([row["size"] for row in own], float)
-        kinds = {"CPU time [s]": ("seconds", key or name)} | ({"memory [MiB]": ("megabytes", name)} if key in ("", "measured on images", "Frechet") else {}) \
+        kinds = {"CPU time [s]": ("seconds", key or name)} | ({"memory [MiB]": ("megabytes", name)} if key in ("", "Frechet") else {}) \
             | ({"disk": ("disk", f"{name}, on disk")} if own[0]["disk"] else {})
         for kind, (column, label) in kinds.items():
             value = np.array([max(row[column], 0.1 if column == "megabytes" else 1e-4) for row in own])

@@ -102,10 +102,10 @@ def smalldiffusion(x, steps):
 
 
 def lensnb(x, steps):
-    """The quick recipe as it is, its training as long as planned, drawn from by its method `ddim`: 50 steps, like the peers."""
+    """The quick recipe with a million parameters that predict v, its training as long as planned, drawn from by its method `ddim`: 50 steps, like the peers."""
     from lensnb import generate, params, sampler, store, train
 
-    recipe = params.load(store.home() / "params/quick.yaml", f"device={x.device.type} train.steps={steps} train.batch={BATCH}")
+    recipe = params.load(store.home() / "params/quick.yaml", f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 diffusion.prediction=v")
     dataset = SimpleNamespace(images=x, classes=(), labels=None, truth={}, sigma_data=float(x.std()), scaling=None)
     task = train.task("diffusion", recipe, dataset, train.accelerator(recipe.device))
     batches = train.Batches(x, None, BATCH, recipe.train.flips, recipe.seed)

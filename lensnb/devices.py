@@ -17,7 +17,8 @@ def accelerator(device="auto", precision="fp32", tracker="none", logs=None):
         raise InputError(f"train.tracker: {tracker} is not installed; pip install {tracker}, or set it to none")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())    # a kernel may ask twice, differently
     mixed = {"fp32": "no"}.get(precision, precision)
-    found = Accelerator(cpu=device == "cpu", mixed_precision=mixed, project_dir=logs, log_with=None if tracker == "none" else tracker)
+    cpu = device == "cpu" or device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())     # else, of many processes each thinks itself alone
+    found = Accelerator(cpu=cpu, mixed_precision=mixed, project_dir=logs, log_with=None if tracker == "none" else tracker)
     if device not in ("auto", found.device.type):
         raise InputError(f"device: {device} is asked for, and this machine offers {found.device.type}")
     if precision == "fp16" and found.device.type == "cpu":

@@ -111,9 +111,10 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
 TWO = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")      # with --cpu it starts one alone, and does not say so
 
 
-def test_the_launcher_starts_two(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_the_launcher_starts_two(device, tmp_path):
     """Else all that follows compares one process with itself."""
-    (tmp_path / "who.py").write_text("from lensnb import devices\non = devices.accelerator('cpu')\nprint(f'{on.process_index} of {on.num_processes};', flush=True)\n")
+    (tmp_path / "who.py").write_text(f"from lensnb import devices\non = devices.accelerator('{device}')\nprint(on.process_index, 'of', on.num_processes, end=';', flush=True)\n")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-m", *TWO[:-1], str(tmp_path / "who.py")], env=environment, capture_output=True, text=True, timeout=300)
     assert "0 of 2;" in done.stdout and "1 of 2;" in done.stdout, done.stderr
