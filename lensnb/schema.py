@@ -62,7 +62,7 @@ class Model(Section):
     groups: Count = 8                           # of the group norm
     residual: bool = True                       # context blocks: with or without the short cut
     patch: Literal[1, 2, 4, 8] = 4              # pixel-unshuffle stem: 4 means 64x64 -> 16x16
-    width: int = Field(48, ge=8)                # channels at the first level; dit: length of a token
+    width: int = Field(64, ge=8)                # channels at the first level; dit: length of a token
     multipliers: tuple[Count, ...] = (1, 2)     # channels at each level, in units of the width
     blocks: Count = 1                           # blocks a level; dit: blocks in all
     attention: tuple[int, ...] = (1,)           # levels that attend over all their pixels
@@ -106,7 +106,7 @@ class Diffusion(Section):
     sigma_min: float = Field(0.002, ge=1e-6)    # edm: levels to sample along
     sigma_max: float = Field(80.0, gt=0, le=1e4)
     rho: float = Field(7.0, ge=1, le=1000)
-    prediction: Literal["v", "noise", "x0", "edm", "velocity"] = "v"
+    prediction: Literal["edm", "v", "noise", "x0", "velocity"] = "edm"
     level: Literal["log_sigma", "variance"] = "log_sigma"   # what the network sees of the noise level
     weighting: Literal["min_snr", "plain", "clamped_snr", "edm"] = "min_snr"    # weight of each noise level in the loss
 
