@@ -64,7 +64,7 @@ def test_interrupted_and_resumed_training_has_the_same_bits(name, cut, dataset, 
 
 
 def test_training_lowers_the_loss(dataset, tmp_path):
-    train.train("diffusion", recipe(train={"steps": 200, "log_every": 50, "rate": 3e-3}, model={"dropout": 0}), dataset, tmp_path)
+    train.train("diffusion", recipe(train={"steps": 200, "log_every": 50, "rate": 3e-3}, model={"dropout": 0}, diffusion={"prediction": "v"}), dataset, tmp_path)
     table = store.read_table(tmp_path / "history.csv")
     assert table["step"].tolist() == [50, 100, 150, 200] and table["images"].tolist() == [400, 800, 1200, 1600]
     assert table["loss"][-1] < 0.7 * table["loss"][0]
@@ -130,7 +130,7 @@ def test_epochs_take_the_place_of_steps_and_their_weights_are_kept(dataset, tmp_
     {"model": {"network": "dit", "width": 16}}, {"diffusion": {"schedule": "edm", "prediction": "edm", "weighting": "edm"}},
     {"diffusion": {"schedule": "flow", "prediction": "velocity", "weighting": "plain"}},
     {"diffusion": {"schedule": "signal_rate", "prediction": "noise", "level": "variance", "weighting": "plain"}},
-    {"diffusion": {"schedule": "linear", "zero_snr": True}}, {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
+    {"diffusion": {"schedule": "linear", "zero_snr": True, "prediction": "v"}}, {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
     {"train": {"precision": "bf16", "shape": "cosine"}}, {"train": {"shape": "onecycle", "warmup": 0.25, "accumulate": 2}}], ids=str)
 def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_path, monkeypatch):
     tree = {"model": {"dropout": 0.2, "width": 16}, "diffusion": {}, "train": {"steps": 60, "rate": 3e-3, "log_every": 20}}
