@@ -114,10 +114,10 @@ TWO = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_the_launcher_starts_two(device, tmp_path):
     """Else all that follows compares one process with itself."""
-    (tmp_path / "who.py").write_text(f"from lensnb import devices\non = devices.accelerator('{device}')\nprint(on.process_index, 'of', on.num_processes, end=';', flush=True)\n")
+    (tmp_path / "who.py").write_text(f"from lensnb import devices\non = devices.accelerator('{device}')\nopen(f'{{on.process_index}} of {{on.num_processes}}', 'w')\n")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", *TWO[:-1], str(tmp_path / "who.py")], env=environment, capture_output=True, text=True, timeout=300)
-    assert "0 of 2;" in done.stdout and "1 of 2;" in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "-m", *TWO[:-1], "who.py"], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"who.py", "0 of 2", "1 of 2"}, done.stderr
 
 
 CALM = {"model": {"width": 16, "dropout": 0.0}, "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
