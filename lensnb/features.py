@@ -148,7 +148,7 @@ def report(net, x, target, mean, std):
 
 
 def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
-    """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights and card to `folder`."""
+    """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights, training log and card to `folder`."""
     from lensnb import train    # which watches itself by these features
     from lensnb.simulate import simulate
 
@@ -160,7 +160,8 @@ def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
     task = LensNetTask(steps)
     settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
     folder.mkdir(parents=True, exist_ok=True)
-    train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, "square", seed), settings, seed, folder, "cpu")
+    history = train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, "square", seed), settings, seed, folder, "cpu")["history"]
+    store.write_table(folder / "lensnet-history.csv", {key: [row[key] for row in history] for key in history[0]})
     weights = safetensors.torch.save(task.net.state_dict())
     with store.atomic(folder / WEIGHTS.name, "wb") as file:
         file.write(weights)
