@@ -116,7 +116,7 @@ def main(n="2000"):
     x, truth = simulate(judge.n, "broad", seed=12)
     for name in (name for name in FAULTS if name not in {row["fault"] for row in rows}):
         rows.append(sigmas(judge, name, x, truth))
-        store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
+        store.write_rows(path, rows)
         print(name, {key: value for key, value in rows[-1].items() if key.startswith("seconds") or key not in ("fault", "n") and value > 3}, flush=True)
     picture(rows, folder)
     fresh = [row[key] for row in rows if row["fault"].startswith("fresh") for key in row if key not in ("fault", "n", "seconds", "seconds_fit")]

@@ -197,7 +197,7 @@ def measured(full, curves):
         with server.Pool(1) as pool:
             new = pool.apply(point, (curve, size))
         rows += new
-        store.write_table(path, {key: [row[key] for row in rows] for key in new[0]})
+        store.write_rows(path, rows)
         for row in new:
             print(f"{curve:24s}{row['part']:20s}{size:8d}{row['seconds']:10.3f} s +- {row['error']:.3f}{row['megabytes']:8.0f} MB"
                   f"{row['disk']:8.0f} MB on disk", flush=True)

@@ -66,7 +66,7 @@ def main(name="quick", n="256"):
         if (sampler, nfe) in done:
             continue
         rows.append({"sampler": sampler, "nfe": nfe, "n": judge.n} | measured(run, method, judge))
-        store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
+        store.write_rows(path, rows)
         print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in MEASURED), flush=True)
     plots.save(plots.quality_against_evaluations(rows), path.parent, "samplers")
     best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])

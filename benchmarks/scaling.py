@@ -84,7 +84,7 @@ def main():
             print(" ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
     path = store.home() / "outputs/benchmarks/scaling.csv"
     store.make_folder(path.parent)
-    store.write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
+    store.write_rows(path, rows)
     assert max(row["loss_differs"] for row in rows) < 1e-3
 
 

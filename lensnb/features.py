@@ -161,7 +161,7 @@ def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
     settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
     folder.mkdir(parents=True, exist_ok=True)
     history = train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, "square", seed), settings, seed, folder, "cpu")["history"]
-    store.write_table(folder / "lensnet-history.csv", {key: [row[key] for row in history] for key in history[0]})
+    store.write_rows(folder / "lensnet-history.csv", history)
     weights = safetensors.torch.save(task.net.state_dict())
     with store.atomic(folder / WEIGHTS.name, "wb") as file:
         file.write(weights)

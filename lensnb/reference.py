@@ -16,7 +16,7 @@ from lensnb import store
 from lensnb.errors import InputError, nearest
 
 WEIGHTS = Path(__file__).with_name("weights")
-SHIPPED = ("reference-gpu", "reference-cpu")    # the best first: what "reference" means
+SHIPPED = ("gpu", "reference-cpu")              # recipes of params/, the best first: what "reference" means
 VERSION = 1
 MOST, HEADER = 16 * 2**20, 2**17                # bytes of a file that ships, and what its list of tensors may take of them
 

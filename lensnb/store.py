@@ -82,6 +82,11 @@ def write_table(path, columns):
         rows.writerows(zip(*columns.values(), strict=True))
 
 
+def write_rows(path, rows):
+    """The same from rows, one dict each, all with the keys of the first."""
+    write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
+
+
 def read_table(path):
     """Read a CSV file into a mapping of name to array; columns that are no numbers stay text."""
     with open(path, newline="") as file:

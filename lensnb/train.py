@@ -202,7 +202,7 @@ def finish(task, state, folder, device, best):
             file.write(seen_best.read_bytes())
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
-            store.write_table(folder / f"{name}.csv", {key: [row[key] for row in rows] for key in rows[0]})
+            store.write_rows(folder / f"{name}.csv", rows)
     animate(folder)
     store.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """The reference: what ships draws what its run drew, bit for bit, without that run; and nothing else is taken for it."""
 
+import re
 import shutil
+import subprocess
 
 import nbformat
 import numpy as np
@@ -113,3 +115,11 @@ def test_large_weights_ship_in_pieces_and_draw_the_same(shipped, tmp_path, monke
     assert len(pieces) > 3 and max(piece.stat().st_size for piece in pieces) <= reference.MOST
     monkeypatch.setattr(reference, "WEIGHTS", tmp_path / "weights")
     assert np.array_equal(lensnb.load("reference", "ddim").draw(16), lensnb.load_samples(run, "ddim"))
+
+
+@pytest.mark.parametrize("torch", ["cpu", "cuda"])
+def test_what_make_reference_trains_may_ship(torch):
+    """Else hours of training end in a refusal."""
+    told = subprocess.run(["make", "--dry-run", "reference", f"TORCH={torch}"], cwd=store.home(), capture_output=True, text=True, check=True).stdout
+    recipe = params.load(store.home() / re.search(r"lensnb.run reference --recipe (\S+)", told)[1])
+    assert recipe.run in reference.SHIPPED
