@@ -299,8 +299,10 @@ def measure(distance, generated, reference, others, unit, times=200, floors=20, 
     resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns (value, error).
     ratio : whether value / floor means anything: not for scores, nor where the floor is about zero (KID).
     labels : those of the three sets, for a distance(a, b, labels_a, labels_b).
-    `sigma` is (value - floor) / floor_error, how far the value is beyond what real images get by chance, as `normal`
-    deviations; where larger is better, below zero is worse.
+    `sigma` is how far the value is beyond what real images get by chance, as `normal` deviations: value - floor over
+    floor_error sqrt(1 + n/m + (1 - n/m) / floors), m the number of others, as the floor scatters too. That is exact for
+    means; by a quadratic distance real images scatter by 0.9 to 1.0, by an area under the curve by 0.8 to 0.9. Where
+    larger is better, below zero is worse.
     `deviations` are those behind the error, a list; none if that is the distance's own. Two sets measured
     against one reference with one seed are resampled alike: the standard deviation of the difference of their
     deviations is the error of the difference of their values, in which the reference's own scatter cancels.
@@ -331,7 +333,7 @@ def _against_floor(value, spread, real, fresh, ratio):
     """A value with its error or the deviations behind it, against those of real images (floors,); draws share rows, but for `fresh` of them."""
     error, deviations = (spread, []) if np.ndim(spread) == 0 else (float(spread.std(ddof=1)), spread.tolist())
     floor, floor_error = float(real.mean()), float(real.std(ddof=1)) / math.sqrt(fresh)
-    gap, chance = value - floor, floor_error or error       # the error itself is no part of what real images do by chance
+    gap, chance = value - floor, floor_error * math.sqrt(2 - fresh + fresh / len(real)) or error     # of one more draw, and of the floor
     return {"value": value, "error": error, "floor": floor, "floor_error": floor_error,
             "sigma": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
             "ratio": value / floor if ratio and floor > 0 else None, "deviations": deviations}
