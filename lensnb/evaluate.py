@@ -11,6 +11,7 @@ from lensnb.priors import PRIORS
 
 LEAST = 8           # images on each side
 CHUNK = 1024        # images that are measured at a time
+LEAST_CHI2 = 1e-6   # that of a constant image is 0
 MOST = 10_000       # images a side, of measures whose time or memory would outgrow all others
 
 
@@ -168,7 +169,7 @@ class Judge:
         if self._fitted is None:
             self._fitted = chi2(self.reference[:n]), chi2(self.dataset.images[self.other[:2 * n]])
         made = chi2(images[:n])
-        rows = [np.log10(values)[:, None] for values in (made, *self._fitted)]
+        rows = [np.log10(values.clip(LEAST_CHI2))[:, None] for values in (made, *self._fitted)]
         found = metrics.measure(morphology.wasserstein_columns, *rows, SIGMAS + " of log chi2", self.settings.bootstrap, self.settings.floors, self.seed)
         found |= {"group": "model", "larger_is_better": False}
         for whose, values in (("generated", made), ("real", np.concatenate(self._fitted))):

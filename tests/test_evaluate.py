@@ -146,6 +146,19 @@ def test_the_lens_fit_tells_lenses_from_mixtures_of_halves(judge, fresh):
     assert good["real"] == bad["real"] and good["real"]["above_1.1"]["n"] == 24
 
 
+@pytest.mark.parametrize("constant", [1, 16])
+def test_constant_images_are_judged_like_any_other(tmp_path, constant):
+    p = params.validate({"data": {"n": 96, "holdout": 1 / 6}, "sample": {"n": 16}, "evaluate": {"n": 16, "bootstrap": 10, "floors": 2, "fit": 4}}, "test")
+    data.prepare(p.data, 3, tmp_path)
+    dataset = data.load(tmp_path)
+    images = dataset.images[dataset.heldout]
+    images[:constant] = 2.5
+    evaluate.evaluate(evaluate.Judge(p, dataset), "any", images, None, tmp_path)
+    found = store.read_json(tmp_path / "metrics.json")["metrics"]
+    assert found["lens_fit"]["value"] > 1 and (found["lens_fit"]["generated"]["median"] == 0) == (constant > 2)
+    assert all(np.isfinite([tree["value"], tree["error"]]).all() for tree in found.values())
+
+
 def test_too_few_images_are_one_sentence(tmp_path):
     p = params.validate({"data": {"n": 60}, "evaluate": {"n": 100}}, "test")
     data.prepare(p.data, 0, tmp_path)
