@@ -7,7 +7,7 @@ import numpy as np
 
 from lensnb import context, data, features, finder, fit, inception, memorisation, metrics, morphology, physics, store, usefulness
 from lensnb.errors import InputError
-from lensnb.priors import PRIORS
+from lensnb.priors import CLASSES, PRIORS
 
 LEAST = 8           # images on each side
 CHUNK = 1024        # images that are measured at a time
@@ -177,13 +177,24 @@ class Judge:
         return found
 
     def obedience(self, images, asked):
-        """What was asked for against what LensNet reads, and the same for real images: column -> bias, scatter, n; share of right classes."""
+        """What was asked for against what LensNet reads, and the same for real images: column -> bias, scatter, n; share of right classes.
+
+        Classes go by name, and there is no share where LensNet does not know one; a length, read in its own field of view,
+        is compared where the pixel scale is known. None where nothing is left.
+        """
         read, real = (features.readings(x, self.units, self.net) for x in (images, self.reference))
         known = {"class": self.dataset.labels[self.held], **{k: np.asarray(v)[self.held] for k, v in self.dataset.truth.items() if k in context.PHYSICS}}
-        columns = [name for name in context.PHYSICS if name in asked]
-        compared = lambda seen, told: {name: _errors(seen[name] - told[name]) for name in columns} | {
-            "class": _share(seen["class"] == told["class"])}
-        return {"generated": compared(read, {k: v[:self.n] for k, v in asked.items()}), "real": compared(real, known)}
+        broad, scale = PRIORS["broad"], self.dataset.pixel_scale
+        arcsec = {"theta_E": scale and scale * images.shape[-1] / (broad.pixel_scale * broad.size)}
+        columns = [name for name in context.PHYSICS if name in asked and arcsec.get(name, 1)]
+        numbers = np.array([CLASSES.index(name) if name in CLASSES else -1 for name in self.dataset.classes])
+
+        def compared(seen, told):
+            found = {name: _errors(arcsec.get(name, 1) * seen[name] - told[name]) for name in columns}
+            return found if (numbers < 0).any() else found | {"class": _share(seen["class"] == numbers[told["class"]])}
+
+        both = {"generated": compared(read, {k: v[:self.n] for k, v in asked.items()}), "real": compared(real, known)}
+        return both if both["real"] else None
 
 
 def optics(params, dataset):
@@ -238,8 +249,8 @@ def evaluate(judge, name, images, asked, folder):
             "memorisation": memorisation.memorised(some, dataset.part(dataset.train), dataset.part(dataset.heldout))}
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(some)
-    if asked is not None and dataset.labels is not None:
-        tree["obedience"] = judge.obedience(some, asked)
+    if asked is not None and dataset.labels is not None and (told := judge.obedience(some, asked)):
+        tree["obedience"] = told
     deviations = {key: found.pop("deviations") for key, found in tree["metrics"].items()}
     store.write_table(folder / "deviations.csv", {key: column for key, column in deviations.items() if column})
     store.write_json(folder / "metrics.json", tree)

@@ -1,5 +1,6 @@
 """The verdict: degraded real images are seen by those measures that can see them, fresh ones by none."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -173,6 +174,35 @@ def test_obedience_of_real_images_is_the_readers_own_error(judge, fresh):
         assert both[whose]["theta_E"]["scatter"] < 0.03 and abs(both[whose]["theta_E"]["bias"]) < 0.01 and both[whose]["class"]["share"] > 0.78
     swapped = judge.obedience(fresh[0], asked | {"theta_E": asked["theta_E"][::-1]})["generated"]
     assert swapped["theta_E"]["scatter"] > 0.15 and swapped["q"] == both["generated"]["q"]
+
+
+def with_dataset(judge, **changes):
+    """The same judge of the same images, of which something else is known."""
+    other = copy.copy(judge)
+    other.dataset = replace(judge.dataset, **changes)
+    return other
+
+
+def test_classes_are_compared_by_name(judge, fresh):
+    asked = {name: np.asarray(fresh[1][name]) for name in ("class", "q")}
+    plain, place = judge.obedience(fresh[0], asked), np.array([1, 2, 0])    # where each of its classes is in another order
+    order = tuple(judge.dataset.classes[k] for k in np.argsort(place))
+    sorted_otherwise = with_dataset(judge, classes=order, labels=place[judge.dataset.labels])
+    assert sorted_otherwise.obedience(fresh[0], asked | {"class": place[asked["class"]]}) == plain and plain["real"]["class"]["share"] > 0.78
+    digits = with_dataset(judge, classes=("0", "1", "2"))
+    assert all(set(table) == {"q"} for table in digits.obedience(fresh[0], asked).values())
+    assert digits.obedience(fresh[0], {"class": asked["class"]}) is None
+
+
+def test_lengths_are_compared_in_arcsec_of_the_images(judge, fresh):
+    asked = {name: np.asarray(fresh[1][name]) for name in ("class", "theta_E", "q")}
+    truth = judge.dataset.truth
+    plain = judge.obedience(fresh[0], asked)
+    coarser = with_dataset(judge, pixel_scale=3 * judge.dataset.pixel_scale, truth=truth | {"theta_E": 3 * truth["theta_E"]})
+    found = coarser.obedience(fresh[0], asked | {"theta_E": 3 * asked["theta_E"]})
+    for whose in ("generated", "real"):
+        assert found[whose]["theta_E"]["scatter"] == pytest.approx(3 * plain[whose]["theta_E"]["scatter"]) and found[whose]["q"] == plain[whose]["q"]
+    assert set(with_dataset(judge, pixel_scale=None).obedience(fresh[0], asked)["real"]) == {"class", "q"}
 
 
 def row(method, metric, value, error=0.1, group="features", larger=False, sigma=1.0):
