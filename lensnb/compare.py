@@ -62,21 +62,33 @@ def gap(first, second, deviations):
     Both are measured against one reference, whose own scatter cancels: the error is the scatter of the difference
     of their deviations. Where a metric has none, the errors are taken as independent.
     """
-    worse = (second["value"] - first["value"]) * (-1 if first["larger_is_better"] else 1)
     one, other = (deviations.get(row["method"], {}).get(row["metric"]) for row in (first, second))
     apart = one is None or other is None
-    return worse, math.hypot(first["error"], second["error"]) if apart else float(np.std(one - other, ddof=1))
+    error = math.hypot(first["error"], second["error"]) if apart else float(np.std(_side(first) * one - _side(second) * other, ddof=1))
+    return _loss(second) - _loss(first), error
+
+
+def _side(row):
+    """1 where larger is worse, -1 where smaller is; where as much as of real images is best (larger_is_better null), away from the floor."""
+    if row["larger_is_better"] is None:
+        return math.copysign(1, row["value"] - row["floor"])
+    return -1 if row["larger_is_better"] else 1
+
+
+def _loss(row):
+    """What is to be small: the value, its negative, or its distance to the floor."""
+    return _side(row) * (row["value"] - (row["floor"] if row["larger_is_better"] is None else 0))
 
 
 def badness(row):
     """By how many deviations of chance a row lies on the wrong side of its floor; below zero on the right one."""
-    sigma = row["sigma"] if row["sigma"] is not None else float("inf")
-    return -sigma if row["larger_is_better"] else sigma
+    sigma = row["sigma"] if row["sigma"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
+    return _side(row) * sigma
 
 
 def clear_winner(rows, deviations):
     """The row of one metric that comes closest, if the next is behind by more than the error of that; else None."""
-    ranked = sorted(rows, key=lambda row: -row["value"] if row["larger_is_better"] else row["value"])
+    ranked = sorted(rows, key=_loss)
     if len(ranked) < 2:
         return None
     behind, error = gap(*ranked[:2], deviations)

@@ -23,11 +23,12 @@ class Ruler(NamedTuple):
     unit: str | dict            # or name -> unit, of a distance that gives several
     group: str                  # features, physics or model
     options: dict = {}          # of metrics.measure
-    larger: bool = False        # whether larger is better
+    larger: bool | dict = False     # whether larger is better, or name -> the same; None: as much as of real images is best
     most: int | None = None     # images on each side, at most
 
 
 SCORE, NEAR = {"ratio": False}, {"ratio": False, "resample": "subsample"}
+LARGER = {"precision": True, "recall": True, "density": None, "coverage": True}
 SIGMAS = "standard deviations of real images"
 
 
@@ -45,7 +46,7 @@ FEATURES = {
     "fld": Ruler("features", metrics.frechet, "standard deviations of a real feature, squared", "features"),
     "fld_by_class": Ruler("features", metrics.frechet_by_class, "standard deviations of a real feature, squared", "features", {"labels": True}),
     "kid": Ruler("features", metrics.kid, "1", "features", SCORE),
-    "neighbours": Ruler("features", metrics.neighbours, metrics.NEIGHBOURS, "features", NEAR, True, MOST),
+    "neighbours": Ruler("features", metrics.neighbours, metrics.NEIGHBOURS, "features", NEAR, LARGER, MOST),
     "told_apart": Ruler("features", _auc, "area under the curve", "features", {"ratio": False, "resample": "own"}, most=MOST),
     "readings": Ruler("readings", morphology.wasserstein_columns, SIGMAS, "features"),
 }
@@ -144,7 +145,8 @@ class Judge:
         found = metrics.measure(ruler.distance, made[:most], self.real[ruler.rows][:most], self.others[ruler.rows][:4 * most],
                                 ruler.unit, s.bootstrap, s.floors, self.seed, **options)
         trees = found if isinstance(ruler.unit, dict) else {name: found}
-        return {key: tree | {"group": ruler.group, "larger_is_better": ruler.larger} for key, tree in trees.items()}
+        larger = ruler.larger if isinstance(ruler.larger, dict) else {name: ruler.larger}
+        return {key: tree | {"group": ruler.group, "larger_is_better": larger[key]} for key, tree in trees.items()}
 
     def _usefulness(self, made, labels, asked):
         """How well a classifier learns real classes from generated images, or None.

@@ -10,6 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import FuncNorm
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from lensnb import compare
+
 REAL = "#222222"
 METRICS = {"fld": "Frechet lens distance", "fld_by_class": "the same, by class", "kid": "kernel distance", "told_apart": "told from real (AUC)",
            "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "lenses_found": "found to be lenses", "usefulness": "usefulness in training",
@@ -315,7 +317,7 @@ def over_seeds(rows):
 def sigmas(rows, most=20):
     """Heat map of every metric of every method, in standard errors on the wrong side of the floor; below 3 is as good as real."""
     metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
-    worse = {(row["metric"], row["method"]): (row["sigma"] or 0) * (-1 if row["larger_is_better"] else 1) for row in rows}
+    worse = {(row["metric"], row["method"]): compare.badness(row) for row in rows}
     grid = np.array([[worse[m, method] for method in methods] for m in metrics])
     figure, axis = plt.subplots(figsize=(2.6 + 0.75 * len(methods), 0.8 + 0.24 * len(metrics)), layout="constrained")
     seaborn.heatmap(grid.clip(0, most), ax=axis, cmap="rocket_r", vmin=0, vmax=most, annot=grid.round() + 0.0, fmt=".0f", annot_kws={"size": 7},

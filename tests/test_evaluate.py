@@ -48,6 +48,7 @@ def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fres
     made = judge.rows(fresh[0])["features"]
     few = judge._measured("neighbours", ruler, made, None)
     spoiled = np.concatenate([made[:20], np.full_like(made[20:], 100)])
+    assert few["density"]["larger_is_better"] is None and few["recall"]["larger_is_better"] is True
     assert few["precision"]["n"] == 20 and few == judge._measured("neighbours", ruler, spoiled, None)
 
 
@@ -217,6 +218,22 @@ def test_best_is_only_who_is_ahead_by_more_than_the_error():
     c, d = row("c", "recall", 0.9, larger=True), row("d", "recall", 0.3, larger=True)
     assert compare.clear_winner([d, c], {}) is c
     assert compare.badness(row("a", "recall", 0, larger=True, sigma=-4)) == 4 and compare.badness(row("a", "fld", 0, sigma=-4)) == -4
+
+
+def test_density_is_best_where_it_is_that_of_real_images():
+    over, under, near = (row(name, "density", value, larger=None, sigma=10 * (value - 1)) for name, value in (("a", 1.7), ("b", 0.6), ("c", 1.1)))
+    assert compare.clear_winner([over, under, near], {}) is near and compare.clear_winner([over, under], {}) is under
+    assert [compare.badness(r) for r in (over, under, near)] == pytest.approx([7, 4, 1])
+    shared = np.random.default_rng(0).normal(size=50)                   # what moves both up takes one away from the floor, and the other to it
+    worse, error = compare.gap(under, over, {"a": {"density": shared}, "b": {"density": shared}})
+    assert (worse, error) == (pytest.approx(0.3), pytest.approx(2 * shared.std(ddof=1)))
+
+
+def test_what_never_scatters_is_as_bad_as_the_side_it_lies_on():
+    for value, larger, bad in ((0.0, True, np.inf), (2.0, True, -np.inf), (2.0, False, np.inf), (0.0, False, -np.inf), (0.0, None, np.inf)):
+        assert compare.badness(row("a", "any", value, larger=larger, sigma=None)) == bad
+    rows = [row("a", "precision", 0.0, larger=True, sigma=None), row("a", "density", 0.5, larger=None, sigma=-4.0), row("a", "fld", 0.5, sigma=-4.0)]
+    assert [text.get_text() for text in plots.sigmas(rows).axes[0].texts] == ["inf", "4", "-4"]
 
 
 def test_the_error_of_a_difference_is_that_of_the_paired_resamplings():
