@@ -143,31 +143,31 @@ def report(net, x, target, mean, std):
     """Accuracy of the class and root-mean-square error of each reading on images the network never saw."""
     logits, readings = (torch.cat(part) for part in zip(*(net.read(some) for some in x.split(256)), strict=True))
     rms = (((readings * std + mean) - target[:, 1:]) ** 2).mean(0).sqrt()
-    return {"n": len(x), "accuracy": (logits.argmax(1) == target[:, 0]).float().mean().item(),
-            "rms": dict(zip(READS, rms.tolist(), strict=True)), "prior_std": dict(zip(READS, std.tolist(), strict=True))}
+    named = {key: dict(zip(READS, values.tolist(), strict=True)) for key, values in (("rms", rms), ("prior_mean", mean), ("prior_std", std))}
+    return {"n": len(x), "accuracy": (logits.argmax(1) == target[:, 0]).float().mean().item(), **named}
 
 
-def retrain(folder, n=14000, steps=3000, batch=64, seed=2026):
-    """Simulate n images of the broad prior, train LensNet on all but 2,000, write weights, training log and card to `folder`."""
+def retrain(folder, n=14000, held=2000, steps=3000, batch=64, seed=2026):
+    """Simulate n images of the broad prior, train LensNet on all but `held`, write weights, training log and card to `folder`."""
     from lensnb import train    # which watches itself by these features
     from lensnb.simulate import simulate
 
     images, truth = simulate(n, "broad", seed)
     x, target = torch.from_numpy(images), targets(truth)
-    mean, std = target[:-2000, 1:].mean(0), target[:-2000, 1:].std(0)
+    mean, std = target[:-held, 1:].mean(0), target[:-held, 1:].std(0)
     goal = torch.cat([target[:, :1], (target[:, 1:] - mean) / std], dim=1)
     torch.manual_seed(seed)
     task = LensNetTask(steps)
     settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
     folder.mkdir(parents=True, exist_ok=True)
-    history = train.fit(task, train.Batches(x[:-2000], goal[:-2000], batch, "square", seed), settings, seed, folder, "cpu")["history"]
+    history = train.fit(task, train.Batches(x[:-held], goal[:-held], batch, "square", seed), settings, seed, folder, "cpu")["history"]
     store.write_rows(folder / "lensnet-history.csv", history)
     weights = safetensors.torch.save(task.net.state_dict())
     with store.atomic(folder / WEIGHTS.name, "wb") as file:
         file.write(weights)
-    card = {"version": 1, "prior": "broad", "images": n - 2000, "steps": steps, "batch": batch, "seed": seed,
+    card = {"version": 1, "prior": "broad", "images": n - held, "steps": steps, "batch": batch, "seed": seed,
             "sha256": hashlib.sha256(weights).hexdigest(), "pixels": {"mean": x.mean().item(), "std": x.std().item()},
-            "held_out": report(task.net.eval(), x[-2000:], target[-2000:], mean, std)}
+            "held_out": report(task.net.eval(), x[-held:], target[-held:], mean, std)}
     store.write_json(folder / WEIGHTS.with_suffix(".json").name, card)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return card

@@ -141,3 +141,14 @@ def test_retraining_writes_weights_that_load_and_learns(tmp_path, monkeypatch):
     task, x, y = finder.FinderTask(12), torch.from_numpy(np.concatenate(finder.both(8, 1, BROAD))), torch.tensor([[1.0], [0.0]]).repeat_interleave(8, 0)
     losses = [float(task.step(k, x, y, None)["loss"]) for k in range(12)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_lensnet_retrained_reads_as_its_card_says(tmp_path, monkeypatch):
+    card = features.retrain(tmp_path, n=40, held=24, steps=4, batch=8)
+    monkeypatch.setattr(features, "WEIGHTS", tmp_path / features.WEIGHTS.name)
+    images, truth = simulate(40, "broad", seed=2026)
+    read = features.readings(images[-24:], features.Units(images))
+    apart = {name: np.asarray(truth[name])[-24:] - read[name] for name in ("theta_E", "q", "gamma", "source_radius")}
+    assert {name: (gap**2).mean()**0.5 for name, gap in apart.items()} == pytest.approx({k: card["held_out"]["rms"][k] for k in apart}, rel=1e-3)
+    assert card["images"] == 16 and card["held_out"]["n"] == 24 and (read["class"] == truth["class"][-24:]).mean() == pytest.approx(card["held_out"]["accuracy"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lensnet-history.csv", "lensnet.json", "lensnet.safetensors"]
