@@ -59,8 +59,9 @@ def memorised(generated, train, heldout, pairs=8):
     The measure of an image is the distance to its nearest training image over that to its nearest
     held-out one. Held-out images themselves, YARDSTICK of them at most, say what is usual (the larger pool is
     nearer to all of them): an image below the RARE quantile of theirs counts as a copy. Returns a tree: `share` of
-    copies, its standard error, `floor` (RARE, the rate of false alarms), n, the median ratio of
-    generated and of real images, and the closest `pairs` as [generated index, training index, ratio].
+    copies, its standard error, `floor` (the rate of false alarms: above RARE, since the quantile of m of them leaves
+    (RARE (m - 1) + 1) / (m + 1) of others below it on average), n, the median ratio of generated and of real
+    images, and the closest `pairs` as [generated index, training index, ratio].
     `train` and `heldout` are read once, a block at a time.
     """
     n, most = len(generated), min(len(heldout), YARDSTICK)
@@ -71,6 +72,6 @@ def memorised(generated, train, heldout, pairs=8):
     ratio, usual = np.split(to_train / np.maximum(to_held, 1e-12), [n])
     threshold = float(np.quantile(usual, RARE))
     share = float((ratio < threshold).mean())
-    return {"share": share, "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5, "floor": RARE, "n": n, "threshold": threshold,
-            "ratio": float(np.median(ratio)), "real_ratio": float(np.median(usual)), "training_images": len(train),
+    return {"share": share, "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5, "floor": (RARE * (most - 1) + 1) / (most + 1), "n": n,
+            "threshold": threshold, "ratio": float(np.median(ratio)), "real_ratio": float(np.median(usual)), "training_images": len(train),
             "pairs": [[int(i), int(index[i]), float(ratio[i])] for i in np.argsort(ratio)[:pairs]]}

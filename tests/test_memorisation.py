@@ -34,6 +34,15 @@ def test_fresh_images_are_no_copies(lenses):
     assert found["share"] < found["floor"] + 4 * (found["floor"] / 200) ** 0.5 and abs(found["ratio"] - found["real_ratio"]) < 0.05
 
 
+@pytest.mark.parametrize("held", [20, 100])
+def test_the_floor_is_the_rate_of_false_alarms(held, monkeypatch):
+    """Of images that are like the held-out ones in all; a hundredth of a few is less than one."""
+    rng, images = np.random.default_rng(3), np.ones((200, 1, 8, 8))
+    monkeypatch.setattr(memorisation, "nearest", lambda rows, *_: (rng.lognormal(size=len(rows)), np.zeros(len(rows), int)))
+    found = [memorisation.memorised(images, images[:1], images[:held]) for _ in range(1000)]
+    assert abs(np.mean([tree["share"] for tree in found]) / found[0]["floor"] - 1) < 0.12 and found[0]["floor"] > 1.5 * memorisation.RARE
+
+
 def test_nearest_is_the_brute_force_minimum_over_all_symmetries():
     rng = np.random.default_rng(1)
     a, b = (memorisation.maps(rng.normal(size=(n, 1, 32, 32))) for n in (7, 11))
