@@ -264,14 +264,16 @@ def spectra(curves):
 
 @styled
 def intensities(sets, bins=80):
-    """Distribution of pixel values; `sets` maps a method (or "real") to images (N, C, H, W)."""
+    """Distribution of pixel values; `sets` maps a method (or "real") to images (N, C, H, W).
+
+    Bins reach from the darkest to the brightest real pixel; the outermost also hold what lies beyond, so that no pixel is left out.
+    """
     figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
-    low, high = limits(sets["real"])
-    edges = np.linspace(low - 0.1 * (high - low), 1.3 * high, bins)
+    edges = np.linspace(sets["real"].min(), max(sets["real"].max(), limits(sets["real"])[1]), bins)
     for method, images in sets.items():
-        share = np.histogram(images, edges)[0] / images.size / np.diff(edges)
+        share = np.histogram(np.clip(images, edges[0], edges[-1]), edges)[0] / images.size / np.diff(edges)
         axis.stairs(share, edges, color=colour(method), label=name(method), lw=1.6 if method == "real" else 1.1)
-    axis.set(xlabel="pixel value [units of the images]", ylabel="share of pixels per unit", yscale="log")
+    axis.set(xlabel="pixel value [units of the images], beyond in the outermost bins", ylabel="share of pixels per unit", yscale="log")
     axis.legend()
     return figure
 

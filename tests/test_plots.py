@@ -1,6 +1,7 @@
 """Figures: colours, stretch, labels, files."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lensnb import plots
@@ -32,6 +33,20 @@ def test_images_of_one_brightness_are_drawn_too():
     low, high = plots.limits(np.full((2, 1, 8, 8), -3.0))
     assert low == -3 and high > low and plots.limits(np.zeros((2, 1, 8, 8)))[1] > 0
     assert len(plots.gallery({"generated": np.full((2, 1, 8, 8), 7.0)}, columns=2).axes) == 3
+    assert plots.intensities({"real": np.full((2, 1, 8, 8), 7.0)}).axes
+
+
+@pytest.mark.parametrize("shift", [-1000, 0, 1000])
+def test_every_pixel_is_in_the_histogram_wherever_the_images_lie(shift):
+    rng = np.random.default_rng(1)
+    real = rng.exponential(size=(4, 1, 32, 32)).astype(np.float32)
+    bright = real.copy()
+    bright[:, :, 0, 0], bright[:, :, 0, 1] = 50, -50
+    steps = {patch.get_label(): patch.get_data() for patch in plots.intensities({"real": real + shift, "bright": bright + shift}).axes[0].patches}
+    shares = {name: values * np.diff(edges) for name, (values, edges, _) in steps.items()}
+    assert all(share.sum() == pytest.approx(1) for share in shares.values()) and (shares["real"] > 0).sum() > 40
+    beyond = shares["bright"][[0, -1]] - shares["real"][[0, -1]]
+    assert beyond == pytest.approx(4 / real.size, abs=2 / real.size)
 
 
 def test_a_gallery_in_colour_has_no_bar():
