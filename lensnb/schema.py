@@ -231,6 +231,13 @@ class Evaluate(Section):
     n: int = Field(256, ge=8)                   # images on each side, at most
     bootstrap: int = Field(200, ge=10)          # resamplings behind each standard error
     floors: int = Field(20, ge=2)               # real-vs-real splits behind each floor
-    fit: int = Field(32, ge=0)                  # images of each side that the lens-model fit sees, 0 for none
-    psf_fwhm: float | None = Field(None, gt=0)  # of the user's images; without it there is no fit [arcsec; pixels without a scale]
+    fit: int = Field(32, ge=0)                  # images of each side that the lens-model fit sees, 2 or more, 0 for none
+    psf_fwhm: float | None = Field(None, gt=0)  # of the user's images; without it there is no fit [arcsec; without a scale pixels of data.size]
     inception: FilePath | None = None           # file of torch-fidelity's Inception weights, or download; null: without
+
+    @field_validator("fit")
+    @classmethod
+    def _no_scatter_of_one(cls, fit):
+        if fit == 1:
+            raise ValueError("one image has no scatter; fit 2 or more, or 0 for none")
+        return fit

@@ -161,6 +161,15 @@ def test_constant_images_are_judged_like_any_other(tmp_path, constant):
     assert all(np.isfinite([tree["value"], tree["error"]]).all() for tree in found.values())
 
 
+@pytest.mark.parametrize("scale, told", [(0.05, {"pixel_scale": 0.1, "psf_fwhm": 0.17}), (None, {"pixel_scale": 1, "psf_fwhm": 0.17})])
+def test_the_psf_is_in_arcsec_or_in_the_pixels_that_are_fitted(tmp_path, scale, told):
+    """Images of 32 pixels, averaged to 16: a pixel of those that are fitted is two of the file's."""
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(40, 32, 32)))
+    p = params.validate({"data": {"path": str(tmp_path / "mine.npy"), "size": 16, "pixel_scale": scale}, "evaluate": {"psf_fwhm": 0.17}}, "test")
+    data.prepare(p.data, 0, tmp_path)
+    assert evaluate.optics(p, data.load(tmp_path)) == pytest.approx(told)
+
+
 def test_too_few_images_are_one_sentence(tmp_path):
     p = params.validate({"data": {"n": 60}, "evaluate": {"n": 100}}, "test")
     data.prepare(p.data, 0, tmp_path)

@@ -75,6 +75,7 @@ MISTAKES = {
     "gan_width": ("gan: {width: 10}", "gan.width: .*multiple of 4"),
     "no_sampler": ("sample: {methods: {a: {}}}", "needs `sampler` and `steps`"),
     "gan_with_sampler": ("sample: {methods: {a: {model: gan, steps: 3}}}", "takes neither"),
+    "fit": ("evaluate: {fit: 1}", "evaluate.fit: .*one image has no scatter; fit 2 or more, or 0 for none"),
     "escape": ("run: ../elsewhere", "run: string should match pattern"),
     "yaml": ("train: {steps: 3", "not readable as YAML"),
     "list": ("- 3", "expected `key: value` lines, found list"),
@@ -99,6 +100,10 @@ def test_a_mistake_is_one_sentence_with_file_and_key(name, tmp_path):
 def test_a_wrong_override_is_one_sentence(override, expected):
     with pytest.raises(InputError, match=expected):
         params.load(QUICK, override)
+
+
+def test_no_image_or_two_are_fitted():
+    assert [params.load(QUICK, f"evaluate.fit={n}").evaluate.fit for n in (0, 2)] == [0, 2]
 
 
 def test_an_unknown_recipe_names_the_nearest(tmp_path):
