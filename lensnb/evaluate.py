@@ -131,12 +131,17 @@ class Judge:
         if useful := self._usefulness(made["features"], labels, asked):
             found["usefulness"] = useful
         found["fld"]["to_training"] = metrics.frechet(made["features"], self.others["features"][:self.n])
-        value, error = metrics.frechet_at_infinity(made["features"], self.real["features"], seed=self.seed)
-        found["fld"]["at_infinity"] = {"value": value, "error": error}
+        found["fld"]["at_infinity"] = self._at_infinity(made["features"])
         for name in ("noise_level", "total_flux", "ring_radius", "ellipticity"):
             scale, unit = (self.dataset.pixel_scale, "arcsec") if name == "ring_radius" and self.dataset.pixel_scale else (1, morphology.SUMMARIES[name][1])
             found[name]["mean"] = {"unit": unit, **{whose: _mean(scale * rows[name]) for whose, rows in (("generated", made), ("real", self.real))}}
         return found
+
+    def _at_infinity(self, made):
+        """The Frechet distance without its bias, or None: of too few images for so many features it is not a line in 1/n."""
+        if len(made) < 3 * made.shape[1]:
+            return None
+        return dict(zip(("value", "error"), metrics.frechet_at_infinity(made, self.real["features"], seed=self.seed), strict=True))
 
     def _measured(self, name, ruler, made, labels):
         """The trees of one ruler: that of its own name, or of the names that it measures."""

@@ -117,6 +117,8 @@ def test_fresh_real_images_are_seen_by_none(as_real):
     assert len(alarms) <= 1, alarms                 # 22 measures at 3 sigma, and errors that are themselves estimates
     assert all(compare.badness(m) < 5 for m in found.values())
     assert 0.7 < found["fld"]["ratio"] < 1.4 and abs(found["told_apart"]["value"] - 0.5) < 0.12
+    unbiased = found["fld"]["at_infinity"]
+    assert abs(unbiased["value"]) < 2 * unbiased["error"] < found["fld"]["floor"]
     assert found["lenses_found"]["value"] > 0.95 and abs(found["usefulness"]["value"] - 1) < 0.06 and found["usefulness"]["labels"] == "read"
     assert set(found) < set(plots.METRICS)
 
@@ -157,6 +159,7 @@ def test_constant_images_are_judged_like_any_other(tmp_path, constant):
     images[:constant] = 2.5
     evaluate.evaluate(evaluate.Judge(p, dataset), "any", images, None, tmp_path)
     found = store.read_json(tmp_path / "metrics.json")["metrics"]
+    assert found["fld"]["at_infinity"] is None                          # 16 images, 64 features
     assert found["lens_fit"]["value"] > 1 and (found["lens_fit"]["generated"]["median"] == 0) == (constant > 2)
     assert all(np.isfinite([tree["value"], tree["error"]]).all() for tree in found.values())
 
