@@ -262,7 +262,9 @@ def _deviations(statistic, sets, times, seed, resample):
     About a mean of zero, scaled so that their standard deviation is the standard error.
     "bootstrap": n rows with replacement. "subsample", for what duplicates would spoil: m = n / 2 rows (8 at
     least) without, and the scatter times sqrt(m / (n - m)) (delete-d jackknife, Shao & Wu 1989).
-    Which rows are drawn hangs on the seed and the sizes alone: see `measure`.
+    Of quadratic distances (KID, Frechet) the bootstrap is too wide near the floor, where resampling adds to what is
+    zero on average: for equal sets, d = 8, by 2.0 and 1.8 at n = 100 and by 1.7 at 400; from half a standard deviation
+    a column on it is right to 6 %. Which rows are drawn hangs on the seed and the sizes alone: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
         raise ValueError(f"expected bootstrap or subsample, 2 rows and 2 times or more, got {resample} and {times} times")
