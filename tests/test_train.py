@@ -1,6 +1,9 @@
 """The loop: the same bits after an interruption, refusals, EMA, symmetries."""
 
+import contextlib
 import dataclasses
+import json
+import sqlite3
 
 import numpy as np
 import pytest
@@ -429,6 +432,18 @@ def test_weights_and_biases_works_offline(dataset, tmp_path, monkeypatch):
     trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "wandb"})
     kept = list((tmp_path / "run/tracking/diffusion/wandb").glob("offline-run-*/run-*.wandb"))
     assert len(kept) == 1 and b"loss" in kept[0].read_bytes() and b"train.steps" in kept[0].read_bytes()
+
+
+def test_trackio_keeps_losses_and_parameters(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))        # read when trackio is first imported, which is here
+    (tmp_path / "run/models").mkdir(parents=True)
+    folder = trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "trackio"})
+    with contextlib.closing(sqlite3.connect(tmp_path / "kept/lensnb.db")) as base:
+        rows = base.execute("select step, metrics from metrics order by step").fetchall()
+        (config,), = base.execute("select config from configs").fetchall()
+    table = store.read_table(folder / "history.csv")
+    assert [step for step, _ in rows] == table["step"].tolist() and json.loads(config)["train.steps"] == 9
+    assert np.abs(np.array([json.loads(logged)["loss"] for _, logged in rows]) / table["loss"] - 1).max() < 1e-6
 
 
 def test_a_tracker_that_is_not_installed_is_a_sentence(monkeypatch):
