@@ -20,6 +20,12 @@ FITS = 0.25         # share of the free memory that images may take to stay on t
 WORKERS = 2
 
 
+@functools.lru_cache(maxsize=2)
+def order(n, seed, epoch):
+    """n images in the order of an epoch, (n,)."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, BATCHES, epoch)))
+
+
 class Batches:
     """Random batches of images (N, C, H, W), all on one device, and what belongs to them."""
 
@@ -29,15 +35,10 @@ class Batches:
         if batch > self.n:
             raise InputError(f"batch {batch} is above the {self.n} training images; lower it or bring more images")
 
-    @functools.lru_cache(maxsize=2)     # noqa: B019 - the loop holds the one instance anyway
-    def order(self, epoch):
-        """The images in the order of an epoch."""
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(derived_seed(self.seed, BATCHES, epoch)))
-
     def rows(self, k):
         """Which images batch k has, (B,)."""
         place = range(k * self.batch, (k + 1) * self.batch)
-        return torch.stack([self.order(p // self.n)[p % self.n] for p in place])
+        return torch.stack([order(self.n, self.seed, p // self.n)[p % self.n] for p in place])
 
     def pick(self, k, rows):
         """The images of batch k (B, C, H, W) on the device."""

@@ -17,6 +17,7 @@ from lensnb.sampler import derived_seed
 
 SIGMA_DATA = 0.5        # standard deviation that linear and asinh scaling aim at (EDM, Table 1)
 CHOOSE = 21             # purpose of derived seeds
+WATCHED = 256           # held-out images that trainings may be watched on
 KINDS = ("linear", "minmax", "asinh", "range")
 
 
@@ -117,9 +118,21 @@ def split(n, holdout, seed):
 
 def choose(dataset, most, seed):
     """Indices of the real images of a comparison: at most `most` held-out ones (the reference), up to four times as many training ones (for the floor)."""
-    n = min(most, len(dataset.heldout), len(dataset.train) // 2)
+    (heldout, _), train = _shuffled(dataset, seed)
+    n = min(most, len(heldout), len(train) // 2)
+    return heldout[:n], train[:4 * n]
+
+
+def spared(dataset, seed):
+    """Indices of held-out images that trainings are watched on and no comparison uses: a quarter of them, at most 256; none where that is below 64."""
+    return _shuffled(dataset, seed)[0][1]
+
+
+def _shuffled(dataset, seed):
+    """(held-out images to judge with, those to watch with), training images: in random order, as files may be ordered by class."""
     rng = np.random.default_rng(derived_seed(seed, CHOOSE))
-    return rng.permutation(dataset.heldout)[:n], rng.permutation(dataset.train)[:4 * n]     # shuffled: files may be ordered by class
+    heldout, n = rng.permutation(dataset.heldout), min(WATCHED, len(dataset.heldout) // 4)
+    return np.split(heldout, [len(heldout) - n * (n >= WATCHED // 4)]), rng.permutation(dataset.train)
 
 
 def prepare(params, seed, folder):

@@ -3,12 +3,16 @@
 import contextlib
 import importlib.util
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from lensnb.errors import InputError
+
+PATIENCE = timedelta(hours=12)      # of processes that wait for the first, which makes the data
 
 
 def accelerator(device="auto", precision="fp32", tracker="none", logs=None):
@@ -18,7 +22,8 @@ def accelerator(device="auto", precision="fp32", tracker="none", logs=None):
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())    # a kernel may ask twice, differently
     mixed = {"fp32": "no"}.get(precision, precision)
     cpu = device == "cpu" or device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())     # else, of many processes each thinks itself alone
-    found = Accelerator(cpu=cpu, mixed_precision=mixed, project_dir=logs, log_with=None if tracker == "none" else tracker)
+    found = Accelerator(cpu=cpu, mixed_precision=mixed, project_dir=logs, log_with=None if tracker == "none" else tracker,
+                        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if device not in ("auto", found.device.type):
         raise InputError(f"device: {device} is asked for, and this machine offers {found.device.type}")
     if precision == "fp16" and found.device.type == "cpu":
@@ -48,4 +53,5 @@ def tracked(accelerator, name, config):
     try:
         yield lambda values, step: accelerator.log(values, step=step)
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:    # accelerator.end_training would end the other processes' group, too
+            tracker.finish()

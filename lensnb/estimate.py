@@ -5,6 +5,7 @@ import copy
 import math
 import time
 
+import numpy as np
 import torch
 
 from lensnb import batches
@@ -46,17 +47,17 @@ class Saved:
 def step_bytes(task, x, context, generator):
     """Bytes that autograd keeps in one update with the batch x (B, C, H, W) in one piece."""
     saved, pieces, task.pieces = Saved(), task.pieces, 1
-    with undone(task), torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+    eager = torch.compiler.set_stance("force_eager")    # compiled for a few images, then for many, it would be slow for both
+    with undone(task), eager, torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
         task.step(0, x, context, generator)
     task.pieces = pieces
     return saved.total
 
 
 def step_seconds(task, x, context, generator):
-    """Seconds of one update with the batch x: the least of three, after one to warm up."""
+    """Seconds of one update with the batch x: the mean of four, after one to warm up; the GAN's penalties come at every fourth."""
     with undone(task):
-        task.step(0, x[:2], None if context is None else context[:2], generator)
-        return min(_timed(lambda k=k: task.step(k, x, context, generator)) for k in (1, 2, 3))
+        return np.mean([_timed(lambda k=k: task.step(k, x, context, generator)) for k in range(5)][1:])
 
 
 def _timed(step):
@@ -72,10 +73,12 @@ class Estimate:
         draw = lambda: torch.Generator(accelerator.device).manual_seed(0)
         self.x, self.context = source(0, draw())
         self.batch, self.pieces, self.processes = len(self.x), task.pieces, accelerator.num_processes
-        n, self.task, self.draw = min(TRIED * self.processes, self.batch), task, draw
-        few = step_bytes(task, self.x[:n], None if self.context is None else self.context[:n], draw())
+        self.task, self.draw, self.free = task, draw, batches.free_memory(accelerator.device)
+        most, least = (min(n * self.processes, self.batch) for n in (TRIED, TRIED // 2))
+        some, few = (step_bytes(task, self.x[:n].clone(), None if self.context is None else self.context[:n], draw()) for n in (most, least))
         weights = sum(p.numel() * p.element_size() for net in task.nets for p in net.parameters())
-        self.free, self.fixed, self.image = batches.free_memory(accelerator.device), 5 * weights, few / math.ceil(n / self.processes)
+        self.fixed = 5 * weights
+        self.image = (some - few) / (most - least) * self.processes if most > least else some / math.ceil(most / self.processes)
 
     def needed(self, pieces=None):
         """Bytes that a batch in so many pieces takes on each process."""

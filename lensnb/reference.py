@@ -162,7 +162,7 @@ def _results(run, folder):
 def _run(name):
     from lensnb import chain
 
-    outputs = store.home() / "outputs"
+    outputs = store.outputs_folder()
     if not (outputs / name / "recipe.yaml").is_file():
         names = ["reference", *SHIPPED, *sorted(path.parent.name for path in outputs.glob("*/recipe.yaml"))]
         raise InputError(f"{name}: neither a reference nor a run under {outputs}; did you mean {nearest(name, names) or names[0]}?")

@@ -69,7 +69,7 @@ class Schedule:
         """
         device = generator.device
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        return self.at(u.double().cpu()).float().to(device)     # in float64, which not every device has
+        return self.at(u.cpu().double()).float().to(device)     # in float64, which not every device has
 
     def levels(self, steps):
         """The noise levels that `steps` evaluations are made at, falling; float64 (steps,)."""

@@ -82,6 +82,8 @@ class Model(Section):
             raise ValueError(f"attention {list(self.attention)} names a level outside 0..{levels - 1}")
         if self.width % 8 or self.width % self.groups or self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by 8, by groups {self.groups} and by heads {self.heads}")
+        if self.block == "shuffle" and self.norm == "group" and self.width // 2 % self.groups:
+            raise ValueError(f"half of width {self.width}, which a shuffle block normalises, is not divisible by groups {self.groups}")
         return self
 
     def network_options(self):

@@ -22,6 +22,7 @@ from lensnb.locks import locked
 from lensnb.provenance import home, provenance, version
 
 FORMAT = 1      # of the files in a run folder
+SCRATCH = ("checkpoint.pt", "best.safetensors")     # what a training goes on from; they go once the artefact has its name
 
 
 def locate(path):
@@ -180,10 +181,12 @@ def _make(folder, recipe, make):
         make(unfinished)
         _seal(unfinished, time.time() - start)
     except (InputError, OSError):
-        if not (unfinished / "checkpoint.pt").is_file():   # nothing to go on from: leave nothing
+        if not (unfinished / SCRATCH[0]).is_file():     # nothing to go on from: leave nothing
             shutil.rmtree(unfinished)
         raise
     replace(unfinished, folder)
+    for name in SCRATCH:
+        (folder / name).unlink(missing_ok=True)
 
 
 def partial(folder):
@@ -207,7 +210,7 @@ def make_folder(path):
 
 def _seal(folder, seconds):
     files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)}
-             for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "artefact.json"}
+             for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("artefact.json", *SCRATCH)}
     write_json(folder / "artefact.json", {"format": FORMAT, "seconds": round(seconds, 2), **provenance(), "files": files})
 
 
@@ -221,12 +224,17 @@ def replace(new, old):
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def outputs_folder(path=None):
+    """Where run folders lie: `path`, or what LENSNB_OUTPUTS names, or outputs/."""
+    return home() / (path or os.environ.get("LENSNB_OUTPUTS") or "outputs")
+
+
 class Run:
     """One run folder: `data`, `models/<generator>`, `samples/<method>`, `evaluation`, `comparison`."""
 
     def __init__(self, params, outputs=None):
         self.params = params
-        self.outputs = home() / (outputs or os.environ.get("LENSNB_OUTPUTS") or "outputs")
+        self.outputs = outputs_folder(outputs)
         self.path = self.outputs / params.run
 
     def folder(self, stage):
@@ -345,7 +353,7 @@ START = "00_start"      # the front page, which reads and writes nothing
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 LENSNET = read_json(Path(__file__).with_name("weights") / "lensnet.json")["sha256"]     # what distances are measured with
 FINDER = read_json(Path(__file__).with_name("weights") / "finder.json")["sha256"]
-ASIDE = ("hold", "tracker")     # keys of training that change no result
+ASIDE = ("hold", "tracker", "checkpoint_every")     # keys of training that change no result
 
 
 def _model_recipe(tree, name):

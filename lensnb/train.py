@@ -33,6 +33,8 @@ from lensnb.sampler import derived_seed
 UPDATES, WEIGHTS = 2, 3     # purposes of derived seeds
 TASKS = {"diffusion": diffusion.DiffusionTask, "gan": gan.GanTask}
 HOPELESS = 0.5              # share of updates between two lines that fp16 may skip
+AGREE = 5                   # steps after which several processes ask each other whether to stop: on a GPU an answer is waited for
+TWICE = 2.0                 # seconds within which a second signal is the first one, told by the shell and by the launcher
 
 
 # The loop ------------------------------------------------------------------------------------------
@@ -62,11 +64,13 @@ def fit(task, batches, settings, seed, folder, device, keep=None, watch=None, lo
             if watch and main_process() and (last or due(done, settings.watch_every)):
                 log(observe(watch, task, state, folder, settings.batch), done)
             state["seconds"] = time.time() - clock
-            if not last and (stopped.by or due(done, settings.checkpoint_every)):
+            asked = None if last else stopped.asked(done, device)
+            if asked or not last and due(done, settings.checkpoint_every):
                 drain(state, checkpoint)
                 save(task, checkpoint, state)
-            stopped.leave(done, settings.steps)
             progress.update()
+            if asked:
+                stopped.leave(asked, done, settings.steps)
     return state
 
 
@@ -111,9 +115,14 @@ def bar(first, steps):
     return tqdm(total=steps, initial=first, unit="step", disable=not looked_on or not main_process())
 
 
+def several():
+    """Whether this process is one of several."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def main_process():
     """Whether this process writes files; of several, the first does."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    return not several() or torch.distributed.get_rank() == 0
 
 
 def observe(watch, task, state, folder, batch):
@@ -133,24 +142,39 @@ def observe(watch, task, state, folder, batch):
 
 
 class Stopped:
-    """Ctrl-C and SIGTERM wait until the step is done and the state is saved; a second one is not waited for."""
+    """Ctrl-C and SIGTERM wait until the step is done and the state is saved; a second one is not waited for.
+
+    Of several processes all stop after the same step, whichever was told, else the others would wait for it forever.
+    """
 
     def __enter__(self):
-        self.by, self.before = None, {}
+        self.by, self.at, self.before = None, 0.0, {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number, frame):
-        if self.by is not None:
+        if self.by is not None and time.monotonic() - self.at > TWICE:
             raise KeyboardInterrupt
-        self.by = number
+        self.by, self.at = self.by or number, self.at or time.monotonic()
 
-    def leave(self, done, steps):
-        """Go, if asked to, with the exception that the signal stands for."""
-        if self.by is not None and done < steps:
+    def asked(self, done, device):
+        """The number of the signal that this process, or every few steps any of several, has had; None without one."""
+        if not several():
+            return self.by
+        if done % AGREE:
+            return None
+        told = torch.tensor(self.by or 0, device=device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        return int(told) or None
+
+    def leave(self, number, done, steps):
+        """Go with the exception that a signal stands for; of several processes none before the first has saved."""
+        if several():
+            torch.distributed.barrier()
+        if main_process():
             print(f"stopped and saved after step {done} of {steps}; run again to go on", flush=True)
-            raise KeyboardInterrupt if self.by == signal.SIGINT else SystemExit(128 + self.by)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def __exit__(self, *error):
         for number, handler in self.before.items():
@@ -194,19 +218,16 @@ def write_weights(task, path):
 
 
 def finish(task, state, folder, device, best):
-    """Write model.safetensors, the best or the last weights, and the tables; the checkpoint is no longer needed."""
-    seen_best = folder / "best.safetensors"
+    """Write model.safetensors, the best or the last weights, and the tables; the checkpoint stays until they have their place."""
     write_weights(task, folder / "model.safetensors")
     if state["watched"] and best:
         with store.atomic(folder / "model.safetensors", "wb") as file:
-            file.write(seen_best.read_bytes())
+            file.write((folder / "best.safetensors").read_bytes())
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
             store.write_rows(folder / f"{name}.csv", rows)
     animate(folder)
     store.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-    seen_best.unlink(missing_ok=True)       # last: who is killed before goes on from the checkpoint and needs it
 
 
 def animate(folder):
@@ -226,7 +247,7 @@ def counted(settings, n):
     unit = "epoch" if settings.epochs else "step"
     steps_of = lambda count: math.ceil(count * n / settings.batch) if settings.epochs else count
     steps = steps_of(settings.epochs or settings.steps)
-    keep = {min(steps_of(count), steps): f"{unit}-{count}.safetensors" for count in settings.keep}
+    keep = {steps_of(count): f"{unit}-{count}.safetensors" for count in settings.keep if steps_of(count) <= steps}
     return settings.model_copy(update={"steps": steps}), keep
 
 

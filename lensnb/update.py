@@ -22,9 +22,9 @@ def rate_share(k, settings):
     if settings.shape == "trapezium":
         return min(1, (k + 1) / (rise + 1), (steps - k) / (settings.cooldown * steps + 1))
     if settings.shape == "cosine":
-        return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / (steps - rise))
+        return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / max(steps - rise, 1))
     peak = rise - 1
-    return half_cosine(1 / 25, 1, k / max(peak, 1)) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / (steps - 1 - peak))
+    return half_cosine(1 / 25, 1, k / max(peak, 1)) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / max(steps - 1 - peak, 1))
 
 
 def pace(k, settings, *optimisers):
@@ -42,10 +42,9 @@ def share(batch, pieces, accelerator):
     process may have none. What was drawn for the whole batch is cut, so that any number of processes
     sees the same numbers.
     """
-    n = len(batch[0])
-    size = math.ceil(n / (pieces * accelerator.num_processes))
-    for at in list(range(0, n, size))[accelerator.process_index::accelerator.num_processes]:
-        part = [whole if whole is None else whole[at:at + size] for whole in batch]
+    n, parts = len(batch[0]), pieces * accelerator.num_processes
+    for first in range(accelerator.process_index, min(parts, n), accelerator.num_processes):
+        part = [whole if whole is None else whole[first::parts] for whole in batch]     # every so many-th: noise levels rise along the batch
         yield part, len(part[0]) / n
 
 

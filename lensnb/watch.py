@@ -1,7 +1,8 @@
 """How a training is watched: every so often a few images are drawn from the averaged network and measured.
 
-Measured against real images that are neither trained on nor part of the verdict's reference, so that
-nothing is tuned to what later judges. All images come from the same latents each time.
+Measured against real images that are neither trained on nor ever part of a verdict's reference, and on
+generated images that no verdict sees, so that nothing is tuned to what later judges. All images come
+from the same latents each time.
 """
 
 import numpy as np
@@ -11,7 +12,6 @@ from lensnb import data, features, generate, metrics, sampler
 from lensnb.schema import Method
 
 N, SHOWN = 64, 16           # images drawn, and kept
-LEAST = 64                  # real images; with fewer left, training images take their place
 WATCH = 41                  # purpose of derived seeds
 QUICK = Method(sampler="ddim", steps=20)
 COLLAPSED = 0.5             # of the diversity that was there before; sets of this size agree within a few per cent
@@ -33,11 +33,10 @@ class Watch:
     def __init__(self, params, name, dataset, device):
         self.collapsed, self.device, self.seed = COLLAPSED, device, params.seed
         self.params, self.dataset, self.method = params, dataset, method_of(params, name)
-        judged, _ = data.choose(dataset, min(params.evaluate.n, params.sample.n), params.data_seed)
-        spare = np.setdiff1d(dataset.heldout, judged)
-        self.against = "held-out images" if len(spare) >= LEAST else "training images"
-        rows = np.random.default_rng(sampler.derived_seed(params.seed, WATCH)).permutation(spare if len(spare) >= LEAST else dataset.train)
-        real = dataset.images[np.sort(rows[:4 * N])]
+        spared = data.spared(dataset, params.data_seed)
+        self.against = "held-out images" if len(spared) else "training images"
+        others = np.random.default_rng(sampler.derived_seed(params.seed, WATCH)).permutation(dataset.train)[:4 * N]
+        real = dataset.images[np.sort(spared if len(spared) else others)]
         self.units, self.net = features.Units(real), features.load()
         read = features.features(real, self.units, self.net)
         self.spread = np.maximum(read.std(axis=0), 1e-3 * read.std(axis=0).max())
@@ -53,7 +52,7 @@ class Watch:
     def __call__(self, model):
         """Draw from the network `model`; returns {"kid", "kid_error", "diversity"} and images (SHOWN, C, H, W) in the user's units."""
         was = model.training
-        drawn = generate.Generator(self.params, self.method, self.dataset, model.eval(), self.device).draw(N, self.seed, N)
+        drawn = generate.Generator(self.params, self.method, self.dataset, model.eval(), self.device).draw(N, sampler.derived_seed(self.seed, WATCH, 1), N)
         model.train(was)
         rows = features.features(drawn, self.units, self.net) / self.spread
         row = {"kid": metrics.kid(rows, self.real), "kid_error": self.error, "diversity": diversity(rows) / diversity(self.real)}

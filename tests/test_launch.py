@@ -1,5 +1,6 @@
 """Real training processes: killed at any moment and resumed, asked to stop, short of memory, two of them as one."""
 
+import contextlib
 import os
 import random
 import signal
@@ -74,15 +75,20 @@ def hashes(models):
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_path):
     rng, models = random.Random(0), tmp_path / "it/models"
-    begun_by = lambda name: (models / f".{name}.partial/checkpoint.pt").exists()
-    writing = lambda name: begun_by(name) and list(models.glob(f".{name}.partial/.*.partial"))
+
+    def training(name):
+        """Whether this process, not one before it, has come past a checkpoint."""
+        with contextlib.suppress(FileNotFoundError):
+            return (models / f".{name}.partial/checkpoint.pt").stat().st_mtime > started
+
+    writing = lambda name: training(name) and list(models.glob(f".{name}.partial/.*.partial"))
     moments = [lambda: writing("diffusion"),                                                # in the middle of a write
                lambda: (models / ".diffusion.partial/step-20.safetensors").exists(),        # right after an epoch's weights
-               lambda: begun_by("diffusion") and rng.random() < 0.01,                       # somewhere
-               lambda: writing("gan"), lambda: begun_by("gan") and rng.random() < 0.01]
+               lambda: training("diffusion") and rng.random() < 0.004,                      # somewhere
+               lambda: writing("gan"), lambda: training("gan") and rng.random() < 0.004]
     killed, printed = 0, ""
     for moment in moments:
-        process = begun(tmp_path, images)
+        started, process = time.time(), begun(tmp_path, images)
         until(process, moment)
         killed += process.poll() is None
         process.kill()
@@ -139,26 +145,38 @@ def apart(a, b):
 
 def test_two_processes_are_one_within_rounding(images, tmp_path):
     one, losses = together(tmp_path / "one", images, ())
-    two, same = together(tmp_path / "two", images, TWO)
+    two, same = together(tmp_path / "two", images, TWO, tracker="tensorboard")
     pieces, _ = together(tmp_path / "pieces", images, TWO, accumulate=2)
     assert np.abs(losses - same).max() < 1e-5 * losses.max() and apart(one, two) < 2e-4 and apart(one, pieces) < 2e-4
+    assert list((tmp_path / "two/it/tracking/diffusion").rglob("events*"))
     untouched, _ = together(tmp_path / "other", images, (), rate=5e-4)
     assert apart(one, untouched) > 1e-3         # the bound is far below what training changes
 
 
-@pytest.mark.parametrize("first, then", [((), TWO), (TWO, ())], ids=["1 to 2", "2 to 1"])
-def test_resumed_on_another_number_of_processes(first, then, images, tmp_path):
-    whole, losses = together(tmp_path / "whole", images, ())
-    process_line, environment = command(tmp_path / "parts", images, first, **CALM)
-    process = subprocess.Popen(process_line, env=environment, stdout=subprocess.PIPE, text=True)
+def kill(launcher):
+    for one in [launcher, *launcher.children(recursive=True)]:      # they are in sessions of their own
+        one.kill()
+
+
+def ask_the_second(launcher):
+    """SIGTERM to one of two, as where a cluster's signal reaches one before a step and the other after it."""
+    second, = (one for one in launcher.children(recursive=True) if one.environ().get("RANK") == "1")
+    second.terminate()
+
+
+@pytest.mark.parametrize("first, then, end", [((), TWO, kill), (TWO, (), kill), (TWO, (), ask_the_second)], ids=["1 to 2", "2 to 1", "2 asked to stop"])
+def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_path):
+    whole, losses = together(tmp_path / "whole", images, (), steps=40, checkpoint_every=4)
+    line, environment = command(tmp_path / "parts", images, first, **CALM | {"train": CALM["train"] | {"steps": 40, "checkpoint_every": 4}})
+    process, out = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True), ""
     for text in process.stdout:
+        out += text
         if text.startswith("step 5/"):
-            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:     # the launcher's are in sessions of their own
-                one.kill()
-            break
-    process.communicate()
+            end(psutil.Process(process.pid))
+    assert process.wait(timeout=300) != 0 and "step 40/" not in out
     assert (tmp_path / "parts/it/models/.diffusion.partial/checkpoint.pt").is_file()
-    resumed, same = together(tmp_path / "parts", images, then)
+    assert ("stopped and saved after step" in out) == (end is ask_the_second)
+    resumed, same = together(tmp_path / "parts", images, then, steps=40, checkpoint_every=4)
     assert apart(whole, resumed) < 2e-4 and np.abs(losses - same).max() < 1e-5 * losses.max()
 
 

@@ -119,11 +119,14 @@ def test_a_part_of_the_images_has_every_class_by_its_share(sizes, n, seed):
 
 
 @examples(60)
-@given(n=st.integers(4, 500), holdout=st.floats(0.01, 0.5), most=st.integers(1, 300), seed=SEEDS)
+@given(n=st.integers(4, 3000), holdout=st.floats(0.01, 0.5), most=st.integers(1, 1500), seed=SEEDS)
 def test_images_to_compare_are_held_out_ones_and_four_times_as_many_others(n, holdout, most, seed):
     dataset = type("Split", (), dict(zip(("train", "heldout"), data.split(n, holdout, seed), strict=True)))
     reference, others = data.choose(dataset, most, seed)
-    assert len(reference) == min(most, len(dataset.heldout), len(dataset.train) // 2) > 0
+    spared = data.spared(dataset, seed)
+    assert len(spared) == (0 if len(dataset.heldout) < 256 else min(256, len(dataset.heldout) // 4))
+    assert len(reference) == min(most, len(dataset.heldout) - len(spared), len(dataset.train) // 2) > 0
+    assert {*spared} <= {*dataset.heldout} and not {*spared} & {*reference}
     assert len(others) == min(4 * len(reference), len(dataset.train)) > len(reference)
     assert len({*reference, *others}) == len(reference) + len(others)
     assert {*reference} <= {*dataset.heldout} and {*others} <= {*dataset.train}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,9 +266,7 @@ def test_scaled_images_are_what_the_network_trains_on(dataset, tmp_path, monkeyp
 # What surrounds the loop ---------------------------------------------------------------------------
 
 def trained(folder, dataset, name="diffusion", **changes):
-    folder.mkdir(exist_ok=True)
-    train.train(name, recipe(**changes), dataset, folder)
-    return folder
+    return store.build(folder, {}, lambda unfinished: train.train(name, recipe(**changes), dataset, unfinished))
 
 
 def test_images_read_by_workers_give_the_same_bits(dataset, tmp_path):
@@ -318,6 +317,17 @@ def test_memory_is_that_of_the_layers_and_falls_with_checkpointing(dataset):
     assert make(checkpointing=True) < 0.7 * make()
 
 
+def test_the_memory_of_an_image_is_without_that_of_the_weights(dataset):
+    """Oracle: one convolution keeps its input and what the loss keeps, whatever its own size."""
+    def make(width):
+        net = torch.nn.Sequential(torch.nn.Conv2d(1, width, 1), torch.nn.Conv2d(width, 1, 1))
+        step = lambda k, x, context, generator: net(x).mean().backward()
+        task = SimpleNamespace(step=step, pieces=1, parts={}, nets=(net,))
+        return estimate.Estimate(task, train.Batches(torch.randn(36, 1, 32, 32), None, 8, "none", 0), train.accelerator("cpu")).image
+
+    assert make(64) == (64 + 1) * 32 * 32 * 4 and make(1024) == (1024 + 1) * 32 * 32 * 4
+
+
 def test_what_a_person_watches(dataset, tmp_path):
     folder = trained(tmp_path / "it", dataset, train={"steps": 9, "watch_every": 4})
     table = store.read_table(folder / "watch.csv")
@@ -364,7 +374,7 @@ def test_copies_of_one_image_are_not_diverse(dataset):
 def test_what_is_watched_is_not_what_judges(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", rng.normal(size=(600, 16, 16)).astype(np.float32))
-    data.prepare(params.Data(path=str(tmp_path / "images.npy"), size=16, holdout=0.4), 0, tmp_path / "data")
+    data.prepare(params.Data(path=str(tmp_path / "images.npy"), size=16, holdout=0.5), 0, tmp_path / "data")
     dataset, p = data.load(tmp_path / "data"), recipe(evaluate={"n": 100}, data={"size": 16}, model={"context": "none"})
     judged = set(data.choose(dataset, 100, p.seed)[0])
     seen = []
@@ -377,7 +387,9 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
             return dataset.images[rows]
 
     made = watch.Watch(p, "diffusion", dataclasses.replace(dataset, images=Spy()), torch.device("cpu"))
-    assert made.against == "held-out images" and len(seen) == 140 and not judged & set(seen) and set(seen) <= set(dataset.heldout)
+    assert made.against == "held-out images" and len(seen) == 75 and not judged & set(seen) and set(seen) <= set(dataset.heldout)
+    everything = set(data.choose(dataset, 10**6, p.seed)[0])        # however many a later comparison asks for
+    assert len(everything) == 150 and not everything & set(seen)
 
 
 def test_fp16_skips_what_overflows_counts_it_and_gives_up_where_all_does(dataset, tmp_path, monkeypatch):
@@ -417,18 +429,16 @@ def test_fp16_on_a_cpu_is_refused():
 def test_losses_go_to_tensorboard_and_not_into_the_model(dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (tmp_path / "run/models").mkdir(parents=True)
     folder = trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "tensorboard", "watch_every": 9})
     events = EventAccumulator(str(tmp_path / "run/tracking/diffusion/lensnb"))
     events.Reload()
     logged, table = events.Scalars("loss"), store.read_table(folder / "history.csv")
     assert [e.step for e in logged] == table["step"].tolist() and np.abs(np.array([e.value for e in logged]) / table["loss"] - 1).max() < 1e-6
-    assert events.Scalars("kid") and {p.suffix for p in folder.iterdir()} == {".safetensors", ".csv", ".json", ".npy"}
+    assert events.Scalars("kid") and {p.suffix for p in folder.iterdir()} == {".safetensors", ".csv", ".json", ".npy", ".yaml"}
 
 
 def test_weights_and_biases_works_offline(dataset, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    (tmp_path / "run/models").mkdir(parents=True)
     trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "wandb"})
     kept = list((tmp_path / "run/tracking/diffusion/wandb").glob("offline-run-*/run-*.wandb"))
     assert len(kept) == 1 and b"loss" in kept[0].read_bytes() and b"train.steps" in kept[0].read_bytes()
@@ -436,7 +446,6 @@ def test_weights_and_biases_works_offline(dataset, tmp_path, monkeypatch):
 
 def test_trackio_keeps_losses_and_parameters(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))        # read when trackio is first imported, which is here
-    (tmp_path / "run/models").mkdir(parents=True)
     folder = trained(tmp_path / "run/models/diffusion", dataset, train={"steps": 9, "tracker": "trackio"})
     with contextlib.closing(sqlite3.connect(tmp_path / "kept/lensnb.db")) as base:
         rows = base.execute("select step, metrics from metrics order by step").fetchall()
@@ -452,16 +461,19 @@ def test_a_tracker_that_is_not_installed_is_a_sentence(monkeypatch):
         train.accelerator("cpu", "fp32", "wandb")
 
 
-def test_killed_while_it_finishes_it_still_has_its_best_weights(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module, name, error", [(train, "animate", Cut), (store, "_seal", Cut), (store, "_seal", OSError), (store, "replace", Cut)])
+def test_killed_while_it_finishes_it_goes_on_from_its_checkpoint(module, name, error, dataset, tmp_path, monkeypatch, capsys):
     changes = {"steps": 9, "watch_every": 3, "checkpoint_every": 4}
     whole = trained(tmp_path / "whole", dataset, "gan", gan=changes)
 
     def cut(*a):
-        raise Cut
+        raise error("cut")
 
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(train, "animate", cut)
+    with monkeypatch.context() as patch, pytest.raises((error, InputError)):
+        patch.setattr(module, name, cut)
         trained(tmp_path / "cut", dataset, "gan", gan=changes)
+    capsys.readouterr()
     cut_short = trained(tmp_path / "cut", dataset, "gan", gan=changes)
+    assert "resumed at step 8" in capsys.readouterr().out
     assert store.sha256(whole / "model.safetensors") == store.sha256(cut_short / "model.safetensors")
     assert not list(cut_short.glob("best*")) and not list(cut_short.glob("checkpoint*"))
