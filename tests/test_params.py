@@ -56,6 +56,7 @@ MISTAKES = {
     "choice": ("diffusion: {schedule: cosin}", "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'.*found 'cosin'"),
     "list_for_section": ("train: [1]", "train: .*found \\[1\\]"),
     "width": ("model: {width: 20}", "width 20 is not divisible by 8"),
+    "shuffled": ("model: {width: 40, block: shuffle}", "half of width 40, which a shuffle block normalises, is not divisible by groups 8"),
     "groups": ("model: {width: 48, groups: 32}", "width 48 is not divisible by 8, by groups 32 and by heads 4"),
     "zero_snr": ("diffusion: {zero_snr: true, prediction: noise}", "prediction noise cannot tell .* take v, x0 or velocity"),
     "flow_noise": ("diffusion: {schedule: flow, prediction: noise}", "prediction noise cannot tell"),

@@ -60,6 +60,13 @@ def test_what_ships_draws_what_its_run_drew(shipped, installed, method):
         assert np.array_equal(lensnb.load(name, method).draw(16, shipped[1].params.seed), there)
 
 
+def test_a_run_is_loaded_from_where_runs_are_kept(shipped, monkeypatch, tmp_path):
+    folder, run = shipped
+    monkeypatch.setattr(reference, "WEIGHTS", tmp_path)         # where nothing of that name ships
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(folder / "outputs"))
+    assert np.array_equal(lensnb.load(run.params.run, "gan").draw(16, run.params.seed), lensnb.load_samples(run, "gan"))
+
+
 def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(installed):
     assert lensnb.load().nfe == 6
 

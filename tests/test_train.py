@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -459,6 +460,42 @@ def test_a_tracker_that_is_not_installed_is_a_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="train.tracker: wandb is not installed; pip install wandb, or set it to none"):
         train.accelerator("cpu", "fp32", "wandb")
+
+
+@pytest.mark.parametrize("pieces, processes, n", [(1, 1, 8), (2, 1, 8), (1, 3, 8), (2, 2, 3)])
+def test_parts_are_the_batch_once_and_each_has_all_noise_levels(pieces, processes, n):
+    rows, found = torch.arange(n), []
+    for index in range(processes):
+        on = SimpleNamespace(num_processes=processes, process_index=index)
+        found += list(update.share((rows, None), pieces, on))
+    assert sorted(torch.cat([part for (part, _), _ in found]).tolist()) == rows.tolist() and all(nothing is None for (_, nothing), _ in found)
+    assert abs(sum(share for _, share in found) - 1) < 1e-12
+    assert all(part.float().diff().max() <= pieces * processes for (part, _), _ in found if len(part) > 1)
+    assert len(found) == min(n, pieces * processes) and all(part[0] < pieces * processes for (part, _), _ in found)
+
+
+@pytest.mark.parametrize("shape", ["cosine", "onecycle"])
+def test_a_training_may_be_all_warm_up(shape):
+    settings = params.Train(steps=3, warmup=3, shape=shape)
+    assert all(0 <= update.rate_share(k, settings) <= 1 for k in range(4))
+
+
+def test_what_changes_no_result_trains_nothing_again(tmp_path):
+    model = lambda **train: store._model_recipe(recipe(train=train).model_dump(mode="json"), "diffusion")
+    assert model(checkpoint_every=9, hold="disk", tracker="wandb") == model() != model(rate=0.5)
+
+
+def test_only_epochs_that_come_are_kept():
+    settings = params.Train(epochs=10, batch=8, keep=(5, 10, 200))
+    assert train.counted(settings, 80)[1] == {50: "epoch-5.safetensors", 100: "epoch-10.safetensors"}
+
+
+def test_images_leave_the_memory_with_their_batches():
+    batches = train.Batches(torch.zeros(9, 1, 4, 4), None, 4, "none", 0)
+    images = weakref.ref(batches.images)
+    batches(0, torch.Generator())
+    del batches
+    assert images() is None
 
 
 @pytest.mark.parametrize("module, name, error", [(train, "animate", Cut), (store, "_seal", Cut), (store, "_seal", OSError), (store, "replace", Cut)])
