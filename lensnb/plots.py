@@ -21,7 +21,7 @@ METRICS = {"fld": "Frechet lens distance", "fld_by_class": "the same, by class",
            "lens_fit": "lens-model fit"}
 METHODS = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}     # places in seaborn's colour-blind palette
 STYLE = {"figure.dpi": 110, "savefig.dpi": 300, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 9,
-         "image.cmap": "inferno", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+         "image.cmap": "inferno", "axes.prop_cycle": plt.cycler(color=seaborn.color_palette("colorblind")), "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 
 def colour(method):
@@ -84,7 +84,7 @@ def _bar(figure, axes, span, softening=0.1):
     (low, high), top = span, np.arcsinh(1 / softening)
     norm = FuncNorm((lambda v: np.arcsinh((v - low) / (high - low) / softening) / top, lambda y: low + (high - low) * softening * np.sinh(y * top)), low, high)
     ticks = norm.inverse(np.linspace(0, 1, 5))
-    bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, fraction=0.02, pad=0.01, aspect=12 * len(axes), ticks=ticks)
+    bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, fraction=0.02, pad=0.01, aspect=12 * len(axes), ticks=ticks, extend="both")
     bar.ax.set_yticklabels([f"{tick:.3g}" for tick in ticks], fontsize=7)
     bar.set_label("pixel value [units of the images]" if len(axes) > 2 else "pixel value", fontsize=7)
     bar.outline.set_visible(False)
@@ -132,10 +132,13 @@ def watched(tables):
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
     for generator, table in tables.items():
         shade = colour("gan" if generator == "gan" else "ddpm")
-        left.errorbar(table["images"], table["kid"], yerr=table["kid_error"], color=shade, marker="o", ms=3, lw=1, label=generator)
+        left.plot(table["images"], table["kid"], color=shade, marker="o", ms=3, lw=1, label=generator)
         right.plot(table["images"], table["diversity"], color=shade, marker="o", ms=3, lw=1, label=generator)
-    left.set_yscale("symlog", linthresh=max(max(table["kid_error"]) for table in tables.values()))
+    chance = max(max(table["kid_error"]) for table in tables.values())
+    left.set_yscale("symlog", linthresh=chance)
     left.axhline(0, color=REAL, lw=0.8, ls="--")
+    left.axhspan(-chance, chance, color=REAL, alpha=0.15, lw=0, label="real against real, one standard deviation")
+    left.legend()
     right.axhline(1, color=REAL, lw=0.8, ls="--", label="real")
     left.set(xlabel="training images seen", ylabel="kernel distance (KID) to real images")
     right.set(xlabel="training images seen", ylabel="diversity / that of real images", ylim=(0, None))
@@ -352,8 +355,11 @@ def quality_against_evaluations(rows, metrics=("fld", "spectrum"), most=50):
     """
     figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics) + 1.6, 3.2), layout="constrained")
     names = list(dict.fromkeys(row["sampler"] for row in rows))
+    known = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp_2m karras": "dpm"}      # those that the recipes draw by have their colour here, too
+    others = iter(seaborn.color_palette("colorblind")[len(METHODS):])
+    shades = {label: colour(known[label]) if label in known else next(others) for label in names}
     for axis, metric in zip(axes, metrics, strict=True):
-        for label, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
+        for label, shade in shades.items():
             own = sorted((row for row in rows if row["sampler"] == label), key=lambda row: row["nfe"])
             nfe, value, error = ([row[key] for row in own] for key in ("nfe", metric, f"{metric}_error"))
             axis.errorbar(nfe, value, yerr=error, marker="o", ms=3, lw=1, color=shade, ls="--" if "karras" in label else "-", label=label)
