@@ -148,7 +148,7 @@ def _physics(rows):
 def _told_apart(rows):
     parts = [f"{row['method']} {row['value']:.3f} +- {row['error']:.3f}" for row in rows]
     return (f"A classifier tells generated from real images with an area under the curve of {', '.join(parts)} "
-            f"(real from real: {rows[0]['floor']:.2f} +- {rows[0]['floor_error']:.2f}).")
+            f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f}).")
 
 
 def compare(run, folder):

@@ -268,7 +268,7 @@ def test_the_verdict_is_three_sentences_of_the_numbers():
     closest, physics, told = compare.verdict(ROWS, {})
     assert "a comes closest, 2.0 times" in closest and "b by 7.1 sigma" in closest
     assert "a is within 3 sigma of real images in 1 of 1" in physics and "b is within 3 sigma of real images in 0 of 1, worst in spectrum (30 sigma)" in physics
-    assert "a 0.70 +- 0.10, b 0.90 +- 0.10" in told
+    assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
 
 
 def test_the_verdict_counts_in_paired_errors():
