@@ -121,6 +121,19 @@ def test_ellipticity_is_that_of_the_second_moments(q, angle):
 
 # ---- excursion sets
 
+@pytest.mark.parametrize("length", [7, 12, 20, 31])
+def test_a_line_is_as_elliptic_as_can_be(length):
+    line = np.zeros((1, 1, 32, 32), np.float32)
+    line[0, 0, range(length), range(length)] = 0.01         # in any unit
+    assert abs(morphology.ellipticity(line)[0, 0] - 1) < 1e-6
+
+
+def test_one_pixel_beside_the_centre_is_all_multipoles():
+    faint = np.zeros((1, 1, 32, 32), np.float32)
+    faint[0, 0, 16, 16] = 0.01
+    assert np.abs(morphology.multipoles(faint) - 1).max() < 1e-12
+
+
 def test_minkowski_is_that_of_scikit_image():
     images = ndimage.gaussian_filter(noise(6, 40), (0, 0, 1, 1))                # reach the borders, with many holes
     levels = np.quantile(images, [0.1, 0.4, 0.6, 0.9])
