@@ -193,7 +193,7 @@ def _deviation(noise, light, photons):
 
 def _fit_batch(maps, noise, photons, fwhm, oversample, count, seed):
     """chi2 (n,), parameters (n, 13), brightness, background, snr (n,), model, residual (n, 1, H, W), sky, start (n,)."""
-    n, numbers = len(maps), np.s_[:, None, None]
+    numbers = np.s_[:, None, None]
     middle, sky = np.median(maps, (1, 2))[numbers], np.median(noise, (1, 2))[numbers]
     image, noise = torch.tensor((maps - middle) / sky).float(), torch.tensor(noise / sky).float()
     fine, *coarse = (Optics(maps.shape[1:], fwhm, rays) for rays in (oversample, *SLOPE_RAYS))
