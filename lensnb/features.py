@@ -165,7 +165,7 @@ def retrain(folder, n=14000, held=2000, steps=3000, batch=64, seed=2026):
     weights = safetensors.torch.save(task.net.state_dict())
     with store.atomic(folder / WEIGHTS.name, "wb") as file:
         file.write(weights)
-    card = {"version": 1, "prior": "broad", "images": n - held, "steps": steps, "batch": batch, "seed": seed,
+    card = {"version": 1, "licence": "MIT", "prior": "broad", "images": n - held, "steps": steps, "batch": batch, "seed": seed,
             "sha256": hashlib.sha256(weights).hexdigest(), "pixels": {"mean": x.mean().item(), "std": x.std().item()},
             "held_out": report(task.net.eval(), x[-held:], target[-held:], mean, std)}
     store.write_json(folder / WEIGHTS.with_suffix(".json").name, card)

@@ -126,7 +126,7 @@ def retrain(folder, n=4200, held=3000, steps=600, batch=64, seed=2026):
         file.write(weights)
     odds = [log_odds(images, net=task.net.eval()) for images in both(held, seed + 1, broad)]
     recipe = {"prior": "broad", "wider": WIDER, "kinds": list(nonlenses.KINDS), "images": 2 * n, "steps": steps, "batch": batch, "seed": seed}
-    made = {"version": 1, **recipe, "sha256": hashlib.sha256(weights).hexdigest(), "held_out": report(*odds)}
+    made = {"version": 1, "licence": "MIT", **recipe, "sha256": hashlib.sha256(weights).hexdigest(), "held_out": report(*odds)}
     store.write_json(folder / WEIGHTS.with_suffix(".json").name, made)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return made
