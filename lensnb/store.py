@@ -22,7 +22,8 @@ from lensnb.locks import locked
 from lensnb.provenance import home, provenance, version
 
 FORMAT = 1      # of the files in a run folder
-SCRATCH = ("checkpoint.pt", "best.safetensors")     # what a training goes on from; they go once the artefact has its name
+CHECKPOINT = "checkpoint.pt"
+SCRATCH = (CHECKPOINT, "best.safetensors")      # what a training goes on from; they go once the artefact has its name
 
 
 def locate(path):
@@ -181,7 +182,7 @@ def _make(folder, recipe, make):
         make(unfinished)
         _seal(unfinished, time.time() - start)
     except (InputError, OSError):
-        if not (unfinished / SCRATCH[0]).is_file():     # nothing to go on from: leave nothing
+        if not (unfinished / CHECKPOINT).is_file():     # nothing to go on from: leave nothing
             shutil.rmtree(unfinished)
         raise
     replace(unfinished, folder)

@@ -219,10 +219,11 @@ def write_weights(task, path):
 
 def finish(task, state, folder, device, best):
     """Write model.safetensors, the best or the last weights, and the tables; the checkpoint stays until they have their place."""
-    write_weights(task, folder / "model.safetensors")
     if state["watched"] and best:
         with store.atomic(folder / "model.safetensors", "wb") as file:
             file.write((folder / "best.safetensors").read_bytes())
+    else:
+        write_weights(task, folder / "model.safetensors")
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
             store.write_rows(folder / f"{name}.csv", rows)

@@ -1,8 +1,8 @@
 """How a training is watched: every so often a few images are drawn from the averaged network and measured.
 
-Measured against real images that are neither trained on nor ever part of a verdict's reference, and on
-generated images that no verdict sees, so that nothing is tuned to what later judges. All images come
-from the same latents each time.
+Measured against real images that are neither trained on nor ever part of a verdict's reference (where too
+few are held out, against training images), and on generated images that no verdict sees, so that nothing
+is tuned to what later judges. All images come from the same latents each time.
 """
 
 import numpy as np
@@ -33,10 +33,11 @@ class Watch:
     def __init__(self, params, name, dataset, device):
         self.collapsed, self.device, self.seed = COLLAPSED, device, params.seed
         self.params, self.dataset, self.method = params, dataset, method_of(params, name)
-        spared = data.spared(dataset, params.data_seed)
-        self.against = "held-out images" if len(spared) else "training images"
-        others = np.random.default_rng(sampler.derived_seed(params.seed, WATCH)).permutation(dataset.train)[:4 * N]
-        real = dataset.images[np.sort(spared if len(spared) else others)]
+        rows = data.spared(dataset, params.data_seed)
+        self.against = "held-out images" if len(rows) else "training images"
+        if not len(rows):
+            rows = np.random.default_rng(sampler.derived_seed(params.seed, WATCH)).permutation(dataset.train)[:4 * N]
+        real = dataset.images[np.sort(rows)]
         self.units, self.net = features.Units(real), features.load()
         read = features.features(real, self.units, self.net)
         self.spread = np.maximum(read.std(axis=0), 1e-3 * read.std(axis=0).max())

@@ -365,10 +365,10 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
 @pytest.mark.parametrize("name, many", [*((name, 4) for name in ("auc", "precision", "recall", "density", "coverage")),
                                         *((name, many) for name in ("frechet", "mean_distance", "class", "kid") for many in (2, 4))])
 def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name, many):
-    times = 20 if name == "auc" else 200
+    times = 100 if name == "auc" else 200
     sigma = np.array([measured(name, rng, seed=i, times=2, many=many)["sigma"] for i in range(times)])
     assert (np.abs(sigma) > 3).mean() <= 0.02 and abs(sigma.mean()) < 0.4                               # skewed ones: up to 1 in 50
-    assert 0.6 < sigma.std() < 1.2 if name == "auc" else 0.82 < sigma.std() < 1.12
+    assert (0.8 if name == "auc" else 0.82) < sigma.std() < 1.12        # that of an area under the curve is on the safe side
     bad = measured(name, rng, fault=2.0, many=many)["sigma"]
     assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 

@@ -480,7 +480,7 @@ def test_a_training_may_be_all_warm_up(shape):
     assert all(0 <= update.rate_share(k, settings) <= 1 for k in range(4))
 
 
-def test_what_changes_no_result_trains_nothing_again(tmp_path):
+def test_what_changes_no_result_trains_nothing_again():
     model = lambda **train: store._model_recipe(recipe(train=train).model_dump(mode="json"), "diffusion")
     assert model(checkpoint_every=9, hold="disk", tracker="wandb") == model() != model(rate=0.5)
 
