@@ -44,23 +44,23 @@ lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/00_start.ipynb
 
 report: .venv/ready-$(TORCH)           ## the executed notebooks of a run as a web site: outputs/<run>/report/index.html
-	python -m lensnb.run report --recipe $(RECIPE) --set "$(SET)"
+	python -m lensnb.apps.execute report --recipe $(RECIPE) --set "$(SET)"
 
 trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copied from another machine
 	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
 
 notebooks: run                ## refresh the committed notebooks from the quick run, unless they are not true a second time
-	python -m lensnb.run publish
+	python -m tools.publish_notebooks
 
 reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to lensnb/weights/, results to outputs/reference/
 	$(MAKE) run RECIPE=$(REFERENCE) SPREAD=1 CORES=2
-	python -m lensnb.run reference --recipe $(REFERENCE)
+	python -m tools.ship_reference $(REFERENCE)
 
 bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
 mutants: .venv/ready-$(TORCH)          ## plant faults in the numerical core, 40 in each module: do the tests see them? minutes
-	python tests/mutants.py
+	python tools/mutants.py
 
 lock:                         ## compile requirements.lock from pyproject.toml (with uv); torch stands in requirements/
 	echo 'torch ; sys_platform == "never"' > .override

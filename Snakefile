@@ -1,4 +1,4 @@
-# The chain as a graph, of one run or of many. Each rule is one notebook, executed by lensnb.run; its output is the
+# The chain as a graph, of one run or of many. Each rule is one notebook, executed by lensnb.apps.execute; its output is the
 # receipt that is written when the notebook has completed and all that it promises is there. A changed parameter
 # re-runs the step that reads it and what depends on it. LENSNB_SPREAD makes each model, and what each method draws and
 # is worth, a job of its own before the notebook that shows it. Outputs are receipts, for Snakemake removes those of a failed job.
@@ -6,8 +6,10 @@ import json
 import os
 import re
 
-from lensnb import run, runs, store
+from lensnb.apps import execute
 from lensnb.errors import InputError
+from lensnb.recipes import selection
+from lensnb.runs.run_folder import STEPS, Run, receipt, waits_for as needed
 
 for key in ("RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
     os.environ.setdefault(f"LENSNB_{key}", "")
@@ -25,15 +27,15 @@ envvars:    # what a job on another machine must know
 
 
 try:
-    RUNS = {recipe.run: recipe for recipe in runs.from_environment(os.environ)}
+    RUNS = {recipe.run: recipe for recipe in selection.from_environment(os.environ)}
     for recipe in RUNS.values() if workflow.is_main_process else ():
-        store.Run(recipe).write_recipe()    # the jobs read it: the same command whatever the overrides
-        for receipt in run.stale(recipe, workflow.storage_settings.default_storage_prefix):     # deleted, or made otherwise by hand
+        Run(recipe).write_recipe()    # the jobs read it: the same command whatever the overrides
+        for receipt in execute.stale(recipe, workflow.storage_settings.default_storage_prefix):     # deleted, or made otherwise by hand
             receipt.unlink()
 except InputError as error:
     raise SystemExit(f"lensnb: {error}")
 SPREAD = bool(os.environ["LENSNB_SPREAD"])
-RUN = store.Run(next(iter(RUNS.values()))).outputs / "{run}"
+RUN = Run(next(iter(RUNS.values()))).outputs / "{run}"
 READS = {  # the sections of a recipe that a step reads, beside those that it inherits
     "01_data": ("run", "seed", "data"),
     "02_train": ("model", "diffusion", "train", "gan"),
@@ -51,14 +53,14 @@ NEEDS = {  # memory [MB] and minutes, enough for an hour's recipe; profiles/ set
 STAGES = {"model": ("models", "02_train"), "samples": ("samples", "03_sample"), "evaluation": ("evaluation", "04_evaluate")}
 COMMAND = (
     "OMP_NUM_THREADS={params.numpy} OPENBLAS_NUM_THREADS={params.numpy} MKL_NUM_THREADS={params.numpy} "
-    "python -m lensnb.run {params.part} --recipe {params.given:q} --receipt {output:q}"
+    "python -m lensnb.apps.execute {params.part} --recipe {params.given:q} --receipt {output:q}"
 )
 
 
 def waits_for(part):
     """The receipts that a job waits for; `part` is a step, or a stage with the wildcard {name}."""
-    wanted = lambda wildcards: runs.waits_for(RUNS[wildcards.run], part.format(**wildcards), SPREAD)
-    return lambda wildcards: [runs.receipt(RUNS[name], other) for name, other in wanted(wildcards)]
+    wanted = lambda wildcards: needed(RUNS[wildcards.run], part.format(**wildcards), SPREAD)
+    return lambda wildcards: [receipt(RUNS[name], other) for name, other in wanted(wildcards)]
 
 
 def numpys(wildcards, threads):
@@ -68,7 +70,7 @@ def numpys(wildcards, threads):
 
 def resolved(wildcards):
     """The recipe of a run, all defaults and overrides spelled out."""
-    return store.Run(RUNS[wildcards.run]).path / "recipe.yaml"
+    return Run(RUNS[wildcards.run]).path / "recipe.yaml"
 
 
 def read_by(step):
@@ -91,7 +93,7 @@ rule all:
         expand(str(RUN / "report/index.html"), run=RUNS),
 
 
-for step in store.STEPS:
+for step in STEPS:
 
     rule:
         name:

@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lensnb import params, store
+from lensnb import io
+from lensnb.recipes.recipe import load_recipe
+from lensnb.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,7 +21,7 @@ def main(recipe="params/quick.yaml"):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["make", "-s", "run", f"RECIPE={recipe}"], cwd=ROOT, check=True,
                        env={**os.environ, "LENSNB_OUTPUTS": folder})
-        told = store.read_json(store.Run(params.load(ROOT / recipe), folder).path / "run.json")
+        told = io.read_json(Run(load_recipe(ROOT / recipe), folder).path / "run.json")
     print(f"{told['hardware']['cores']} cores, torch {told['packages']['torch']}, {told['hardware']['platform']}")
     for step, entry in told["steps"].items():
         print(f"{step:24s}{entry['seconds'] / 60:8.2f} min")

@@ -16,9 +16,14 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-from lensnb import compare, data, evaluate, params, plots, store
-from lensnb.priors import PRIORS
-from lensnb.simulate import render, simulate
+from lensnb import io
+from lensnb.datasets.dataset import load_dataset, prepare_dataset
+from lensnb.display import figures
+from lensnb.evaluation import compare
+from lensnb.evaluation.judge import Judge
+from lensnb.lensing.priors import PRIORS
+from lensnb.lensing.simulate import render, simulate
+from lensnb.recipes.recipe import Params, validate
 
 BROAD, FITTED, BOOTSTRAP = PRIORS["broad"], 32, 50       # few will do: faults lie far out
 
@@ -75,12 +80,12 @@ FAULTS = {
 
 def judge_of(n, folder):
     """The Judge of n held-out and 4 n other images of the broad prior, kept in `folder`."""
-    recipe = params.validate({"data": {"n": 5 * n, "holdout": 0.2}, "model": {"context": "class"}, "sample": {"n": n},
+    recipe = validate({"data": {"n": 5 * n, "holdout": 0.2}, "model": {"context": "class"}, "sample": {"n": n},
                               "evaluate": {"n": n, "fit": min(FITTED, n), "bootstrap": BOOTSTRAP}}, "controls")
     if not (folder / "images.npy").is_file():
-        store.make_folder(folder)
-        data.prepare(recipe.data, 11, folder)
-    return evaluate.Judge(recipe, data.load(folder))
+        io.make_folder(folder)
+        prepare_dataset(recipe.data, 11, folder)
+    return Judge(recipe, load_dataset(folder))
 
 
 def sigmas(judge, name, x, truth):
@@ -101,22 +106,22 @@ def picture(rows, folder):
     skipped = ("fault", "n", "seconds", "seconds_fit")
     cells = [{"method": row["fault"], "metric": key, "sigma": float(row[key]), "larger_is_better": False}
              for row in rows for key in row if key not in skipped]
-    plots.save(plots.sigmas(cells), folder, "controls")
+    figures.save(figures.sigmas(cells), folder, "controls")
 
 
 def main(n="2000"):
     """Print a row for each fault and keep the table."""
-    torch.set_num_threads(params.Params().threads)
-    folder, start = store.home() / "outputs" / "benchmarks", time.perf_counter()
+    torch.set_num_threads(Params().threads)
+    folder, start = io.home() / "outputs" / "benchmarks", time.perf_counter()
     judge = judge_of(int(n), folder / f"controls-{n}")
     print(f"real images measured in {time.perf_counter() - start:.0f} s", flush=True)
     path = folder / "controls.csv"
-    table = store.read_table(path) if path.is_file() else {}
+    table = io.read_table(path) if path.is_file() else {}
     rows = [row for row in (dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)) if row["n"] == judge.n]
     x, truth = simulate(judge.n, "broad", seed=12)
     for name in (name for name in FAULTS if name not in {row["fault"] for row in rows}):
         rows.append(sigmas(judge, name, x, truth))
-        store.write_rows(path, rows)
+        io.write_rows(path, rows)
         print(name, {key: value for key, value in rows[-1].items() if key.startswith("seconds") or key not in ("fault", "n") and value > 3}, flush=True)
     picture(rows, folder)
     fresh = [row[key] for row in rows if row["fault"].startswith("fresh") for key in row if key not in ("fault", "n", "seconds", "seconds_fit")]

@@ -21,9 +21,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBL
 
 import numpy as np
 
-from lensnb import plots, store
+from lensnb import io
+from lensnb.display import figures
 
-HOME = store.home() / (os.environ.get("LENSNB_OUTPUTS") or "outputs") / "benchmarks"
+HOME = io.home() / (os.environ.get("LENSNB_OUTPUTS") or "outputs") / "benchmarks"
 SCRATCH = HOME / "growth-data"
 MEGABYTE = 2**20
 COPIES = 2500           # generated images that are looked for among the training images
@@ -37,20 +38,21 @@ class Parts(dict):
 
 def simulated(n):
     """Simulated, split and scaled: what 01_data does."""
-    from lensnb import data, params
+    from lensnb.datasets.dataset import prepare_dataset
+    from lensnb.recipes.schema import Data
 
     shutil.rmtree(SCRATCH / str(n), ignore_errors=True)
-    return lambda: data.prepare(params.Data(n=n), 0, SCRATCH / str(n))
+    return lambda: prepare_dataset(Data(n=n), 0, SCRATCH / str(n))
 
 
 def stock(n):
     """A Dataset of n simulated images of 64x64 or of more, where there is one; else it is made."""
-    from lensnb import data
+    from lensnb.datasets.dataset import load_dataset
 
     there = sorted(int(p.parent.name) for p in SCRATCH.glob("*/dataset.json") if p.parent.name.isdigit() and int(p.parent.name) >= n)
     if not there:
         simulated(n)()
-    return data.load(SCRATCH / str((there or [n])[0]))
+    return load_dataset(SCRATCH / str((there or [n])[0]))
 
 
 def opened(n):
@@ -61,14 +63,15 @@ def opened(n):
 
 def of_side(size):
     """A thousand images of so many pixels on a side."""
-    from lensnb import data, params
+    from lensnb.datasets.dataset import prepare_dataset
+    from lensnb.recipes.schema import Data
 
-    return lambda: data.prepare(params.Data(n=1000, size=size), 0, SCRATCH / f"side-{size}")
+    return lambda: prepare_dataset(Data(n=1000, size=size), 0, SCRATCH / f"side-{size}")
 
 
 def copies(n):
     """2,500 images looked for among nine tenths of n, of which the other tenth is held out."""
-    from lensnb import memorisation
+    from lensnb.evaluation import memorisation
 
     dataset = stock(n)
     made = dataset.images[:COPIES]
@@ -77,49 +80,57 @@ def copies(n):
 
 def drawn(method, n):
     """Images of an untrained network of width 48, written as they come: what 03_sample does."""
-    from lensnb import generate, params
+    from lensnb import generator, io
+    from lensnb.recipes.recipe import Params
 
-    recipe, dataset = params.Params(device="cpu", model={"width": 48}), stock(1000)
+    recipe, dataset = Params(device="cpu", model={"width": 48}), stock(1000)
     method = recipe.sample.methods[method]
-    generator = generate.Generator(recipe, method, dataset, generate.untrained(method.model, recipe, dataset).eval(), "cpu")
-    return lambda: generate.write(SCRATCH / "drawn.npy", (n, *dataset.images.shape[1:]), generator.batches(n))
+    generator = generator.Generator(recipe, method, dataset, generator.untrained(method.model, recipe, dataset).eval(), "cpu")
+    return lambda: io.write_images(SCRATCH / "drawn.npy", (n, *dataset.images.shape[1:]), generator.batches(n))
 
 
 def updates(size=64, batch=16, width=48, times=6):
     """Updates of the diffusion model of the quick recipe, after two to warm up."""
-    import torch
     from types import SimpleNamespace
 
-    from lensnb import data, params, train
+    import torch
 
-    recipe = params.Params(device="cpu", model={"width": width}, train={"batch": batch})
+    from lensnb.datasets.dataset import Scaling
+    from lensnb.recipes.recipe import Params
+    from lensnb.training import loop
+    from lensnb.training.accelerator import make_accelerator
+
+    recipe = Params(device="cpu", model={"width": width}, train={"batch": batch})
     dataset = SimpleNamespace(images=np.zeros((1, 1, size, size), np.float32), classes=(), labels=None, truth={}, sigma_data=0.5,
-                              scaling=data.Scaling("linear", 1, 0, 1, -1, 1))
+                              scaling=Scaling("linear", 1, 0, 1, -1, 1))
     x, generator = torch.randn(batch, 1, size, size), torch.Generator().manual_seed(0)
 
     def work():
-        task = train.task("diffusion", recipe, dataset, train.accelerator("cpu"))
+        task = loop.task("diffusion", recipe, dataset, make_accelerator("cpu"))
         return Parts({"": [seconds(lambda k=k: task.step(k, x, None, generator)) for k in range(times + 2)][2:]})
     return work
 
 
 def measured_on(n):
     """n images, n held-out ones and 4 n others measured: features, spectra, profiles, morphology."""
-    from lensnb import evaluate, params
+    from lensnb.evaluation.judge import Judge
+    from lensnb.recipes.recipe import Params
 
     dataset = stock(10 * n)
-    recipe = params.Params(evaluate={"n": n, "fit": 0}, sample={"n": n})
-    return lambda: evaluate.Judge(recipe, dataset).rows(dataset.part(dataset.train[-n:]))
+    recipe = Params(evaluate={"n": n, "fit": 0}, sample={"n": n})
+    return lambda: Judge(recipe, dataset).rows(dataset.part(dataset.train[-n:]))
 
 
 def compared(n):
     """One value of each kind of distance between two sets of n rows as LensNet gives them, capped as in the evaluation."""
-    from lensnb import evaluate, metrics, morphology
+    from lensnb import metrics
+    from lensnb.evaluation import morphology
+    from lensnb.evaluation.judge import FEATURES, MOST
 
     rows = np.random.default_rng(0).normal(size=(2, n, 64))
     calls = {"Frechet": metrics.frechet, "kernel": metrics.kid, "Wasserstein": morphology.wasserstein_columns,
-             "neighbours": metrics.neighbours, "told apart": evaluate.FEATURES["told_apart"].distance}
-    most = {"neighbours": evaluate.MOST, "told apart": evaluate.MOST}
+             "neighbours": metrics.neighbours, "told apart": FEATURES["told_apart"].distance}
+    most = {"neighbours": MOST, "told apart": MOST}
     return lambda: Parts({name: seconds(lambda d=distance, m=most.get(name): d(*rows[:, :m])) for name, distance in calls.items()})
 
 
@@ -186,18 +197,18 @@ def point(curve, size):
 def measured(full, curves):
     """All points of the curves; those that are not in the table yet are measured now, first the images that others use, then the cheap ones."""
     path = HOME / "growth.csv"
-    store.make_folder(path.parent)
-    table = store.read_table(path) if path.is_file() else {}
+    io.make_folder(path.parent)
+    table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     wanted = [(curve, size) for curve in curves for size in CURVES[curve][2 + full]]
     there = {(row["curve"], int(row["size"])) for row in rows}
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["lensnb.evaluate", "lensnb.train", "lensnb.simulate", "caustics.light.func", "scipy.stats", "scipy.interpolate"])
+    server.set_forkserver_preload(["lensnb.evaluation.judge", "lensnb.training.loop", "lensnb.lensing.simulate", "caustics.light.func", "scipy.stats", "scipy.interpolate"])
     for curve, size in sorted(set(wanted) - there, key=lambda p: (p[0] != "simulated", p[1] * COST.get(p[0], 0.1), p)):
         with server.Pool(1) as pool:
             new = pool.apply(point, (curve, size))
         rows += new
-        store.write_rows(path, rows)
+        io.write_rows(path, rows)
         for row in new:
             print(f"{curve:24s}{row['part']:20s}{size:8d}{row['seconds']:10.3f} s +- {row['error']:.3f}{row['megabytes']:8.0f} MB"
                   f"{row['disk']:8.0f} MB on disk", flush=True)
@@ -241,7 +252,7 @@ def main():
     given = parser.parse_args()
     rows = measured(given.full, given.curves or list(CURVES))
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    plots.save(plots.growth(panels(rows)), HOME, "growth")
+    figures.save(figures.growth(panels(rows)), HOME, "growth")
 
 
 if __name__ == "__main__":

@@ -26,13 +26,17 @@ def step(overrides):
 
     import torch
 
-    from lensnb import data, params, store, train
+    from lensnb import io
+    from lensnb.datasets.dataset import Scaling
+    from lensnb.recipes.recipe import load_recipe
+    from lensnb.training import loop
+    from lensnb.training.accelerator import make_accelerator
 
-    recipe = params.load(store.home() / "params/deeplense_ddim.yaml", overrides)
+    recipe = load_recipe(io.home() / "params/deeplense_ddim.yaml", overrides)
     x = torch.randn(recipe.train.batch, 1, 64, 64)
-    dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=data.Scaling("linear", 1, 0, 1, -1, 1))
-    on = train.accelerator(recipe.device, recipe.train.precision)
-    task = train.task("diffusion", recipe, dataset, on)
+    dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=Scaling("linear", 1, 0, 1, -1, 1))
+    on = make_accelerator(recipe.device, recipe.train.precision)
+    task = loop.task("diffusion", recipe, dataset, on)
     cuda = on.device.type == "cuda"
     before = 0 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()

@@ -19,11 +19,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn
 import torch
 
-from lensnb import data, evaluate, metrics, params, plots, store
+from lensnb import io, metrics
+from lensnb.datasets.dataset import load_dataset, prepare_dataset
+from lensnb.display import figures
+from lensnb.evaluation import uncertainty
+from lensnb.evaluation.judge import Judge
+from lensnb.recipes.recipe import load_recipe
 
 PACKAGES = {"denoising-diffusion-pytorch": "2.3.4", "diffusers": "0.42.1", "smalldiffusion": "0.5.0", "torch-ema": "0.3"}
 SAMPLERS = {"lensnb": "DDIM, 50 steps", "denoising-diffusion-pytorch": "sampling_timesteps=50 (DDIM)",
@@ -47,7 +53,7 @@ def environment(folder):
         done = subprocess.run([python, "-m", "pip", "install", "--quiet", wanted, pin], capture_output=True, text=True)
         failed |= {pin.split("==")[0]: reason(done)} if done.returncode else {}
     if not failed:
-        store.write_json(marker, pins)
+        io.write_json(marker, pins)
     return python, failed
 
 
@@ -62,7 +68,7 @@ def measured(python, folder, **job):
     (folder / "result.json").unlink(missing_ok=True)
     done = subprocess.run([python, Path(__file__).with_name("peers_worker.py"), json.dumps(job | {"folder": str(folder)})],
                           capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(job["threads"])})
-    return {"failed": reason(done)} if done.returncode else store.read_json(folder / "result.json")
+    return {"failed": reason(done)} if done.returncode else io.read_json(folder / "result.json")
 
 
 def distance(judge, images):
@@ -71,7 +77,7 @@ def distance(judge, images):
     span = scaling.high - scaling.low       # as lensnb's own drawing does: far beyond, an asinh's inverse overflows
     made = judge.makers["features"](scaling.inverse(images.clip(scaling.low - span, scaling.high + span)))
     try:
-        found = metrics.measure(metrics.frechet, made, judge.real["features"], judge.others["features"], "", 100, 20, judge.seed)
+        found = uncertainty.measure(metrics.frechet, made, judge.real["features"], judge.others["features"], "", 100, 20, judge.seed)
     except ValueError as error:
         return {"failed": str(error)}
     return {"fld": found["value"], "fld_error": found["error"], "fld_floor": found["floor"], "fld_floor_error": found["floor_error"]}
@@ -100,7 +106,7 @@ def named(library, setting):
 
 def kept(path, setting, without):
     """Rows of an earlier table that was made with the same setting, but for those of some libraries."""
-    table = store.read_table(path) if path.is_file() else {}
+    table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     return [row for row in rows if row["library"] not in without and all(row[key] == value for key, value in setting.items())]
 
@@ -123,17 +129,17 @@ def reached(seconds, values, goal):
     return f"{seconds[i - 1] * (seconds[i] / seconds[i - 1]) ** share:.0f} s"
 
 
-@plots.styled
+@figures.styled
 def figure(rows):
     """Distance to the held-out images against seconds of training, one line a library, with the floor."""
-    plot, axis = plots.plt.subplots(figsize=(5, 3.6), layout="constrained")
+    plot, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
     names = [name for name in SAMPLERS if own(rows, name).size]
     for name, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
         seconds, values, errors = own(rows, name)
         axis.errorbar(seconds, values, yerr=errors, marker="o", ms=3, lw=1.2, color=shade, label=name)
     row = next(row for row in rows if np.isfinite(row["fld"]))
     floor, scatter = row["fld_floor"], row["fld_floor_error"]
-    axis.axhspan(max(floor - scatter, 0.5 * floor), floor + scatter, color=plots.REAL, alpha=0.15, lw=0, label="real vs real")
+    axis.axhspan(max(floor - scatter, 0.5 * floor), floor + scatter, color=figures.REAL, alpha=0.15, lw=0, label="real vs real")
     axis.set(xscale="log", yscale="log", xlabel=f"seconds of training ({row['device']})",
              ylabel=f"Frechet lens distance of {row['n']:.0f} images")
     plot.legend(loc="outside upper center", ncols=2)
@@ -171,13 +177,13 @@ def arguments():
 
 def main():
     """Measure library by library; the table is written after each."""
-    args, folder = arguments(), store.home() / "outputs/benchmarks/peers"
+    args, folder = arguments(), io.home() / "outputs/benchmarks/peers"
     torch.set_num_threads(args.threads)
-    recipe = params.load(store.home() / "params/quick.yaml", f"evaluate.n={args.n} sample.n={args.n} data.size=64")
-    data.prepare(recipe.data, recipe.seed, folder / "data")
-    dataset, path = data.load(folder / "data"), folder.parent / "peers.csv"
+    recipe = load_recipe(io.home() / "params/quick.yaml", f"evaluate.n={args.n} sample.n={args.n} data.size=64")
+    prepare_dataset(recipe.data, recipe.seed, folder / "data")
+    dataset, path = load_dataset(folder / "data"), folder.parent / "peers.csv"
     np.save(folder / "train.npy", dataset.scaling.forward(dataset.images[dataset.train]).astype(np.float32))
-    judge = evaluate.Judge(recipe, dataset)
+    judge = Judge(recipe, dataset)
     python, failed = environment(folder.parent / "peers-env")
     setting = {"minutes": args.minutes, "threads": args.threads, "fast": float(args.fast), "n": judge.n}
     rows = kept(path, setting, args.only)
@@ -187,9 +193,9 @@ def main():
         for row in found:
             print(f"{library}: {row['failed']}" if row["failed"] else f"{library}: {row['fld']:9.1f} after {row['seconds']:.0f} s", flush=True)
         rows += found
-        store.write_table(path, {key: [row[key] for row in rows] for key in COLUMNS})
+        io.write_table(path, {key: [row[key] for row in rows] for key in COLUMNS})
     if any(np.isfinite(row["fld"]) for row in rows):
-        plots.save(figure(rows), path.parent, "peers")
+        figures.save(figure(rows), path.parent, "peers")
     report(rows, args.goal)
 
 

@@ -103,16 +103,20 @@ def smalldiffusion(x, steps):
 
 def lensnb(x, steps):
     """The quick recipe with a million parameters that predict v, its training as long as planned, drawn from by its method `ddim`: 50 steps, like the peers."""
-    from lensnb import generate, params, sampler, store, train
+    from lensnb import generator, io, sampler
+    from lensnb.recipes.recipe import load_recipe
+    from lensnb.seeds import derived_seed
+    from lensnb.training import loader, loop
+    from lensnb.training.accelerator import make_accelerator
 
-    recipe = params.load(store.home() / "params/quick.yaml", f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 diffusion.prediction=v")
+    recipe = load_recipe(io.home() / "params/quick.yaml", f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 diffusion.prediction=v")
     dataset = SimpleNamespace(images=x, classes=(), labels=None, truth={}, sigma_data=float(x.std()), scaling=None)
-    task = train.task("diffusion", recipe, dataset, train.accelerator(recipe.device))
-    batches = train.Batches(x, None, BATCH, recipe.train.flips, recipe.seed)
-    sigmas = generate.sigmas_of(recipe.sample.methods["ddim"], recipe.diffusion)
+    task = loop.task("diffusion", recipe, dataset, make_accelerator(recipe.device))
+    batches = loader.Batches(x, None, BATCH, recipe.train.flips, recipe.seed)
+    sigmas = generator.sigmas_of(recipe.sample.methods["ddim"], recipe.diffusion)
 
     def update(k):
-        generator = torch.Generator(x.device).manual_seed(sampler.derived_seed(recipe.seed, train.UPDATES, k))
+        generator = torch.Generator(x.device).manual_seed(derived_seed(recipe.seed, loop.UPDATES, k))
         task.step(k, *batches(k, generator), generator)
 
     def draw(n):

@@ -13,7 +13,12 @@ import time
 import numpy as np
 import torch
 
-from lensnb import chain, evaluate, generate, metrics, params, plots, store
+from lensnb import generator, io, pipeline
+from lensnb.display import figures
+from lensnb.evaluation import uncertainty
+from lensnb.evaluation.judge import Judge
+from lensnb.recipes.recipe import load_recipe
+from lensnb.recipes.schema import Method
 
 EVALUATIONS = (5, 10, 15, 20, 50, 100)
 LONG = {"ddpm": (1000,)}        # what all others are compared to
@@ -31,7 +36,7 @@ def points():
         for name, method in METHODS.items():
             if nfe in (*EVALUATIONS, *LONG.get(name, ())):
                 steps = (nfe + 1) // 2 if method["sampler"] == "heun" else nfe
-                yield name, nfe, params.Method(steps=steps, **method)
+                yield name, nfe, Method(steps=steps, **method)
 
 
 MEASURED = ("fld", "intensity", "spectrum", "profile")
@@ -42,11 +47,11 @@ def measured(run, method, judge):
     recipe = run.params.model_copy(update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})})
     weights = run.need("models/diffusion") / "model.safetensors"
     start = time.perf_counter()
-    images = generate.load(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
+    images = generator.load_generator(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
     row = {"seconds_per_image": (time.perf_counter() - start) / judge.n}
     for key in MEASURED:
         rows, distance, unit, *_ = judge.rulers[key]
-        found = metrics.measure(distance, judge.makers[rows](images), judge.real[rows], judge.others[rows], unit, 100, 20, recipe.seed)
+        found = uncertainty.measure(distance, judge.makers[rows](images), judge.real[rows], judge.others[rows], unit, 100, 20, recipe.seed)
         row |= {key: found["value"], f"{key}_error": found["error"], f"{key}_floor": found["floor"]}
     return row
 
@@ -54,21 +59,21 @@ def measured(run, method, judge):
 def main(name="quick", n="256"):
     """Print a row for each point, keep the table and draw the figure."""
     torch.set_num_threads(2)
-    run = chain.open_run(params.load(store.home() / "outputs" / name / "recipe.yaml"))
+    run = pipeline.open_run(load_recipe(io.home() / "outputs" / name / "recipe.yaml"))
     settings = run.params.evaluate.model_copy(update={"n": int(n)})
-    judge = evaluate.Judge(run.params.model_copy(update={"evaluate": settings}), chain.load_data(run))
+    judge = Judge(run.params.model_copy(update={"evaluate": settings}), pipeline.load_data(run))
     path = run.outputs / "benchmarks" / "samplers.csv"
-    store.make_folder(path.parent)
-    table = store.read_table(path) if path.is_file() else {}
+    io.make_folder(path.parent)
+    table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     done = {(row["sampler"], row["nfe"]) for row in rows}
     for sampler, nfe, method in points():
         if (sampler, nfe) in done:
             continue
         rows.append({"sampler": sampler, "nfe": nfe, "n": judge.n} | measured(run, method, judge))
-        store.write_rows(path, rows)
+        io.write_rows(path, rows)
         print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in MEASURED), flush=True)
-    plots.save(plots.quality_against_evaluations(rows), path.parent, "samplers")
+    figures.save(figures.quality_against_evaluations(rows), path.parent, "samplers")
     best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])
     longest = next(row for row in rows if row["sampler"] == "ddpm" and row["nfe"] == 1000)
     print(f"at 10 evaluations {best['sampler']} comes closest: fld {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lensnb import store
+from lensnb import io
 
 SHORT, LONG, REPEATS, BATCH = 10, 60, 3, 16
 SETS = ("run=scaling threads={threads} data.n=1000 train.steps={steps} train.batch={batch} train.log_every=5 train.watch_every=0 "
@@ -37,7 +37,7 @@ def ways():
 def command(processes, threads, steps):
     """The one line that trains."""
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "-m"]       # without GPUs, too: --cpu starts one alone
-    return [sys.executable, "-m", *(launcher if processes > 1 else []), "lensnb.launch", "params/quick.yaml",
+    return [sys.executable, "-m", *(launcher if processes > 1 else []), "lensnb.apps.launch", "params/quick.yaml",
             "--set", SETS.format(threads=threads, steps=steps, batch=BATCH)]
 
 
@@ -46,11 +46,11 @@ def spent(folder, processes, threads, steps):
     environment = os.environ | {"LENSNB_OUTPUTS": str(folder), "OMP_NUM_THREADS": str(threads)}
     cpu = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     before = cpu()
-    done = subprocess.run(command(processes, threads, steps), env=environment, cwd=store.home(), capture_output=True, text=True)
+    done = subprocess.run(command(processes, threads, steps), env=environment, cwd=io.home(), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     taken, model = cpu() - before, folder / "scaling/models/diffusion"
-    seconds, losses = store.read_json(model / "timing.json")["seconds"], store.read_table(model / "history.csv")["loss"]
+    seconds, losses = io.read_json(model / "timing.json")["seconds"], io.read_table(model / "history.csv")["loss"]
     model.rename(folder / f"done-{time.monotonic_ns()}")      # the next one starts from nothing
     return seconds, taken, losses
 
@@ -82,9 +82,9 @@ def main():
             row |= {"speed_up": speed_up, "efficiency": speed_up / (way[0] * way[1]),
                     "cpu_efficiency": rows[0]["cpu_seconds"] / row["cpu_seconds"], "loss_differs": float(np.abs(losses / first - 1).max())}
             print(" ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
-    path = store.home() / "outputs/benchmarks/scaling.csv"
-    store.make_folder(path.parent)
-    store.write_rows(path, rows)
+    path = io.home() / "outputs/benchmarks/scaling.csv"
+    io.make_folder(path.parent)
+    io.write_rows(path, rows)
     assert max(row["loss_differs"] for row in rows) < 1e-3
 
 

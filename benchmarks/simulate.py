@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve o
 import numpy as np
 import torch
 
-from lensnb.priors import draw_truth
-from lensnb.simulate import render, simulate
+from lensnb.lensing.priors import draw_truth
+from lensnb.lensing.simulate import render, simulate
 
 MEGABYTE = 2**20
 

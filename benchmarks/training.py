@@ -9,7 +9,11 @@ from types import SimpleNamespace
 
 import torch
 
-from lensnb import data, params, sampler, schedule, train
+from lensnb import sampler, schedule
+from lensnb.datasets.dataset import Scaling
+from lensnb.recipes.recipe import validate
+from lensnb.training import loop
+from lensnb.training.accelerator import make_accelerator
 
 
 def seconds(call, times):
@@ -26,10 +30,10 @@ def main():
     torch.set_num_threads(2)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, 64x64, batch 32")
     for patch, multipliers in ((4, (1, 2)), (2, (1, 2, 2)), (1, (1, 2, 2))):
-        recipe = params.validate({"device": "cpu", "model": {"patch": patch, "multipliers": multipliers}}, "benchmark")
+        recipe = validate({"device": "cpu", "model": {"patch": patch, "multipliers": multipliers}}, "benchmark")
         x = torch.randn(32, 1, 64, 64)
-        dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=data.Scaling("linear", 1, 0, 1, -1, 1))
-        task = train.task("diffusion", recipe, dataset, train.accelerator("cpu"))
+        dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=Scaling("linear", 1, 0, 1, -1, 1))
+        task = loop.task("diffusion", recipe, dataset, make_accelerator("cpu"))
         generator = torch.Generator().manual_seed(0)
         step = seconds(lambda: task.step(1000, x, None, generator), 10 if patch == 4 else 3)
         net, sigmas = task.model.module.eval(), schedule.from_params(recipe.diffusion).sample_sigmas(2)

@@ -5,10 +5,11 @@ a clean image is decided here, as a thin preconditioning around any network (Kar
 arXiv:2206.00364, eq. 7): x0 = c_skip x + c_out F(c_in x, c_noise).
 """
 
+
 import torch
 from torch import nn
 
-from lensnb.dit import DiT
+from lensnb.networks.dit import DiT
 from lensnb.unet import UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
@@ -75,13 +76,6 @@ class Denoiser(nn.Module):
     def weight(self, sigma, weighting="min_snr"):
         """Weight (B,) of a squared error in x0 at noise levels sigma (B,)."""
         return WEIGHTS[weighting](sigma, self.sigma_data, self.coefficients(sigma, self.sigma_data)[1])
-
-
-def from_params(params, channels, sigma_data, context=0):
-    """The untrained Denoiser of a recipe, for images of `channels` and a context vector of length `context`."""
-    shape = params.model.network_options()
-    net = NETWORKS[params.model.network](channels=channels, context=context, **shape)
-    return Denoiser(net, params.diffusion.prediction, sigma_data, params.diffusion.level)
 
 
 def loss(denoise, x0, sigma, noise, weight, context=None):

@@ -1,5 +1,6 @@
 """The one exception for what a user can mend, how a command line says it, and the guess at what was meant."""
 
+
 import contextlib
 import difflib
 import errno

@@ -6,16 +6,12 @@ In sigma, x = x0 + sigma * noise, the variance-preserving and the variance-explo
 papers are one: a formula in (alpha, sigma) holds with alpha = 1 and lambda = -log(sigma).
 """
 
+
 import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-
-
-def derived_seed(*keys):
-    """An independent 63-bit seed for a tuple of whole numbers, such as (seed, purpose, step)."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
 
 
 class State(NamedTuple):

@@ -5,6 +5,7 @@ quantities of the papers (beta, alpha_bar, t) live in this file and are converte
 sigma^2 = (1 - alpha_bar) / alpha_bar.
 """
 
+
 import math
 
 import torch

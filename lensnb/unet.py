@@ -3,12 +3,21 @@
 net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None -> (B, C, H, W).
 """
 
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lensnb.blocks import BLOCKS, Attention, Embedding, ScaleShift, Style, norm_layer, zeroed
+from lensnb.networks.blocks import (
+    BLOCKS,
+    Attention,
+    Embedding,
+    ScaleShift,
+    Style,
+    norm_layer,
+    zeroed,
+)
 
 
 class Level(nn.Module):

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from killing import digests
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from lensnb import evaluate, metrics, physics
+from lensnb import metrics
+from lensnb.evaluation import image_stats, uncertainty
+from lensnb.evaluation.judge import _auc
+
 
 def single(name):
     """One of the four numbers of `metrics.neighbours` as a metric of its own."""
@@ -65,15 +68,15 @@ def test_frechet_of_two_rows_and_of_one_has_their_spread():
 
 def test_wasserstein_of_pixels_equals_scipys(rng):
     real, made = rng.gamma(2, 5, (30, 1, 16, 16)), rng.gamma(2.2, 5, (30, 1, 16, 16)) + 0.3
-    edges = physics.intensity_edges(real)
-    ours = metrics.wasserstein(physics.cumulative_shares(made, edges), physics.cumulative_shares(real, edges), np.diff(edges))
+    edges = image_stats.intensity_edges(real)
+    ours = metrics.wasserstein(image_stats.cumulative_shares(made, edges), image_stats.cumulative_shares(real, edges), np.diff(edges))
     assert abs(ours / scipy.stats.wasserstein_distance(made.ravel(), real.ravel()) - 1) < 0.01
 
 
 def test_wasserstein_sees_pixels_far_outside_the_reference(rng):
     real = rng.normal(size=(20, 1, 8, 8))
-    edges = physics.intensity_edges(real)
-    ours = metrics.wasserstein(physics.cumulative_shares(real + 20, edges), physics.cumulative_shares(real, edges), np.diff(edges))
+    edges = image_stats.intensity_edges(real)
+    ours = metrics.wasserstein(image_stats.cumulative_shares(real + 20, edges), image_stats.cumulative_shares(real, edges), np.diff(edges))
     assert abs(ours / 20 - 1) < 0.05
 
 
@@ -84,23 +87,23 @@ def test_mean_distance_is_the_root_mean_square_over_columns():
 def test_bootstrap_error_is_the_scatter_of_repeated_experiments(rng):
     distance = lambda a, b: float(a.mean() - b.mean())
     repeated = [distance(*rng.normal(size=(2, 100, 1))) for _ in range(2000)]
-    estimate = np.mean([metrics.bootstrap_error(distance, *rng.normal(size=(2, 100, 1)), 200, seed) for seed in range(20)])
+    estimate = np.mean([uncertainty.bootstrap_error(distance, *rng.normal(size=(2, 100, 1)), 200, seed) for seed in range(20)])
     assert abs(estimate / np.std(repeated) - 1) < 0.1
 
 
 def test_real_against_real_is_at_the_floor_and_a_fault_is_not(rng):
     real = rng.normal(size=(1200, 8))
     reference, others, fresh = real[:200], real[400:], real[200:400]
-    good = metrics.measure(metrics.frechet, fresh, reference, others, "", seed=1)
+    good = uncertainty.measure(metrics.frechet, fresh, reference, others, "", seed=1)
     assert abs(good["value"] - good["floor"]) < 4 * good["floor_error"] and 0.5 < good["ratio"] < 2
-    bad = metrics.measure(metrics.frechet, fresh + 0.5, reference, others, "", seed=1)
+    bad = uncertainty.measure(metrics.frechet, fresh + 0.5, reference, others, "", seed=1)
     assert (bad["value"] - bad["floor"]) > 10 * bad["floor_error"] and bad["n"] == 200
-    assert good == metrics.measure(metrics.frechet, fresh, reference, others, "", seed=1)       # seeded
+    assert good == uncertainty.measure(metrics.frechet, fresh, reference, others, "", seed=1)       # seeded
 
 
 def test_sides_of_different_size_are_refused(rng):
     with pytest.raises(ValueError, match="expected 50 generated rows"):
-        metrics.measure(metrics.frechet, rng.normal(size=(49, 2)), rng.normal(size=(50, 2)), rng.normal(size=(99, 2)), "")
+        uncertainty.measure(metrics.frechet, rng.normal(size=(49, 2)), rng.normal(size=(50, 2)), rng.normal(size=(99, 2)), "")
 
 
 # ---- Frechet distance: at infinity, by class
@@ -108,7 +111,7 @@ def test_sides_of_different_size_are_refused(rng):
 def test_frechet_at_infinity_loses_the_bias_and_knows_its_error(rng):
     truth = 6 * 0.5**2
     sets = [(rng.normal(size=(120, 6)) + 0.5, rng.normal(size=(120, 6))) for _ in range(40)]
-    found = np.array([metrics.frechet_at_infinity(a, b, repeats=2, times=12, seed=i) for i, (a, b) in enumerate(sets)])
+    found = np.array([uncertainty.frechet_at_infinity(a, b, repeats=2, times=12, seed=i) for i, (a, b) in enumerate(sets)])
     raw, scatter = np.mean([metrics.frechet(a, b) for a, b in sets]), found[:, 0].std(ddof=1)
     assert abs(found[:, 0].mean() - truth) < 3 * scatter / math.sqrt(40) < 0.8 * (raw - truth)
     assert 0.8 < found[:, 1].mean() / scatter < 1.5
@@ -117,7 +120,7 @@ def test_frechet_at_infinity_loses_the_bias_and_knows_its_error(rng):
 def test_frechet_at_infinity_of_two_sizes_is_the_line_through_both(rng):
     a, b = rng.normal(size=(40, 2)), 1 + rng.normal(size=(40, 2))
     halves = np.mean([metrics.frechet(rng.permutation(a)[:20], rng.permutation(b)[:20]) for _ in range(4000)])
-    ours = metrics.frechet_at_infinity(a, b, parts=2, repeats=1000, times=2)[0]
+    ours = uncertainty.frechet_at_infinity(a, b, parts=2, repeats=1000, times=2)[0]
     assert abs(ours - (2 * metrics.frechet(a, b) - halves)) < 0.03 < halves - metrics.frechet(a, b)     # 0, 1/40, 1/20
 
 
@@ -129,7 +132,7 @@ def test_frechet_at_infinity_is_a_straight_line_through_its_parts(rng, monkeypat
     a, b = np.arange(n)[:, None], 1000 + np.arange(n)[:, None]
     sizes = [n // k for k in range(1, parts + 1)]
     expected = np.polyfit(1 / np.array(sizes), [curve(m) for m in sizes], 1)[1]
-    assert abs(metrics.frechet_at_infinity(a, b, parts, repeats=3, times=2)[0] - expected) < 1e-9
+    assert abs(uncertainty.frechet_at_infinity(a, b, parts, repeats=3, times=2)[0] - expected) < 1e-9
     drawn = seen[:3 * sum(range(1, parts + 1))]                         # the value itself; then its error
     for m in sizes:
         blocks = [np.concatenate([pair[side] for pair in drawn if len(pair[0]) == m]) for side in (0, 1)]
@@ -138,15 +141,15 @@ def test_frechet_at_infinity_is_a_straight_line_through_its_parts(rng, monkeypat
 
 
 def test_frechet_at_infinity_wants_as_many_rows_on_both_sides(rng):
-    assert np.isfinite(metrics.frechet_at_infinity(*rng.normal(size=(2, 8, 30)))).all()       # few rows, many columns
+    assert np.isfinite(uncertainty.frechet_at_infinity(*rng.normal(size=(2, 8, 30)))).all()       # few rows, many columns
     with pytest.raises(ValueError, match="as many rows on both sides"):
-        metrics.frechet_at_infinity(rng.normal(size=(20, 2)), rng.normal(size=(21, 2)))
+        uncertainty.frechet_at_infinity(rng.normal(size=(20, 2)), rng.normal(size=(21, 2)))
     with pytest.raises(ValueError, match="8 rows or more"):
-        metrics.frechet_at_infinity(*rng.normal(size=(2, 7, 2)))
+        uncertainty.frechet_at_infinity(*rng.normal(size=(2, 7, 2)))
     with pytest.raises(ValueError, match="10 rows or more"):
-        metrics.frechet_at_infinity(*rng.normal(size=(2, 9, 2)), parts=5)
+        uncertainty.frechet_at_infinity(*rng.normal(size=(2, 9, 2)), parts=5)
     with pytest.raises(ValueError, match="2 parts or more"):
-        metrics.frechet_at_infinity(*rng.normal(size=(2, 9, 2)), parts=1)
+        uncertainty.frechet_at_infinity(*rng.normal(size=(2, 9, 2)), parts=1)
 
 
 def test_frechet_by_class_weighs_by_the_shares_of_the_reference(rng):
@@ -284,7 +287,7 @@ def test_a_neighbour_that_does_not_exist_is_refused(rng, k):
 @pytest.mark.parametrize("fault", [0.0, 0.7])
 def test_subsampling_errs_as_much_as_repeated_experiments(rng, fault):
     made, real = lambda: rng.normal(size=(150, 4)) + fault, lambda: rng.normal(size=(150, 4))
-    mean = lambda how: np.mean([metrics._deviations(metrics.neighbours, (made(), real()), 30, i, how).std(0, ddof=1) for i in range(15)], axis=0)
+    mean = lambda how: np.mean([uncertainty._deviations(metrics.neighbours, (made(), real()), 30, i, how).std(0, ddof=1) for i in range(15)], axis=0)
     repeated = np.std([metrics.neighbours(made(), real()) for _ in range(200)], axis=0)
     found = mean("subsample") / repeated
     assert (found > 0.85).all() and (found < (1.4 if fault else 1.8)).all()
@@ -295,11 +298,11 @@ def test_subsampling_errs_as_much_as_repeated_experiments(rng, fault):
 def test_subsampling_of_sides_of_different_size_and_of_few_rows(rng):
     linear = lambda a, b: float(a.mean() - b.mean())
     for n, m in ((400, 60), (8, 8), (3, 3)):                            # few rows: eight or all but one are kept
-        claimed = np.mean([metrics.bootstrap_error(linear, rng.normal(size=(n, 1)), rng.normal(size=(m, 1)), 60, seed, "subsample")
+        claimed = np.mean([uncertainty.bootstrap_error(linear, rng.normal(size=(n, 1)), rng.normal(size=(m, 1)), 60, seed, "subsample")
                            ** 2 for seed in range(300)])
         assert abs(claimed / (1 / n + 1 / m) - 1) < 0.15
     with pytest.raises(ValueError, match="bootstrap or subsample"):
-        metrics.bootstrap_error(linear, np.ones((5, 1)), np.ones((5, 1)), 9, 0, "jackknife")
+        uncertainty.bootstrap_error(linear, np.ones((5, 1)), np.ones((5, 1)), 9, 0, "jackknife")
 
 
 @pytest.mark.parametrize("n, kept", [(40, 20), (17, 8), (12, 8), (8, 7), (3, 2), (2, 1)])
@@ -309,34 +312,34 @@ def test_resampling_draws_rows_as_it_says(rng, n, kept):
     mean = lambda a, b: seen.append((a[:, 0], b[:, 0])) or float(a.mean())
     for how, size, scale in (("subsample", kept, (kept / (n - kept)) ** 0.5), ("bootstrap", n, 1)):
         seen.clear()
-        deviations = metrics._deviations(mean, (rows, rows), 50, 0, how)
+        deviations = uncertainty._deviations(mean, (rows, rows), 50, 0, how)
         drawn = np.array([a.mean() for a, _ in seen])
         assert np.abs(deviations - scale * (drawn - drawn.mean())).max() < 1e-12
-        assert metrics.bootstrap_error(mean, rows, rows, 50, 0, how) == pytest.approx(scale * drawn.std(ddof=1))
+        assert uncertainty.bootstrap_error(mean, rows, rows, 50, 0, how) == pytest.approx(scale * drawn.std(ddof=1))
         assert all(len(a) == len(b) == size and (how == "bootstrap" or len({*a}) == size) for a, b in seen)
         assert len({*np.concatenate([a for a, _ in seen])}) == n and any((a != b).any() for a, b in seen)
     for one in ((rows[:1], rows), (rows, rows[:1])):
         with pytest.raises(ValueError, match="2 rows"):
-            metrics._deviations(mean, one, 50, 0, "bootstrap")
+            uncertainty._deviations(mean, one, 50, 0, "bootstrap")
 
 
 def test_floor_error_is_the_scatter_of_fresh_images(rng):
     linear = lambda a, b: float(a.mean() - b.mean())
     for m in (61, 120, 240):                                            # few others: draws are nearly the same
-        found = [metrics.measure(linear, *rng.normal(size=(2, 60, 1)), rng.normal(size=(m, 1)), "", 2, 30)["floor_error"]
+        found = [uncertainty.measure(linear, *rng.normal(size=(2, 60, 1)), rng.normal(size=(m, 1)), "", 2, 30)["floor_error"]
                  for _ in range(100)]
         assert abs(np.sqrt(np.mean(np.square(found))) * math.sqrt(60) - 1) < 0.12
 
 
 def test_what_is_said_of_a_value_beside_its_floor_follows_from_the_draws():
     real, spread = np.array([1.0, 2.0, 6.0]), np.array([-1.0, 0.0, 1.0])
-    found = metrics._against_floor(5.0, spread, real, 0.75, True)
+    found = uncertainty._against_floor(5.0, spread, real, 0.75, True)
     scatter = math.sqrt(7 / 0.75)                                       # of one draw, of which three quarters are fresh
     chance = scatter * math.sqrt(1 + 0.25 + 0.75 / 3)                   # and that of the floor: of all others, and of three draws of them
     assert found["floor"] == 3 and found["error"] == 1 and found["floor_error"] == pytest.approx(scatter)
     assert found["sigma"] == pytest.approx(scipy.stats.norm.isf(scipy.stats.t.sf(2 / chance, 2)))
     assert found["ratio"] == pytest.approx(5 / 3) and found["deviations"] == [-1, 0, 1]
-    below = metrics._against_floor(1.0, 0.3, real, 0.75, False)
+    below = uncertainty._against_floor(1.0, 0.3, real, 0.75, False)
     assert below["sigma"] == pytest.approx(-found["sigma"]) and (below["error"], below["ratio"], below["deviations"]) == (0.3, None, [])
 
 
@@ -344,7 +347,7 @@ def test_what_is_said_of_a_value_beside_its_floor_follows_from_the_draws():
 def test_real_images_scatter_by_one_sigma(rng, many):
     """Of a mean, with few others: the floor is uncertain too, the more the more rows its draws share."""
     linear = lambda a, b: float(a.mean() - b.mean())
-    sigma = np.array([metrics.measure(linear, *rng.normal(size=(2, 40, 1)), rng.normal(size=(40 * many, 1)), "", 2, 20, i)["sigma"]
+    sigma = np.array([uncertainty.measure(linear, *rng.normal(size=(2, 40, 1)), rng.normal(size=(40 * many, 1)), "", 2, 20, i)["sigma"]
                       for i in range(1500)])
     assert abs(sigma.std() - 1) < 0.05 and abs(sigma.mean()) < 0.08 and (np.abs(sigma) > 2.5).mean() < 0.025
 
@@ -356,10 +359,10 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
     metric, options = {
         "class": (metrics.frechet_by_class, {"labels": (label(made), label(reference), label(others))}),
         "kid": (metrics.kid, {"ratio": False}),
-        "auc": (evaluate._auc, {"resample": "own", "ratio": False}),
+        "auc": (_auc, {"resample": "own", "ratio": False}),
         **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
         **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS}}[name]
-    return metrics.measure(metric, made, reference, others, "", times, 20, seed, **options)
+    return uncertainty.measure(metric, made, reference, others, "", times, 20, seed, **options)
 
 
 @pytest.mark.parametrize("name, many", [*((name, 4) for name in ("auc", "precision", "recall", "density", "coverage")),
@@ -374,7 +377,7 @@ def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name, many
 
 
 def test_the_error_of_the_area_under_the_curve_does_not_hang_on_chance(rng):
-    found = np.array([evaluate._auc(rng.normal(size=(60, 3)) + 0.2, rng.normal(size=(60, 3))) for _ in range(40)])
+    found = np.array([_auc(rng.normal(size=(60, 3)) + 0.2, rng.normal(size=(60, 3))) for _ in range(40)])
     assert found[:, 1].std(ddof=1) < 0.2 * found[:, 1].mean() and 0.7 < found[:, 1].mean() / found[:, 0].std(ddof=1) < 1.4
 
 
@@ -395,18 +398,18 @@ def test_a_result_holds_what_it_is_made_of(rng):
 def test_several_numbers_at_once_are_measured_as_one_by_one(rng):
     sets = rng.normal(size=(40, 3)) + 0.5, rng.normal(size=(40, 3)), rng.normal(size=(130, 3))
     options = {"times": 12, "floors": 5, "seed": 3, "resample": "subsample", "ratio": False}
-    together = metrics.measure(metrics.neighbours, *sets, metrics.NEIGHBOURS, **options)
+    together = uncertainty.measure(metrics.neighbours, *sets, metrics.NEIGHBOURS, **options)
     assert list(together) == list(metrics.NEIGHBOURS)
     for name, tree in together.items():
-        alone = metrics.measure(single(name), *sets, metrics.NEIGHBOURS[name], **options)
+        alone = uncertainty.measure(single(name), *sets, metrics.NEIGHBOURS[name], **options)
         assert {key: pytest.approx(value) if key not in ("unit", "resample", "ratio") else value for key, value in alone.items()} == tree
 
 
 def test_a_result_without_any_scatter_has_no_sigmas(rng):
-    same = metrics.measure(lambda a, b: 1.0, *rng.normal(size=(2, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
+    same = uncertainty.measure(lambda a, b: 1.0, *rng.normal(size=(2, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
     assert same["sigma"] == 0 and same["error"] == same["floor_error"] == 0
     made = np.ones((9, 1))
-    other = metrics.measure(lambda a, b: float(a is made), made, *rng.normal(size=(1, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
+    other = uncertainty.measure(lambda a, b: float(a is made), made, *rng.normal(size=(1, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3)
     assert other["value"] == 1 and other["sigma"] is None and other["ratio"] is None
 
 
@@ -414,21 +417,21 @@ def test_labels_stay_with_their_rows(rng):
     sets = [rng.integers(0, 3, (n, 1)).astype(float) for n in (12, 12, 40)]
     seen = lambda a, b, labels_a, labels_b: float((a[:, 0] != labels_a).sum() + (b[:, 0] != labels_b).sum())
     labels = [s[:, 0].astype(int) for s in sets]
-    found = metrics.measure(seen, *sets, "", 5, 5, labels=labels)
+    found = uncertainty.measure(seen, *sets, "", 5, 5, labels=labels)
     assert found["value"] == found["error"] == found["floor"] == 0
-    assert metrics.measure(seen, *sets, "", 5, 5, labels=[labels[0], 1 - labels[1], labels[2]])["value"] > 0
+    assert uncertainty.measure(seen, *sets, "", 5, 5, labels=[labels[0], 1 - labels[1], labels[2]])["value"] > 0
     with pytest.raises(ValueError, match="one label a row"):
-        metrics.measure(seen, *sets, "", labels=[labels[0], labels[1], labels[2][1:]])
+        uncertainty.measure(seen, *sets, "", labels=[labels[0], labels[1], labels[2][1:]])
 
 
 def test_a_floor_needs_more_others_than_the_reference_has_rows(rng):
     with pytest.raises(ValueError, match="more others"):
-        metrics.measure(metrics.frechet, *rng.normal(size=(3, 50, 2)), "")
+        uncertainty.measure(metrics.frechet, *rng.normal(size=(3, 50, 2)), "")
 
 
 def apart(distance, first, second, reference, others, seed=0, **options):
     """The difference of two sets measured against one reference, its error by their deviations, and that as if independent."""
-    one, other = (metrics.measure(distance, made, reference, others, "", 60, 2, seed, **options) for made in (first, second))
+    one, other = (uncertainty.measure(distance, made, reference, others, "", 60, 2, seed, **options) for made in (first, second))
     return (one["value"] - other["value"], np.std(np.subtract(one["deviations"], other["deviations"]), ddof=1),
             math.hypot(one["error"], other["error"]))
 
@@ -460,7 +463,7 @@ def test_any_two_sets_are_resampled_alike(rng, name):
         "several": (lambda a, b: seen.append(b.copy()) or np.zeros(2), {})}[name]
     reference, others = rng.normal(size=(30, 2)), rng.normal(size=(70, 2))
     for made in rng.normal(size=(2, 30, 2)):
-        metrics.measure(distance, made, reference, others, {"x": "", "y": ""} if name == "several" else "", 10, 3, seed=5, **options)
+        uncertainty.measure(distance, made, reference, others, {"x": "", "y": ""} if name == "several" else "", 10, 3, seed=5, **options)
     first, second = seen[:len(seen) // 2], seen[len(seen) // 2:]
     assert len(first) == 14 and all((a == b).all() for a, b in zip(first, second, strict=True))
     assert sum(a.shape == reference.shape and (a == reference).all() for a in first) == 4      # the value and three floors
@@ -516,7 +519,7 @@ def test_ranges_and_identical_sets(sets):
     assert all(0 <= told[key] < 1.5 for key in ("accuracy_error", "auc_error"))
 
 
-@pytest.mark.parametrize("metric", [*DISTANCES, *NEIGHBOURS, metrics.two_sample, metrics.frechet_at_infinity,
+@pytest.mark.parametrize("metric", [*DISTANCES, *NEIGHBOURS, metrics.two_sample, uncertainty.frechet_at_infinity,
                                     lambda a, b: metrics.wasserstein(a, b, np.ones(2)),
                                     lambda a, b: metrics.frechet_by_class(a, b, np.zeros(len(a)), np.zeros(len(b)))])
 def test_sets_that_cannot_be_compared_are_refused(metric):

@@ -8,16 +8,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lensnb import params, publish, store
 from lensnb.errors import InputError
-from lensnb.publish import code_cells, nbval, problems, read, tagged
+from lensnb.recipes.recipe import Params
+from lensnb.runs.run_folder import START, STEPS
+from tools import publish_notebooks
+from tools.publish_notebooks import code_cells, nbval, problems, read, tagged
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 
 
 def test_there_is_a_notebook_for_each_step():
-    assert [p.stem for p in NOTEBOOKS] == [store.START, *store.STEPS]
+    assert [p.stem for p in NOTEBOOKS] == [START, *STEPS]
     assert len(code_cells(read(NOTEBOOKS[0]))) <= 10 and all(10 <= len(code_cells(read(p))) <= 20 for p in NOTEBOOKS[1:])
 
 
@@ -40,8 +42,8 @@ def test_the_parameter_cell_names_every_section_with_the_quick_value(path):
     exec(tagged(read(path), "parameters")[0].source, namespace)     # our own committed cell
     namespace.pop("__builtins__")
     given = {k: v for k, v in namespace.items() if not k.startswith("__")}
-    assert set(given) == set(params.Params.model_fields)
-    assert params.Params.from_notebook(given) == params.Params()
+    assert set(given) == set(Params.model_fields)
+    assert Params.from_notebook(given) == Params()
 
 
 @pytest.fixture(scope="module")
@@ -82,5 +84,5 @@ def test_a_red_notebook_is_not_published(spoil, sentence, tmp_path):
     notebook = read(NOTEBOOKS[1])
     spoil(code_cells(notebook))
     with pytest.raises(InputError, match=sentence):
-        publish.write(notebook, tmp_path / "notebooks" / "01_data.ipynb")
+        publish_notebooks.write(notebook, tmp_path / "notebooks" / "01_data.ipynb")
     assert not list(tmp_path.rglob("*.ipynb"))

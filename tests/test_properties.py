@@ -13,8 +13,14 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lensnb import data, metrics, morphology, params, sampler, schedule, schema, sources
+from lensnb import metrics, sampler, schedule
+from lensnb.datasets import dataset as dataset_module
+from lensnb.datasets import sources
+from lensnb.datasets.dataset import KINDS, Scaling, choose, split
 from lensnb.denoiser import PREDICTIONS, WEIGHTS, Denoiser
+from lensnb.evaluation import morphology
+from lensnb.recipes.recipe import Params, load_recipe
+from lensnb.recipes.schema import Diffusion, Section
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -44,7 +50,7 @@ def values(annotation, bounds=()):
         return st.dictionaries(values(inner[0]), values(inner[1]), min_size=1, max_size=3)
     if inner:                                                           # X | None
         return st.one_of(*map(values, inner))
-    if isinstance(annotation, type) and issubclass(annotation, schema.Section):
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return trees(annotation)
     pattern = next((bound.pattern for bound in bounds if getattr(bound, "pattern", None)), None)
     if pattern:
@@ -71,31 +77,31 @@ def valid(section):
 
 
 @examples(150)
-@given(recipe=valid(params.Params))
+@given(recipe=valid(Params))
 def test_any_recipe_is_the_same_from_a_file_and_from_overrides(recipe, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     (folder / "file.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True), encoding="utf-8")
     (folder / "empty.yaml").write_text("")
-    assert params.load(folder / "file.yaml") == recipe
+    assert load_recipe(folder / "file.yaml") == recipe
     changed = recipe.model_dump(mode="json", exclude_defaults=True)
     flow = lambda value: yaml.safe_dump([value], default_flow_style=True, width=math.inf)[1:-2]     # as one line
     pairs = [(f"{key}.{leaf}", inner) for key, value in changed.items() if isinstance(value, dict) for leaf, inner in value.items()]
     pairs += [(key, value) for key, value in changed.items() if not isinstance(value, dict)]
     overrides = " ".join(shlex.quote(f"{key}={flow(value)}") for key, value in pairs)
-    assert params.load(folder / "empty.yaml", overrides) == recipe
+    assert load_recipe(folder / "empty.yaml", overrides) == recipe
 
 
 # ---- scaling and the choice of images
 
 @examples(60)
-@given(kind=st.sampled_from(data.KINDS), exponent=st.integers(-20, 20), seed=SEEDS, tail=st.floats(0.05, 3), n=st.integers(2, 30))
+@given(kind=st.sampled_from(KINDS), exponent=st.integers(-20, 20), seed=SEEDS, tail=st.floats(0.05, 3), n=st.integers(2, 30))
 def test_scaling_knows_no_unit_and_brings_back_what_models_draw(kind, exponent, seed, tail, n):
     """Light of any tail in any unit; models draw up to the range of the training images beyond its ends."""
     light = np.random.default_rng(seed).gamma(tail, size=(n, 1, 8, 8)).astype(np.float32)
     if kind == "minmax":
         exponent, light = 0, light / light.max()
     unit = 10.0**exponent
-    scaling, other = data.Scaling.fit(light, kind), data.Scaling.fit((light * unit).astype(np.float32), kind)
+    scaling, other = Scaling.fit(light, kind), Scaling.fit((light * unit).astype(np.float32), kind)
     seen = scaling.forward(light.astype(float))
     np.testing.assert_allclose(other.forward(light.astype(float) * unit), seen, rtol=0, atol=1e-5 * np.abs(seen).max())
     order = np.argsort(light, axis=None)
@@ -121,22 +127,22 @@ def test_a_part_of_the_images_has_every_class_by_its_share(sizes, n, seed):
 @examples(60)
 @given(n=st.integers(4, 3000), holdout=st.floats(0.01, 0.5), most=st.integers(1, 1500), seed=SEEDS)
 def test_images_to_compare_are_held_out_ones_and_four_times_as_many_others(n, holdout, most, seed):
-    dataset = type("Split", (), dict(zip(("train", "heldout"), data.split(n, holdout, seed), strict=True)))
-    reference, others = data.choose(dataset, most, seed)
-    spared = data.spared(dataset, seed)
+    dataset = type("Split", (), dict(zip(("train", "heldout"), split(n, holdout, seed), strict=True)))
+    reference, others = choose(dataset, most, seed)
+    spared = dataset_module.spared(dataset, seed)
     assert len(spared) == (0 if len(dataset.heldout) < 256 else min(256, len(dataset.heldout) // 4))
     assert len(reference) == min(most, len(dataset.heldout) - len(spared), len(dataset.train) // 2) > 0
     assert {*spared} <= {*dataset.heldout} and not {*spared} & {*reference}
     assert len(others) == min(4 * len(reference), len(dataset.train)) > len(reference)
     assert len({*reference, *others}) == len(reference) + len(others)
     assert {*reference} <= {*dataset.heldout} and {*others} <= {*dataset.train}
-    assert all((a == b).all() for a, b in zip(data.choose(dataset, most, seed), (reference, others), strict=True))
+    assert all((a == b).all() for a, b in zip(choose(dataset, most, seed), (reference, others), strict=True))
 
 
 # ---- schedules
 
 @examples(200)
-@given(section=valid(schema.Diffusion), steps=st.integers(1, 100), seed=SEEDS)
+@given(section=valid(Diffusion), steps=st.integers(1, 100), seed=SEEDS)
 def test_any_schedule_rises_and_trains_and_samples_on_finite_levels(section, steps, seed):
     assume(section.sigma_max > 1.001 * section.sigma_min)               # levels that double precision tells apart
     made = schedule.from_params(section)

@@ -10,6 +10,7 @@ import torch
 
 from lensnb import denoiser, sampler, schedule
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
+from lensnb.seeds import derived_seed
 
 MEAN, STD = 0.3, 0.5        # of Gaussian data, whose denoiser is known
 
@@ -288,7 +289,7 @@ def test_clipping_bounds_every_prediction():
 
 
 def test_derived_seeds_differ_for_all_keys():
-    seeds = {sampler.derived_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
+    seeds = {derived_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
     assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds) and max(seeds) > 2**62
 
 

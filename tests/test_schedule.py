@@ -6,7 +6,8 @@ import pytest
 import scipy.stats
 import torch
 
-from lensnb import params, schedule
+from lensnb import schedule
+from lensnb.recipes.schema import Diffusion
 from lensnb.schedule import Discrete, cosine_betas, linear_betas, sigmoid_betas
 
 
@@ -91,7 +92,7 @@ def test_zero_terminal_snr_is_that_of_diffusers_but_for_the_last_level():
 
 
 def of(**section):
-    return schedule.from_params(params.Diffusion(**section))
+    return schedule.from_params(Diffusion(**section))
 
 
 def test_the_signal_rate_falls_as_a_cosine_between_its_ends():

@@ -1,0 +1,138 @@
+"""The run folder: whole or not at all, made again only when it must be."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+
+from lensnb import io
+from lensnb.errors import InputError
+from lensnb.recipes.recipe import Params, validate
+from lensnb.runs import artefact
+from lensnb.runs.run_folder import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(validate({"run": "r"}, "x"), tmp_path)
+
+
+def writes(text, calls):
+    def make(folder):
+        calls.append(folder)
+        (folder / "file.txt").write_text(text)
+    return make
+
+
+def test_an_artefact_is_made_once_and_again_when_its_recipe_changes(tmp_path):
+    calls = []      # of (recipe, text), the second is not made
+    for recipe, text in (({"a": 1}, "x"), ({"a": 1}, "y"), ({"a": 2}, "z")):
+        folder = artefact.build(tmp_path / "art", recipe, writes(text, calls))
+    assert len(calls) == 2 and (folder / "file.txt").read_text() == "z"
+    assert sorted(os.listdir(tmp_path)) == ["art"]
+
+
+@pytest.mark.parametrize("damage", ["deleted", "shortened"])
+def test_a_damaged_artefact_is_made_again(tmp_path, damage):
+    calls = []
+    folder = artefact.build(tmp_path / "art", {}, writes("xyz", calls))
+    (folder / "file.txt").unlink() if damage == "deleted" else (folder / "file.txt").write_text("x")
+    artefact.build(tmp_path / "art", {}, writes("xyz", calls))
+    assert len(calls) == 2 and artefact.is_whole(folder)
+
+
+def test_a_failed_build_leaves_the_old_artefact_and_is_resumed_by_the_same_recipe_only(tmp_path):
+    artefact.build(tmp_path / "art", {"a": 1}, writes("old", []))
+
+    def fails(folder):
+        (folder / "half").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        artefact.build(tmp_path / "art", {"a": 2}, fails)
+    assert (tmp_path / "art" / "file.txt").read_text() == "old" and artefact.recipe_of(tmp_path / "art")["a"] == 1
+    left = []
+    artefact.build(tmp_path / "art", {"a": 2}, lambda folder: left.append((folder / "half").exists()))
+    with pytest.raises(RuntimeError):
+        artefact.build(tmp_path / "art", {"a": 3}, fails)
+    artefact.build(tmp_path / "art", {"a": 4}, lambda folder: left.append((folder / "half").exists()))
+    assert left == [True, False]
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f.json"
+    io.write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        io.write_json(path, {"a": float("nan")})
+    assert io.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["f.json"]
+
+
+def test_tables_come_back_as_they_were(tmp_path):
+    columns = {"x": np.array([1.5, -2e-30, 3.0]), "name": ["a", "b, c", 'd"']}
+    io.write_table(tmp_path / "t.csv", columns)
+    back = io.read_table(tmp_path / "t.csv")
+    assert np.array_equal(back["x"], columns["x"]) and back["name"].tolist() == columns["name"]
+
+
+def test_the_digest_depends_on_content_and_not_on_times(tmp_path):
+    def make(text, seconds):
+        def write(folder):
+            (folder / "file").write_text(text)
+            io.write_json(folder / "timing.json", {"seconds": seconds})
+        return artefact.digest(artefact.build(tmp_path / f"{text}{seconds}", {}, write))
+    assert make("x", 1) == make("x", 2) != make("y", 1)
+
+
+def test_a_changed_parameter_changes_the_recipe_of_its_stage_only(run, tmp_path):
+    def recipes(**tree):
+        other = Run(validate({"run": "r", **tree}, "x"), tmp_path)
+        found = {}
+        for stage in ("data", "models/diffusion", "models/gan", "samples/ddim"):
+            with contextlib.suppress(InputError):       # what it reads was made by another recipe
+                found[stage] = other.recipe(stage)
+        return found
+
+    for stage in ("data", "models/diffusion", "models/gan"):
+        run.build(stage, writes(stage, []))
+    base = recipes()
+    changed = lambda **tree: {s for s in base if recipes(**tree).get(s) != base[s]}
+    assert changed(train={"steps": 5}) == {"models/diffusion", "samples/ddim"}
+    assert changed(gan={"steps": 5}) == {"models/gan"}
+    assert changed(sample={"n": 5}) == {"samples/ddim"}
+    assert changed(data={"n": 50}) == set(base)
+    assert changed(seed=1) == set(base)
+    assert changed(evaluate={"n": 50}) == changed(threads=1) == set()
+
+
+def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "a.npy", np.zeros(3))
+    recipe = lambda: Run(validate({"data": {"path": str(tmp_path / "mine")}}, "x"), tmp_path).recipe("data")
+    first = recipe()
+    assert recipe() == first
+    np.save(tmp_path / "mine" / "b.npy", np.zeros(3))
+    second = recipe()
+    np.save(tmp_path / "mine" / "a.npy", np.zeros(4))
+    assert len({str(r) for r in (first, second, recipe())}) == 3
+
+
+def test_a_missing_stage_names_the_notebook_that_writes_it(run):
+    with pytest.raises(InputError, match="models/gan: not there or not whole; run notebooks/02_train.ipynb first"):
+        run.need("models/gan")
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "outputs").write_text("a file where a folder belongs")
+    run = Run(Params(), tmp_path / "outputs")
+    with pytest.raises(InputError, match="outputs.*: Not a directory; make room or give permission there, or set LENSNB_OUTPUTS"):
+        run.build("data", writes("x", []))
+
+
+def test_run_json_tells_where_a_result_comes_from(run):
+    run.build("data", writes("x", []))
+    with pytest.raises(InputError, match="data: made with other parameters .* run notebooks/01_data.ipynb again"):
+        Run(validate({"run": "r", "seed": 1}, "x"), run.outputs).need("data")
+    told = io.read_json(run.path / "run.json")
+    assert told["params"]["seed"] == 0 and told["packages"]["torch"] and told["hardware"]["cores"] and told["python"]
+    assert told["artefacts"]["data"]["files"]["file.txt"]["sha256"] == io.sha256(run.path / "data" / "file.txt")
