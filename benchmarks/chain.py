@@ -1,6 +1,6 @@
 """Minutes that each step of the quick chain takes on this machine, from nothing.
 
-    python benchmarks/chain.py [recipe]
+python benchmarks/chain.py [recipe]
 """
 
 import os
@@ -19,10 +19,16 @@ ROOT = Path(__file__).parents[1]
 def main(recipe="params/quick.yaml"):
     """Run the chain into a temporary folder and print seconds by step and by artefact."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["make", "-s", "run", f"RECIPE={recipe}"], cwd=ROOT, check=True,
-                       env={**os.environ, "LENSNB_OUTPUTS": folder})
+        subprocess.run(
+            ["make", "-s", "run", f"RECIPE={recipe}"],
+            cwd=ROOT,
+            check=True,
+            env={**os.environ, "LENSNB_OUTPUTS": folder},
+        )
         told = io.read_json(Run(load_recipe(ROOT / recipe), folder).path / "run.json")
-    print(f"{told['hardware']['cores']} cores, torch {told['packages']['torch']}, {told['hardware']['platform']}")
+    print(
+        f"{told['hardware']['cores']} cores, torch {told['packages']['torch']}, {told['hardware']['platform']}"
+    )
     for step, entry in told["steps"].items():
         print(f"{step:24s}{entry['seconds'] / 60:8.2f} min")
     print(f"{'all':24s}{sum(e['seconds'] for e in told['steps'].values()) / 60:8.2f} min")

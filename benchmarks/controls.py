@@ -25,12 +25,17 @@ from lensnb.lensing.priors import PRIORS
 from lensnb.lensing.simulate import render, simulate
 from lensnb.recipes.recipe import Params, validate
 
-BROAD, FITTED, BOOTSTRAP = PRIORS["broad"], 32, 50       # few will do: faults lie far out
+# few will do: faults lie far out
+BROAD = PRIORS["broad"]
+FITTED = 32
+BOOTSTRAP = 50
 
 
 def anew(**factors):
     """The same lenses and noise, simulated with some columns of the truth multiplied."""
-    return lambda x, truth, rng: render(truth | {name: truth[name] * factor for name, factor in factors.items()}).numpy()
+    return lambda x, truth, rng: render(
+        truth | {name: truth[name] * factor for name, factor in factors.items()}
+    ).numpy()
 
 
 def ring(factor):
@@ -40,8 +45,15 @@ def ring(factor):
 
 def without_substructure(x, truth, rng):
     """The same ring, all of its mass smooth."""
-    return render(truth | {"class": 0 * truth["class"], "subhalos": 0 * truth["subhalos"], "vortex_mass": 0 * truth["vortex_mass"],
-                           "theta_E_smooth": truth["theta_E"]}).numpy()
+    return render(
+        truth
+        | {
+            "class": 0 * truth["class"],
+            "subhalos": 0 * truth["subhalos"],
+            "vortex_mass": 0 * truth["vortex_mass"],
+            "theta_E_smooth": truth["theta_E"],
+        }
+    ).numpy()
 
 
 def noisier(x, truth, rng):
@@ -74,14 +86,23 @@ FAULTS = {
     "halves cut and mixed": cut_and_mixed,
     "only 10 % distinct": lambda x, truth, rng: x[rng.integers(len(x) // 10, size=len(x))],
     "flux x1.1": lambda x, truth, rng: 1.1 * x,
-    "PSF +30 %": lambda x, truth, rng: render(truth, replace(BROAD, psf_fwhm=1.3 * BROAD.psf_fwhm)).numpy(),
+    "PSF +30 %": lambda x, truth, rng: render(
+        truth, replace(BROAD, psf_fwhm=1.3 * BROAD.psf_fwhm)
+    ).numpy(),
 }
 
 
 def judge_of(n, folder):
     """The Judge of n held-out and 4 n other images of the broad prior, kept in `folder`."""
-    recipe = validate({"data": {"n": 5 * n, "holdout": 0.2}, "model": {"context": "class"}, "sample": {"n": n},
-                              "evaluate": {"n": n, "fit": min(FITTED, n), "bootstrap": BOOTSTRAP}}, "controls")
+    recipe = validate(
+        {
+            "data": {"n": 5 * n, "holdout": 0.2},
+            "model": {"context": "class"},
+            "sample": {"n": n},
+            "evaluate": {"n": n, "fit": min(FITTED, n), "bootstrap": BOOTSTRAP},
+        },
+        "controls",
+    )
     if not (folder / "images.npy").is_file():
         io.make_folder(folder)
         prepare_dataset(recipe.data, 11, folder)
@@ -91,40 +112,70 @@ def judge_of(n, folder):
 def sigmas(judge, name, x, truth):
     """One row of the table: fault, sigma of each metric, seconds without and of the lens-model fit."""
     rng = np.random.default_rng(0)
-    images, labels = FAULTS[name](x, truth, rng), np.asarray(truth["class"])
+    images = FAULTS[name](x, truth, rng)
+    labels = np.asarray(truth["class"])
     labels = rng.permutation(labels) if name == "labels shuffled" else labels
     start = time.perf_counter()
     found = judge.measured(images, {"class": labels})
     between = time.perf_counter()
     found["lens_fit"] = judge.lens_fit(images)
     seconds = {"seconds": between - start, "seconds_fit": time.perf_counter() - between}
-    return {"fault": name, "n": judge.n} | {key: round(compare.badness(tree), 1) for key, tree in found.items()} | seconds
+    return (
+        {"fault": name, "n": judge.n}
+        | {key: round(compare.badness(tree), 1) for key, tree in found.items()}
+        | seconds
+    )
 
 
 def picture(rows, folder):
     """Save the table as a heat map, controls.png and controls.pdf."""
     skipped = ("fault", "n", "seconds", "seconds_fit")
-    cells = [{"method": row["fault"], "metric": key, "sigma": float(row[key]), "larger_is_better": False}
-             for row in rows for key in row if key not in skipped]
+    cells = [
+        {"method": row["fault"], "metric": key, "sigma": float(row[key]), "larger_is_better": False}
+        for row in rows
+        for key in row
+        if key not in skipped
+    ]
     figures.save(figures.sigmas(cells), folder, "controls")
 
 
 def main(n="2000"):
     """Print a row for each fault and keep the table."""
     torch.set_num_threads(Params().threads)
-    folder, start = io.home() / "outputs" / "benchmarks", time.perf_counter()
+    folder = io.home() / "outputs" / "benchmarks"
+    start = time.perf_counter()
     judge = judge_of(int(n), folder / f"controls-{n}")
     print(f"real images measured in {time.perf_counter() - start:.0f} s", flush=True)
     path = folder / "controls.csv"
     table = io.read_table(path) if path.is_file() else {}
-    rows = [row for row in (dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)) if row["n"] == judge.n]
+    rows = [
+        row
+        for row in (
+            dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)
+        )
+        if row["n"] == judge.n
+    ]
     x, truth = simulate(judge.n, "broad", seed=12)
     for name in (name for name in FAULTS if name not in {row["fault"] for row in rows}):
         rows.append(sigmas(judge, name, x, truth))
         io.write_rows(path, rows)
-        print(name, {key: value for key, value in rows[-1].items() if key.startswith("seconds") or key not in ("fault", "n") and value > 3}, flush=True)
+        print(
+            name,
+            {
+                key: value
+                for key, value in rows[-1].items()
+                if key.startswith("seconds") or key not in ("fault", "n") and value > 3
+            },
+            flush=True,
+        )
     picture(rows, folder)
-    fresh = [row[key] for row in rows if row["fault"].startswith("fresh") for key in row if key not in ("fault", "n", "seconds", "seconds_fit")]
+    fresh = [
+        row[key]
+        for row in rows
+        if row["fault"].startswith("fresh")
+        for key in row
+        if key not in ("fault", "n", "seconds", "seconds_fit")
+    ]
     alarms = int(np.sum(np.array(fresh) > 3))
     print(f"fresh images: {alarms} of {len(fresh)} metrics above 3 sigma")
     assert alarms <= 2

@@ -34,14 +34,25 @@ def step(overrides):
 
     recipe = load_recipe(io.home() / "params/deeplense_ddim.yaml", overrides)
     x = torch.randn(recipe.train.batch, 1, 64, 64)
-    dataset = SimpleNamespace(images=x.numpy(), classes=(), labels=None, truth={}, sigma_data=0.5, scaling=Scaling("linear", 1, 0, 1, -1, 1))
+    dataset = SimpleNamespace(
+        images=x.numpy(),
+        classes=(),
+        labels=None,
+        truth={},
+        sigma_data=0.5,
+        scaling=Scaling("linear", 1, 0, 1, -1, 1),
+    )
     on = make_accelerator(recipe.device, recipe.train.precision)
     task = loop.task("diffusion", recipe, dataset, on)
     cuda = on.device.type == "cuda"
     before = 0 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
     task.step(0, x.to(on.device), None, torch.Generator(on.device).manual_seed(0))
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     parameters = sum(p.numel() for p in task.model.parameters())
     return (peak - before) / 2**30, time.perf_counter() - start, parameters, str(on.device)
 
@@ -52,7 +63,10 @@ def main():
     for way, overrides in WAYS.items():
         with context.Pool(1) as pool:
             gib, seconds, parameters, device = pool.apply(step, (overrides,))
-        print(f"{way:44s}{gib:7.2f} GiB {seconds:7.1f} s  ({parameters / 1e6:.1f} M parameters, {device})", flush=True)
+        print(
+            f"{way:44s}{gib:7.2f} GiB {seconds:7.1f} s  ({parameters / 1e6:.1f} M parameters, {device})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

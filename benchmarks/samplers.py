@@ -21,12 +21,23 @@ from lensnb.recipes.recipe import load_recipe
 from lensnb.recipes.schema import Method
 
 EVALUATIONS = (5, 10, 15, 20, 50, 100)
-LONG = {"ddpm": (1000,)}        # what all others are compared to
-METHODS = {     # along the schedule's own levels; and along others, chosen against training images
-    "ddpm": {"sampler": "ddpm"}, "ddpm_large": {"sampler": "ddpm", "variance": "large"}, "ddim": {"sampler": "ddim"},
-    "heun karras": {"sampler": "heun", "spacing": "karras", "sigma_min": 0.1}, "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_3m": {"sampler": "dpmpp_3m"},
-    "unipc": {"sampler": "unipc"}, "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras", "sigma_min": 0.1},
-    "unipc karras": {"sampler": "unipc", "spacing": "karras", "sigma_min": 0.1, "sigma_max": 400, "rho": 20},
+LONG = {"ddpm": (1000,)}  # what all others are compared to
+METHODS = {  # along the schedule's own levels; and along others, chosen against training images
+    "ddpm": {"sampler": "ddpm"},
+    "ddpm_large": {"sampler": "ddpm", "variance": "large"},
+    "ddim": {"sampler": "ddim"},
+    "heun karras": {"sampler": "heun", "spacing": "karras", "sigma_min": 0.1},
+    "dpmpp_2m": {"sampler": "dpmpp_2m"},
+    "dpmpp_3m": {"sampler": "dpmpp_3m"},
+    "unipc": {"sampler": "unipc"},
+    "dpmpp_2m karras": {"sampler": "dpmpp_2m", "spacing": "karras", "sigma_min": 0.1},
+    "unipc karras": {
+        "sampler": "unipc",
+        "spacing": "karras",
+        "sigma_min": 0.1,
+        "sigma_max": 400,
+        "rho": 20,
+    },
 }
 
 
@@ -44,14 +55,27 @@ MEASURED = ("fld", "intensity", "spectrum", "profile")
 
 def measured(run, method, judge):
     """Some metrics of images of a method, with the seconds that these took."""
-    recipe = run.params.model_copy(update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})})
+    recipe = run.params.model_copy(
+        update={"sample": run.params.sample.model_copy(update={"methods": {"it": method}})}
+    )
     weights = run.need("models/diffusion") / "model.safetensors"
     start = time.perf_counter()
-    images = generator.load_generator(recipe, "it", judge.dataset, weights).draw(judge.n, seed=recipe.seed)
+    images = generator.load_generator(recipe, "it", judge.dataset, weights).draw(
+        judge.n, seed=recipe.seed
+    )
     row = {"seconds_per_image": (time.perf_counter() - start) / judge.n}
     for key in MEASURED:
         rows, distance, unit, *_ = judge.rulers[key]
-        found = uncertainty.measure(distance, judge.makers[rows](images), judge.real[rows], judge.others[rows], unit, 100, 20, recipe.seed)
+        found = uncertainty.measure(
+            distance,
+            judge.makers[rows](images),
+            judge.real[rows],
+            judge.others[rows],
+            unit,
+            100,
+            20,
+            recipe.seed,
+        )
         row |= {key: found["value"], f"{key}_error": found["error"], f"{key}_floor": found["floor"]}
     return row
 
@@ -72,11 +96,17 @@ def main(name="quick", n="256"):
             continue
         rows.append({"sampler": sampler, "nfe": nfe, "n": judge.n} | measured(run, method, judge))
         io.write_rows(path, rows)
-        print(f"{sampler:16s}{nfe:6d}", *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in MEASURED), flush=True)
+        print(
+            f"{sampler:16s}{nfe:6d}",
+            *(f"{key} {rows[-1][key]:.3f} +- {rows[-1][key + '_error']:.3f}" for key in MEASURED),
+            flush=True,
+        )
     figures.save(figures.quality_against_evaluations(rows), path.parent, "samplers")
     best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])
     longest = next(row for row in rows if row["sampler"] == "ddpm" and row["nfe"] == 1000)
-    print(f"at 10 evaluations {best['sampler']} comes closest: fld {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000")
+    print(
+        f"at 10 evaluations {best['sampler']} comes closest: fld {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000"
+    )
     assert np.isfinite([row["fld"] for row in rows]).all()
 
 

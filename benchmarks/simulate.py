@@ -39,13 +39,16 @@ def watch(peak, stop):
 def measured(task, *arguments):
     """Seconds and CPU seconds of a task and its peak growth of memory in MB, in this process."""
     simulate(48)  # imports and caches
-    before, stop = anonymous_memory(), threading.Event()
+    before = anonymous_memory()
+    stop = threading.Event()
     peak = [before]
     watcher = threading.Thread(target=watch, args=(peak, stop))
     watcher.start()
-    began, cpu_began = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
+    cpu_began = time.process_time()
     task(*arguments)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    seconds = time.perf_counter() - began
+    cpu = time.process_time() - cpu_began
     stop.set()
     watcher.join()
     return seconds, cpu, (peak[0] - before) / MEGABYTE
@@ -72,8 +75,11 @@ def run(threads, task, *arguments):
 
 
 def report(label, n, seconds, cpu, megabytes):
-    print(f"{label:32s} n = {n:5d} {n / seconds:5.0f} images/s {n / cpu:5.0f} per CPU second "
-          f"+{megabytes:4.0f} MB", flush=True)
+    print(
+        f"{label:32s} n = {n:5d} {n / seconds:5.0f} images/s {n / cpu:5.0f} per CPU second "
+        f"+{megabytes:4.0f} MB",
+        flush=True,
+    )
 
 
 def main():

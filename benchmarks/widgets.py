@@ -36,7 +36,9 @@ def steps(page, handle, count=12):
 
 
 def told(where, times):
-    print(f"{where}: {statistics.median(times):.0f} ms a step (median of {len(times)}, worst {max(times):.0f})")
+    print(
+        f"{where}: {statistics.median(times):.0f} ms a step (median of {len(times)}, worst {max(times):.0f})"
+    )
 
 
 def main():
@@ -47,11 +49,16 @@ def main():
         told("report, journey", steps(page, "input[type=range]:not([disabled])"))
         with browsing.jupyterlab(ROOT, Path(scratch), dict(os.environ)) as address:
             browsing.open_notebook(page, address, "outputs/quick/notebooks/03_sample.ipynb")
-            told("JupyterLab, journey of the executed notebook", steps(page, ".jp-OutputArea .noUi-handle"))
+            told(
+                "JupyterLab, journey of the executed notebook",
+                steps(page, ".jp-OutputArea .noUi-handle"),
+            )
             browsing.open_notebook(page, address, "notebooks/03_sample.ipynb")
             browsing.run_all(page, save=False)
             page.wait_for_timeout(2000)
-            texts = page.evaluate("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
+            texts = page.evaluate(
+                "[...document.querySelectorAll('figcaption')].map(f => f.textContent)"
+            )
             print("live:", next(t for t in texts if re.search(r"images in [\d.]+ s", t)))
         browser.close()
 

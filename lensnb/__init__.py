@@ -21,5 +21,21 @@ from lensnb.pipeline import (
 from lensnb.pretrained import load
 from lensnb.recipes.recipe import Params, load_recipe
 
-__all__ = ["InputError", "Params", "compare_methods", "draw_samples", "evaluate_method", "load", "load_data", "load_generator",
-           "load_recipe", "load_samples", "load_trajectory", "load_watched", "make_data", "open_run", "progress", "train_model"]
+__all__ = [
+    "InputError",
+    "Params",
+    "compare_methods",
+    "draw_samples",
+    "evaluate_method",
+    "load",
+    "load_data",
+    "load_generator",
+    "load_recipe",
+    "load_samples",
+    "load_trajectory",
+    "load_watched",
+    "make_data",
+    "open_run",
+    "progress",
+    "train_model",
+]

@@ -5,7 +5,6 @@ a clean image is decided here, as a thin preconditioning around any network (Kar
 arXiv:2206.00364, eq. 7): x0 = c_skip x + c_out F(c_in x, c_noise).
 """
 
-
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ NETWORKS = {"unet": UNet, "dit": DiT}
 
 
 # What the network predicts: (sigma, sigma_data) -> c_skip, c_out, c_in ------------------------------
+
 
 def noise(sigma, sigma_data):
     """The noise (Ho et al. 2020): x0 = x - sigma F; the input is the variance-preserving state."""
@@ -47,13 +47,24 @@ PREDICTIONS = {"noise": noise, "v": v, "x0": x0, "edm": edm, "velocity": velocit
 
 # What the network is told of the noise level, and the weight of each level in the loss -------------
 
-LEVELS = {"log_sigma": lambda sigma: sigma.log() / 4, "variance": lambda sigma: sigma**2 / (1 + sigma**2)}
+LEVELS = {
+    "log_sigma": lambda sigma: sigma.log() / 4,
+    "variance": lambda sigma: sigma**2 / (1 + sigma**2),
+}
 
-WEIGHTS = {     # of a squared error in x0: (sigma, sigma_data, c_out) -> weight
-    "plain": lambda sigma, sigma_data, c_out: 1 / c_out**2,         # the network's own output, all levels alike
-    "min_snr": lambda sigma, sigma_data, c_out: (1 / sigma**2).clamp(max=5),    # Hang et al. 2023, arXiv:2303.09556, gamma = 5
-    "clamped_snr": lambda sigma, sigma_data, c_out: (1 / sigma**2).clamp(1, 5),     # and large sigma keeps a weight
-    "edm": lambda sigma, sigma_data, c_out: 1 / sigma**2 + 1 / sigma_data**2,   # Karras et al. 2022, table 1
+WEIGHTS = {  # of a squared error in x0: (sigma, sigma_data, c_out) -> weight
+    "plain": lambda sigma, sigma_data, c_out: (
+        1 / c_out**2
+    ),  # the network's own output, all levels alike
+    "min_snr": lambda sigma, sigma_data, c_out: (1 / sigma**2).clamp(
+        max=5
+    ),  # Hang et al. 2023, arXiv:2303.09556, gamma = 5
+    "clamped_snr": lambda sigma, sigma_data, c_out: (1 / sigma**2).clamp(
+        1, 5
+    ),  # and large sigma keeps a weight
+    "edm": lambda sigma, sigma_data, c_out: (
+        1 / sigma**2 + 1 / sigma_data**2
+    ),  # Karras et al. 2022, table 1
 }
 
 
@@ -65,22 +76,31 @@ class Denoiser(nn.Module):
 
     def __init__(self, net, prediction="v", sigma_data=0.5, level="log_sigma"):
         super().__init__()
-        self.net, self.sigma_data = net, sigma_data
-        self.coefficients, self.level = PREDICTIONS[prediction], LEVELS[level]
+        self.net = net
+        self.sigma_data = sigma_data
+        self.coefficients = PREDICTIONS[prediction]
+        self.level = LEVELS[level]
 
     def forward(self, x, sigma, context=None):
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))              # (B,)
-        c_skip, c_out, c_in = self.coefficients(sigma[:, None, None, None], self.sigma_data)       # (B, 1, 1, 1)
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))  # (B,)
+        c_skip, c_out, c_in = self.coefficients(
+            sigma[:, None, None, None], self.sigma_data
+        )  # (B, 1, 1, 1)
         return c_skip * x + c_out * self.net(c_in * x, self.level(sigma), context)
 
     def weight(self, sigma, weighting="min_snr"):
         """Weight (B,) of a squared error in x0 at noise levels sigma (B,)."""
-        return WEIGHTS[weighting](sigma, self.sigma_data, self.coefficients(sigma, self.sigma_data)[1])
+        return WEIGHTS[weighting](
+            sigma, self.sigma_data, self.coefficients(sigma, self.sigma_data)[1]
+        )
 
 
 def loss(denoise, x0, sigma, noise, weight, context=None):
     """Mean of weight (B,) times the squared error of the denoised x0 + sigma noise; x0 (B, C, H, W), sigma (B,); a scalar."""
-    wide = lambda values: values[:, None, None, None]
+
+    def wide(values):
+        return values[:, None, None, None]
+
     return (wide(weight) * (denoise(x0 + wide(sigma) * noise, sigma, context) - x0) ** 2).mean()
 
 
@@ -94,7 +114,7 @@ def guided(denoise, context=None, scale=1.0):
         return lambda x, sigma: denoise(x, sigma, context)
 
     def both(x, sigma):
-        twice = torch.cat([context, torch.full_like(context, torch.nan)])       # rows of NaN: dropped
+        twice = torch.cat([context, torch.full_like(context, torch.nan)])  # rows of NaN: dropped
         given, null = denoise(torch.cat([x, x]), sigma, twice).chunk(2)
         return null + scale * (given - null)
 

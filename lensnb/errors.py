@@ -1,6 +1,5 @@
 """The one exception for what a user can mend, how a command line says it, and the guess at what was meant."""
 
-
 import contextlib
 import difflib
 import errno
@@ -26,11 +25,19 @@ def of_files(place):
     try:
         yield
     except OSError as error:
-        cut_short = error.errno is None and "requested and" in str(error)      # what numpy says of a full disk
-        if not cut_short and error.errno not in FULL and (error.errno is None or error.filename is None):
+        cut_short = error.errno is None and "requested and" in str(
+            error
+        )  # what numpy says of a full disk
+        if (
+            not cut_short
+            and error.errno not in FULL
+            and (error.errno is None or error.filename is None)
+        ):
             raise
-        raise InputError(f"{error.filename or place}: {error.strerror or 'No space left on device'}; make room or give permission "
-                         "there, or set LENSNB_OUTPUTS to another folder") from None
+        raise InputError(
+            f"{error.filename or place}: {error.strerror or 'No space left on device'}; make room or give permission "
+            "there, or set LENSNB_OUTPUTS to another folder"
+        ) from None
 
 
 def told(command):
@@ -42,7 +49,10 @@ def told(command):
         print(f"lensnb: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lensnb: stopped; what is whole stays, and the same command goes on from there", file=sys.stderr)
+        print(
+            "lensnb: stopped; what is whole stays, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

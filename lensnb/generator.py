@@ -3,8 +3,6 @@
 What the sampling notebook needs of any method; it cannot tell a diffusion model from a GAN.
 """
 
-
-
 import numpy as np
 import safetensors.torch
 import torch
@@ -15,7 +13,7 @@ from lensnb.errors import InputError
 from lensnb.networks import gan_deeplense, gan_r3
 from lensnb.seeds import derived_seed
 
-IMAGES = 11     # purpose of derived seeds
+IMAGES = 11  # purpose of derived seeds
 
 
 def sigmas_of(method, diffusion):
@@ -31,9 +29,14 @@ class Diffusion:
 
     def __init__(self, net, params, method, dataset, device):
         self.net = net
-        self.sigmas, self.method, self.device = sigmas_of(method, params.diffusion), method, device
-        self.nfe = sampler.evaluations(method.sampler, method.steps) * (1 if method.guidance == 1 else 2)
-        self.shape, self.scaling = dataset.images.shape[1:], dataset.scaling
+        self.sigmas = sigmas_of(method, params.diffusion)
+        self.method = method
+        self.device = device
+        self.nfe = sampler.evaluations(method.sampler, method.steps) * (
+            1 if method.guidance == 1 else 2
+        )
+        self.shape = dataset.images.shape[1:]
+        self.scaling = dataset.scaling
 
     def states(self, seeds, context=None):
         """The sampler's States for images of these seeds and contexts (B, K), in model units."""
@@ -42,7 +45,10 @@ class Diffusion:
         denoise = denoiser.guided(self.net, context, self.method.guidance)
         if self.method.clip:
             denoise = denoiser.clipped(denoise, self.scaling.low, self.scaling.high)
-        options = {"ddim": {"eta": self.method.eta}, "ddpm": {"variance": self.method.variance}}.get(self.method.sampler, {})
+        options = {
+            "ddim": {"eta": self.method.eta},
+            "ddpm": {"variance": self.method.variance},
+        }.get(self.method.sampler, {})
         return sampler.SAMPLERS[self.method.sampler](denoise, self.sigmas, x, noise, **options)
 
     def images(self, seeds, context=None):
@@ -66,19 +72,25 @@ class Gan:
     nfe = 1
 
     def __init__(self, net, params, method, dataset, device):
-        self.net, self.device = net, device
+        self.net = net
+        self.device = device
 
     def images(self, seeds, context=None):
         """Finished images (B, C, H, W) in model units."""
         noise = sampler.ImageNoise(seeds)
-        return self.net(*(noise(shape, device=self.device) for shape in self.net.shapes), context=context)
+        return self.net(
+            *(noise(shape, device=self.device) for shape in self.net.shapes), context=context
+        )
 
     def frames(self, seeds, count, context=None):
         """`count` images on the great circle through two latents for each seed, all else that is drawn held, (F, B, C, H, W)."""
         noise = sampler.ImageNoise(seeds)
         a, *rest = (noise(shape, device=self.device) for shape in self.net.shapes)
-        b, angle = noise(self.net.shapes[0], device=self.device), np.linspace(0, 2 * np.pi, count)
-        x = torch.stack([self.net(np.cos(t) * a + np.sin(t) * b, *rest, context=context) for t in angle])
+        b = noise(self.net.shapes[0], device=self.device)
+        angle = np.linspace(0, 2 * np.pi, count)
+        x = torch.stack(
+            [self.net(np.cos(t) * a + np.sin(t) * b, *rest, context=context) for t in angle]
+        )
         return {"step": list(range(count)), "angle_deg": np.degrees(angle).tolist()}, x, x
 
 
@@ -95,12 +107,24 @@ class Generator:
     """
 
     def __init__(self, params, method, dataset, net, device):
-        self.params, self.method, self.device, self.dataset, self.scaling = params, method, device, dataset, dataset.scaling
-        self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](net, params, method, dataset, device)
+        self.params = params
+        self.method = method
+        self.device = device
+        self.dataset = dataset
+        self.scaling = dataset.scaling
+        self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](
+            net, params, method, dataset, device
+        )
         self.kind = conditions.resolve(params.model.context, dataset)
         if self.kind == "none" and (params.sample.context or method.guidance != 1):
-            raise InputError("sample.context and guidance are for images of which something is known, and these have no labels; leave them out")
-        self.table = conditions.read(params.sample.context, self.kind, dataset) if params.sample.context else None
+            raise InputError(
+                "sample.context and guidance are for images of which something is known, and these have no labels; leave them out"
+            )
+        self.table = (
+            conditions.read(params.sample.context, self.kind, dataset)
+            if params.sample.context
+            else None
+        )
         self.nfe = self.inner.nfe
 
     def variant(self, steps, guidance=1.0):
@@ -124,14 +148,19 @@ class Generator:
             return None
         table = table or self.table
         if table is None:
-            table, order = conditions.table(self.kind, self.dataset), self.dataset.train
+            table = conditions.table(self.kind, self.dataset)
+            order = self.dataset.train
             rows = [order[s % len(order)] for s in _seeds(seed, first, n)]
         else:
             rows = [i % len(table["class"]) for i in range(first, first + n)]
         return {name: np.asarray(column)[rows] for name, column in table.items()}
 
     def _context(self, asked):
-        return None if asked is None else conditions.encode(self.kind, self.dataset, asked).to(self.device)
+        return (
+            None
+            if asked is None
+            else conditions.encode(self.kind, self.dataset, asked).to(self.device)
+        )
 
     def draw(self, n, seed=0, batch=64, first=0, table=None):
         """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone.
@@ -143,12 +172,14 @@ class Generator:
     @torch.inference_mode()
     def batches(self, n, seed=0, batch=64, first=0, table=None):
         """The images of `draw`, `batch` of them at a time."""
-        span = self.scaling.high - self.scaling.low     # far beyond, an asinh's inverse overflows
+        span = self.scaling.high - self.scaling.low  # far beyond, an asinh's inverse overflows
         for at in range(first, first + n, batch):
             count = min(batch, first + n - at)
             context = self._context(self.asked(count, seed, at, table))
             x = self.inner.images(_seeds(seed, at, count), context).cpu()
-            yield self.scaling.inverse(x.clamp(self.scaling.low - span, self.scaling.high + span)).numpy()
+            yield self.scaling.inverse(
+                x.clamp(self.scaling.low - span, self.scaling.high + span)
+            ).numpy()
 
     @torch.inference_mode()
     def trajectory(self, n, seed=0, count=40, table=None):
@@ -165,7 +196,11 @@ class Generator:
 
 def find_device(name="auto"):
     """The torch device that a recipe asks for; "auto" takes a GPU where there is one. Raises InputError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     best = next(kind for kind, available in there.items() if available)
     if name != "auto" and not there[name]:
         raise InputError(f"device: {name} is asked for, and this machine offers {best}")
@@ -183,15 +218,23 @@ def untrained(model, params, dataset):
 
 def load_generator(params, name, dataset, *weights):
     """The trained Generator of the method `name`, its weights in one file or in several; raises InputError for those of another recipe."""
-    method, device = params.sample.methods[name], find_device(params.device)
+    method = params.sample.methods[name]
+    device = find_device(params.device)
     net = untrained(method.model, params, dataset)
     try:
-        net.load_state_dict({key: value for path in weights for key, value in safetensors.torch.load_file(path).items()})
+        net.load_state_dict(
+            {
+                key: value
+                for path in weights
+                for key, value in safetensors.torch.load_file(path).items()
+            }
+        )
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{weights[0]}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
-                         "delete its folder and run notebooks/02_train.ipynb again") from None
+        raise InputError(
+            f"{weights[0]}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
+            "delete its folder and run notebooks/02_train.ipynb again"
+        ) from None
     return Generator(params, method, dataset, net.to(device).eval(), device)
-
 
 
 def untrained_denoiser(params, dataset):
@@ -200,21 +243,25 @@ def untrained_denoiser(params, dataset):
     return denoiser_of(params, dataset.images.shape[1], dataset.sigma_data, width)
 
 
-
 GAN_NETWORKS = {"published": gan_deeplense, "modern": gan_r3}
 
 
 def untrained_gan(params, dataset):
     """The untrained generator of a recipe, for the images of a Dataset."""
     channels, size = dataset.images.shape[1:3]
-    context, scaling = conditions.width(params.model.context, dataset), dataset.scaling
-    return GAN_NETWORKS[params.gan.kind].Generator(size, channels, params.gan.latent, params.gan.width, context, scaling.low, scaling.high)
+    context = conditions.width(params.model.context, dataset)
+    scaling = dataset.scaling
+    return GAN_NETWORKS[params.gan.kind].Generator(
+        size, channels, params.gan.latent, params.gan.width, context, scaling.low, scaling.high
+    )
 
 
 def untrained_discriminator(params, dataset):
     """The untrained discriminator of a recipe."""
     channels, size = dataset.images.shape[1:3]
-    return GAN_NETWORKS[params.gan.kind].Discriminator(size, channels, params.gan.width, conditions.width(params.model.context, dataset))
+    return GAN_NETWORKS[params.gan.kind].Discriminator(
+        size, channels, params.gan.width, conditions.width(params.model.context, dataset)
+    )
 
 
 def denoiser_of(params, channels, sigma_data, context=0):

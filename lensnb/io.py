@@ -9,7 +9,7 @@ import numpy as np
 
 from lensnb.errors import InputError, of_files
 
-FORMAT = 1      # of the files in a run folder
+FORMAT = 1  # of the files in a run folder
 
 
 def locate(path):
@@ -50,15 +50,19 @@ def read_json(path):
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}); delete it and run its step again") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: damaged (found {type(tree).__name__}, not names and values); delete it and run its step again")
+        raise InputError(
+            f"{path}: damaged (found {type(tree).__name__}, not names and values); delete it and run its step again"
+        )
     return known(path, tree)
 
 
 def known(path, tree):
     """What was read from `path`, unless a newer lensnb has written it, whose results are neither read nor replaced."""
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
-        raise InputError(f"{path}: made by a newer lensnb ({tree.get('lensnb')}, format {tree['format']}; this one knows {FORMAT}); "
-                         "update lensnb, or give this run another name (run=...)")
+        raise InputError(
+            f"{path}: made by a newer lensnb ({tree.get('lensnb')}, format {tree['format']}; this one knows {FORMAT}); "
+            "update lensnb, or give this run another name (run=...)"
+        )
     return tree
 
 
@@ -103,19 +107,11 @@ def make_folder(path):
         probe.unlink()
 
 
-
-
-
 def home():
     """The project's folder, which has `notebooks/`: the nearest one above the working directory, or the code's own."""
     here = Path.cwd()
     likely = (here, *here.parents, Path(__file__).parents[1])
     return next((p for p in likely if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
-
-
-
-
-
 
 
 def write_images(path, shape, batches):
@@ -125,7 +121,9 @@ def write_images(path, shape, batches):
     """
     bad = 0
     with atomic(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         for some in batches:
             bad += int((~np.isfinite(some)).any(axis=(1, 2, 3)).sum())
             file.write(np.ascontiguousarray(some, "<f4"))

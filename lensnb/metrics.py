@@ -4,22 +4,24 @@ A set is an array of rows (n, d), one row an image: its features, its histogram,
 Every metric is called as metric(generated, reference); sets that cannot be compared raise ValueError.
 """
 
-
-
 import numpy as np
 
 
 def _pair(a, b, least=1):
     """Both sets as float64 rows (n, d), (m, d) of the same columns, at least `least` rows each, all finite."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    a = np.asarray(a, float)
+    b = np.asarray(b, float)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
-        raise ValueError(f"expected two sets of {least} rows or more with the same columns, got shapes {a.shape} and {b.shape}")
+        raise ValueError(
+            f"expected two sets of {least} rows or more with the same columns, got shapes {a.shape} and {b.shape}"
+        )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("expected finite numbers, got rows with NaN or infinity")
     return a, b
 
 
 # ---- distances
+
 
 def frechet(a, b):
     """Squared Frechet distance of the Gaussians fitted to rows a (n, d) and b (m, d), in squared units of the rows.
@@ -29,11 +31,15 @@ def frechet(a, b):
     A^1/2 B A^1/2, which are real and stay so where A or B is singular. Its bias falls as 1/n: compare at equal n.
     """
     a, b = _pair(a, b)
-    A, B = (np.atleast_2d(np.cov(x, rowvar=False, ddof=min(1, len(x) - 1))) for x in (a, b))   # one row: no spread
+    A, B = (
+        np.atleast_2d(np.cov(x, rowvar=False, ddof=min(1, len(x) - 1))) for x in (a, b)
+    )  # one row: no spread
     values, vectors = np.linalg.eigh(A)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ B @ root).clip(0)).sum()
-    return max(0.0, float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(A) + np.trace(B) - 2 * cross))
+    return max(
+        0.0, float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(A) + np.trace(B) - 2 * cross)
+    )
 
 
 def frechet_by_class(a, b, labels_a, labels_b):
@@ -44,12 +50,20 @@ def frechet_by_class(a, b, labels_a, labels_b):
     Classes that the reference lacks do not count.
     """
     a, b = _pair(a, b)
-    labels_a, labels_b = np.asarray(labels_a), np.asarray(labels_b)
+    labels_a = np.asarray(labels_a)
+    labels_b = np.asarray(labels_b)
     if labels_a.shape != a.shape[:1] or labels_b.shape != b.shape[:1]:
-        raise ValueError(f"expected one label a row, got {labels_a.shape} for {len(a)} rows and {labels_b.shape} for {len(b)}")
+        raise ValueError(
+            f"expected one label a row, got {labels_a.shape} for {len(a)} rows and {labels_b.shape} for {len(b)}"
+        )
     classes, counts = np.unique(labels_b, return_counts=True)
     own = [a[labels_a == c] if (labels_a == c).any() else a.mean(0, keepdims=True) for c in classes]
-    return float(np.average([frechet(x, b[labels_b == c]) for x, c in zip(own, classes, strict=True)], weights=counts))
+    return float(
+        np.average(
+            [frechet(x, b[labels_b == c]) for x, c in zip(own, classes, strict=True)],
+            weights=counts,
+        )
+    )
 
 
 def mean_distance(a, b):
@@ -76,18 +90,28 @@ def kid(a, b, chunk=64):
     third moments, which say the same in a time that grows with the rows, not with their square. Give it columns of order one.
     """
     a, b = _pair(a, b, 2)
-    few = min(len(a), len(b)) < a.shape[1] ** 2        # where both take the same time
+    few = min(len(a), len(b)) < a.shape[1] ** 2  # where both take the same time
     known = (lambda x: x) if few else _third_moments
     total = (lambda x, y: _kernel_sum(x, y, chunk)) if few else np.vdot
-    itself = lambda x: (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()       # pairs of a row with itself do not count
-    within = lambda x, k: (total(k, k) - itself(x)) / (len(x) * (len(x) - 1))
-    of_a, of_b = known(a), known(b)
+
+    def itself(x):
+        return (
+            ((x * x).sum(1) / x.shape[1] + 1) ** 3
+        ).sum()  # pairs of a row with itself do not count
+
+    def within(x, k):
+        return (total(k, k) - itself(x)) / (len(x) * (len(x) - 1))
+
+    of_a = known(a)
+    of_b = known(b)
     return float(within(a, of_a) + within(b, of_b) - 2 * total(of_a, of_b) / (len(a) * len(b)))
 
 
 def _kernel_sum(x, y, chunk):
     """Sum of (x.y / d + 1)^3 over all pairs of rows x (n, d) and y (m, d), `chunk` rows of x at a time."""
-    blocks = (x[i:i + chunk] @ y.T / x.shape[1] + 1 for i in range(0, len(x), chunk))      # (chunk, m)
+    blocks = (
+        x[i : i + chunk] @ y.T / x.shape[1] + 1 for i in range(0, len(x), chunk)
+    )  # (chunk, m)
     return sum(np.vdot(block * block, block) for block in blocks)
 
 
@@ -99,12 +123,20 @@ def _third_moments(x, chunk=256):
     z = np.hstack([x / x.shape[1] ** 0.5, np.ones((len(x), 1))])
     i, j = np.triu_indices(z.shape[1])
     twice = np.where(i == j, 1, 2**0.5)
-    return sum((z[at:at + chunk, i] * z[at:at + chunk, j] * twice).T @ z[at:at + chunk] for at in range(0, len(z), chunk))
+    return sum(
+        (z[at : at + chunk, i] * z[at : at + chunk, j] * twice).T @ z[at : at + chunk]
+        for at in range(0, len(z), chunk)
+    )
 
 
 # ---- nearest neighbours
 
-NEIGHBOURS = {"precision": "share", "recall": "share", "density": "1", "coverage": "share"}     # what `neighbours` gives: name -> unit
+NEIGHBOURS = {
+    "precision": "share",
+    "recall": "share",
+    "density": "1",
+    "coverage": "share",
+}  # what `neighbours` gives: name -> unit
 
 
 def neighbours(a, b, k=5, chunk=128):
@@ -119,23 +151,30 @@ def neighbours(a, b, k=5, chunk=128):
     """
     a, b = _pair(a, b)
     if not 1 <= k < min(len(a), len(b)):
-        raise ValueError(f"expected k from 1 to the number of rows less one, got k = {k} and {min(len(a), len(b))} rows")
-    centre = b.mean(0)          # products round less about it
-    a, b = a - centre, b - centre
-    reach_a, reach_b, held = _reach(a, k, chunk), _reach(b, k, chunk), np.zeros(len(a))
+        raise ValueError(
+            f"expected k from 1 to the number of rows less one, got k = {k} and {min(len(a), len(b))} rows"
+        )
+    centre = b.mean(0)  # products round less about it
+    a = a - centre
+    b = b - centre
+    reach_a = _reach(a, k, chunk)
+    reach_b = _reach(b, k, chunk)
+    held = np.zeros(len(a))
     back, hit = np.zeros((2, len(b)), bool)
     for rows, block in _squares(a, b, chunk):
         near = block <= reach_b
-        held[rows], hit = near.sum(1), hit | near.any(0)
+        held[rows] = near.sum(1)
+        hit = hit | near.any(0)
         back |= (block <= reach_a[rows, None]).any(0)
     return np.array([(held > 0).mean(), back.mean(), held.mean() / k, hit.mean()])
 
 
 def _squares(x, y, chunk):
     """Squared distances of rows x (n, d) and y (m, d), a block (chunk, m) at a time with the slice of x that it is of."""
-    long_x, long_y = (x**2).sum(1), (y**2).sum(1)
+    long_x = (x**2).sum(1)
+    long_y = (y**2).sum(1)
     for rows in (slice(i, i + chunk) for i in range(0, len(x), chunk)):
-        block = x[rows] @ y.T           # ten times as fast as differences
+        block = x[rows] @ y.T  # ten times as fast as differences
         block *= -2
         block += long_x[rows, None]
         block += long_y
@@ -146,11 +185,19 @@ def _reach(x, k, chunk):
     """Squared distance of each row (n, d) to its k-th nearest other, and what rounding may add: a duplicate is at zero."""
     import torch
 
-    nearest = lambda block: torch.from_numpy(block).topk(k + 1, largest=False).values.amax(1).numpy()      # itself is the first
-    return np.concatenate([nearest(block) for _, block in _squares(x, x, chunk)]) + 1e-12 * (x**2).sum(1).max()
+    def nearest(block):
+        return (
+            torch.from_numpy(block).topk(k + 1, largest=False).values.amax(1).numpy()
+        )  # itself is the first
+
+    return (
+        np.concatenate([nearest(block) for _, block in _squares(x, x, chunk)])
+        + 1e-12 * (x**2).sum(1).max()
+    )
 
 
 # ---- can it be told from real?
+
 
 def two_sample(a, b, folds=5, permutations=200, seed=0):
     """Classifier two-sample test of rows a (n, d) against b (m, d) (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
@@ -163,25 +210,35 @@ def two_sample(a, b, folds=5, permutations=200, seed=0):
     """
     a, b = _pair(a, b, 2)
     if folds < 2 or permutations < 2:
-        raise ValueError(f"expected 2 folds and 2 permutations or more, got {folds} and {permutations}")
+        raise ValueError(
+            f"expected 2 folds and 2 permutations or more, got {folds} and {permutations}"
+        )
     rows, weights, blocks = _deal(a, b, folds, permutations, np.random.default_rng(seed))
-    terms, everyone = _quadratic(rows), np.arange(len(rows))
-    right, above = np.empty((2, *weights.shape))                            # (2, u, 1 + permutations) each
+    terms = _quadratic(rows)
+    everyone = np.arange(len(rows))
+    right, above = np.empty((2, *weights.shape))  # (2, u, 1 + permutations) each
     for test in blocks:
         train = np.setdiff1d(everyone, test)
         scores = _discriminant(terms[train], weights[:, train], terms[test])
-        right[:, test] = (1 + np.sign([scores, -scores])) / 2               # in doubt counts half
-        above[:, test] = np.stack([_placements(s, weights[:, test, p]) for p, s in enumerate(scores.T)], axis=2)
+        right[:, test] = (1 + np.sign([scores, -scores])) / 2  # in doubt counts half
+        above[:, test] = np.stack(
+            [_placements(s, weights[:, test, p]) for p, s in enumerate(scores.T)], axis=2
+        )
     return _verdict("accuracy", right, weights, 0.5) | _verdict("auc", above, weights, 1)
 
 
 def _deal(a, b, folds, permutations, rng):
     """Distinct rows (u, d), the share of a and of b that each is (2, u, 1 + permutations: as it is, then permuted), folds."""
     rows, which = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
-    shares = np.stack([np.bincount(w, minlength=len(rows)) / len(w) for w in np.split(which.ravel(), [len(a)])])
-    order, folds = np.lexsort([rng.random(len(rows)), shares[0] - shares[1]]), max(2, min(folds, *(shares > 0).sum(1)))
+    shares = np.stack(
+        [np.bincount(w, minlength=len(rows)) / len(w) for w in np.split(which.ravel(), [len(a)])]
+    )
+    order = np.lexsort([rng.random(len(rows)), shares[0] - shares[1]])
+    folds = max(2, min(folds, *(shares > 0).sum(1)))
     blocks = [order[k::folds] for k in range(folds)]
-    mixed = [np.concatenate([rng.permutation(block) for block in blocks]) for _ in range(permutations)]
+    mixed = [
+        np.concatenate([rng.permutation(block) for block in blocks]) for _ in range(permutations)
+    ]
     weights = np.repeat(shares[:, :, None], 1 + permutations, axis=2)
     weights[:, np.concatenate(blocks), 1:] = shares[:, np.stack(mixed, axis=1)]
     return rows, weights, blocks
@@ -189,11 +246,15 @@ def _deal(a, b, folds, permutations, rng):
 
 def _quadratic(rows):
     """Columns (u, d) and their squares, standardised; where rows abound (8 a term) the products of all pairs too."""
+
     def standard(x):
         spread = x.std(0)
-        return (x - x.mean(0)) / np.where(spread > 1e-9 * np.abs(x).max(0), spread, np.inf)     # dead columns: zero
+        return (x - x.mean(0)) / np.where(
+            spread > 1e-9 * np.abs(x).max(0), spread, np.inf
+        )  # dead columns: zero
 
-    z, d = standard(rows), rows.shape[1]
+    z = standard(rows)
+    d = rows.shape[1]
     i, j = np.triu_indices(d) if 8 * d * (d + 3) / 2 <= len(rows) else np.diag_indices(d)
     return standard(np.hstack([z, z[:, i] * z[:, j]]))
 
@@ -203,8 +264,8 @@ def _discriminant(train, weights, test, ridge=10.0):
 
     Without rows of both sides to learn from it has no opinion: zero.
     """
-    totals = weights.sum(1, keepdims=True)                                  # (2, 1, p)
-    means = train.T @ weights / np.where(totals > 0, totals, 1)             # (2, q, p)
+    totals = weights.sum(1, keepdims=True)  # (2, 1, p)
+    means = train.T @ weights / np.where(totals > 0, totals, 1)  # (2, q, p)
     gap = (means[0] - means[1]) * (totals > 0).all(0)
     direction = np.linalg.solve(train.T @ train + ridge * np.eye(train.shape[1]), gap)
     return test @ direction - (direction * (means[0] + means[1])).sum(0) / 2
@@ -213,9 +274,11 @@ def _discriminant(train, weights, test, ridge=10.0):
 def _placements(scores, weights):
     """Share of b below each row and of a above it (2, t), ties half: their mean is the area under the curve."""
     _, rank = np.unique(scores, return_inverse=True)
-    level = np.stack([np.bincount(rank, w) for w in weights])               # (2, levels)
+    level = np.stack([np.bincount(rank, w) for w in weights])  # (2, levels)
     totals = level.sum(1, keepdims=True)
-    below = (level.cumsum(1) - level / 2) / totals if totals.all() else np.full(level.shape, 0.5)       # no opponents
+    below = (
+        (level.cumsum(1) - level / 2) / totals if totals.all() else np.full(level.shape, 0.5)
+    )  # no opponents
     return np.stack([below[1], 1 - below[0]])[:, rank]
 
 
@@ -225,9 +288,14 @@ def _verdict(name, successes, weights, part):
     The error sums over distinct rows (DeLong et al. 1988; Obuchowski 1997): each side is the whole of the
     area, `part` 1, and half of the accuracy. The permuted values tell what sharing rows between folds adds.
     """
-    sides = (successes * weights).sum(1, keepdims=True)                     # (2, 1, 1 + p)
+    sides = (successes * weights).sum(1, keepdims=True)  # (2, 1, 1 + p)
     values = sides.mean(0)[0]
     errors = part * np.sqrt((((successes - sides) * weights).sum(0) ** 2).sum(0))
-    factor = np.clip(values[1:].std(ddof=1) / max(errors[1:].mean(), 1e-300), 1, 2)     # 1.2 to 1.5 as a rule
-    return {name: float(values[0]), f"{name}_error": float(factor * errors[0]),
-            f"{name}_p": float((values >= values[0] - 1e-12).mean())}       # the sets as they are count as one
+    factor = np.clip(
+        values[1:].std(ddof=1) / max(errors[1:].mean(), 1e-300), 1, 2
+    )  # 1.2 to 1.5 as a rule
+    return {
+        name: float(values[0]),
+        f"{name}_error": float(factor * errors[0]),
+        f"{name}_p": float((values >= values[0] - 1e-12).mean()),
+    }  # the sets as they are count as one

@@ -25,14 +25,20 @@ from lensnb.runs.run_folder import STEPS, Run
 from lensnb.training import loader, loop, preflight
 from lensnb.training.accelerator import make_accelerator, tracked
 
-_opened = []    # the first call in a kernel checks the parameter cell; later ones see the notebook's own variables too
+_opened = []  # the first call in a kernel checks the parameter cell; later ones see the notebook's own variables too
 
 
 def _refuse_unknown(variables):
-    plain = [k for k, v in variables.items() if type(v) in (dict, int, float, str, bool) and not k.startswith("_") and k != "Out"]
+    plain = [
+        k
+        for k, v in variables.items()
+        if type(v) in (dict, int, float, str, bool) and not k.startswith("_") and k != "Out"
+    ]
     for key in plain:
         if key not in Params.model_fields:
-            raise InputError(f"the parameters cell: unknown key {key}; did you mean {nearest(key, Params.model_fields) or 'train'}?")
+            raise InputError(
+                f"the parameters cell: unknown key {key}; did you mean {nearest(key, Params.model_fields) or 'train'}?"
+            )
 
 
 def open_run(variables):
@@ -52,7 +58,11 @@ def open_run(variables):
 
 def make_data(run):
     """Simulate or read the images of a run and split them; returns the `data.Dataset`."""
-    return load_dataset(run.build("data", lambda folder: prepare_dataset(run.params.data, run.params.data_seed, folder)))
+    return load_dataset(
+        run.build(
+            "data", lambda folder: prepare_dataset(run.params.data, run.params.data_seed, folder)
+        )
+    )
 
 
 def load_data(run):
@@ -64,7 +74,9 @@ def train_model(run, name):
     """Train the generator "diffusion" or "gan"; returns its history, columns of one entry a printed line."""
 
     dataset = load_data(run)
-    folder = run.build(f"models/{name}", lambda folder: train_generator(name, run.params, dataset, folder))
+    folder = run.build(
+        f"models/{name}", lambda folder: train_generator(name, run.params, dataset, folder)
+    )
     return io.read_table(folder / "history.csv")
 
 
@@ -73,7 +85,9 @@ def load_watched(run, name):
     folder = run.need(f"models/{name}")
     if not (folder / "watch.csv").is_file():
         return None
-    return io.read_table(folder / "watch.csv"), np.stack([np.load(path) for path in sorted(folder.glob("watch-*.npy"))])
+    return io.read_table(folder / "watch.csv"), np.stack(
+        [np.load(path) for path in sorted(folder.glob("watch-*.npy"))]
+    )
 
 
 def load_generator(run, method):
@@ -87,7 +101,10 @@ def draw_samples(run, method):
 
     weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
     dataset = load_data(run)
-    run.build(f"samples/{method}", lambda folder: sample_method(run.params, method, dataset, weights, folder))
+    run.build(
+        f"samples/{method}",
+        lambda folder: sample_method(run.params, method, dataset, weights, folder),
+    )
     return load_samples(run, method)
 
 
@@ -98,7 +115,8 @@ def load_samples(run, method):
 
 def load_asked(run, method):
     """What the images of a method were asked to be: column -> (n,), the class as a number; None without a context."""
-    path, classes = run.need(f"samples/{method}") / "context.csv", load_data(run).classes
+    path = run.need(f"samples/{method}") / "context.csv"
+    classes = load_data(run).classes
     if not path.is_file():
         return None
     table = io.read_table(path)
@@ -109,10 +127,13 @@ def load_asked(run, method):
 def load_trajectory(run, method):
     """The frames of a method's first images: (table, x, x0) as of `generate.Generator.trajectory`."""
     folder = run.need(f"samples/{method}")
-    return (io.read_table(folder / "frames.csv"), *(np.load(folder / f"{key}.npy") for key in ("x", "x0")))
+    return (
+        io.read_table(folder / "frames.csv"),
+        *(np.load(folder / f"{key}.npy") for key in ("x", "x0")),
+    )
 
 
-_judges = {}     # the last one: what is measured on real images is the same for all methods of a run
+_judges = {}  # the last one: what is measured on real images is the same for all methods of a run
 
 
 def load_judge(run):
@@ -126,8 +147,12 @@ def load_judge(run):
 
 def evaluate_method(run, method):
     """Judge a method's images against the held-out ones; returns the tree of metrics.json and that of curves.json."""
-    images, asked = load_samples(run, method), load_asked(run, method)
-    folder = run.build(f"evaluation/{method}", lambda folder: evaluate(load_judge(run), method, images, asked, folder))
+    images = load_samples(run, method)
+    asked = load_asked(run, method)
+    folder = run.build(
+        f"evaluation/{method}",
+        lambda folder: evaluate(load_judge(run), method, images, asked, folder),
+    )
     return io.read_json(folder / "metrics.json"), io.read_json(folder / "curves.json")
 
 
@@ -141,8 +166,15 @@ def progress(run):
     """How far a run has come: one dict a step, with what it writes, whether that is there, and the minutes it took."""
     told = io.read_json(run.path / "run.json") if (run.path / "run.json").is_file() else {}
     seconds = {stage: entry["seconds"] for stage, entry in told.get("artefacts", {}).items()}
-    return [{"step": step, "writes": ", ".join(run.stages(step)), "done": all(map(run.is_current, run.stages(step))),
-             "minutes": round(sum(seconds.get(stage, 0) for stage in run.stages(step)) / 60, 1)} for step in STEPS]
+    return [
+        {
+            "step": step,
+            "writes": ", ".join(run.stages(step)),
+            "done": all(map(run.is_current, run.stages(step))),
+            "minutes": round(sum(seconds.get(stage, 0) for stage in run.stages(step)) / 60, 1),
+        }
+        for step in STEPS
+    ]
 
 
 def animate(folder):
@@ -157,13 +189,20 @@ def animate(folder):
 
 def sample_method(params, name, dataset, weights, folder):
     """Draw the images and the trajectory of method `name`; writes images.npy, x.npy, x0.npy, frames.csv, sample.json."""
-    generator, n = generators.load_generator(params, name, dataset, weights), params.sample.n
+    generator = generators.load_generator(params, name, dataset, weights)
+    n = params.sample.n
     start = time.perf_counter()
-    bad = io.write_images(folder / "images.npy", (n, *dataset.images.shape[1:]), generator.batches(n, params.seed, params.sample.batch))
+    bad = io.write_images(
+        folder / "images.npy",
+        (n, *dataset.images.shape[1:]),
+        generator.batches(n, params.seed, params.sample.batch),
+    )
     seconds = (time.perf_counter() - start) / n
     if bad:
-        raise InputError(f"sample.methods.{name}: {bad} of {n} images drawn hold NaN or infinite pixels; train again with a lower "
-                         f"rate: delete {weights.parent} and run notebooks/02_train.ipynb")
+        raise InputError(
+            f"sample.methods.{name}: {bad} of {n} images drawn hold NaN or infinite pixels; train again with a lower "
+            f"rate: delete {weights.parent} and run notebooks/02_train.ipynb"
+        )
     table, x, x0 = generator.trajectory(params.sample.trajectory, params.seed, params.sample.frames)
     for key, array in {"x": x, "x0": x0}.items():
         with io.atomic(folder / f"{key}.npy", "wb") as file:
@@ -172,20 +211,38 @@ def sample_method(params, name, dataset, weights, folder):
     if (asked := generator.asked(n, params.seed)) is not None:
         names = [dataset.classes[i] for i in asked["class"]]
         io.write_table(folder / "context.csv", {**asked, "class": names})
-    io.write_json(folder / "sample.json", {"method": name, **generator.method.model_dump(), "n": n,
-                     "seed": params.seed, "nfe": generator.nfe, "parameters": generator.parameters()})
-    io.write_json(folder / "timing.json", {"seconds_per_image": seconds, "device": str(generator.device)})
-
+    io.write_json(
+        folder / "sample.json",
+        {
+            "method": name,
+            **generator.method.model_dump(),
+            "n": n,
+            "seed": params.seed,
+            "nfe": generator.nfe,
+            "parameters": generator.parameters(),
+        },
+    )
+    io.write_json(
+        folder / "timing.json", {"seconds_per_image": seconds, "device": str(generator.device)}
+    )
 
 
 # A generator of a recipe ---------------------------------------------------------------------------
 
+
 def counted(settings, n):
     """The settings with `steps` spelled out for n training images, and which steps are kept under which name."""
     unit = "epoch" if settings.epochs else "step"
-    steps_of = lambda count: math.ceil(count * n / settings.batch) if settings.epochs else count
+
+    def steps_of(count):
+        return math.ceil(count * n / settings.batch) if settings.epochs else count
+
     steps = steps_of(settings.epochs or settings.steps)
-    keep = {steps_of(count): f"{unit}-{count}.safetensors" for count in settings.keep if steps_of(count) <= steps}
+    keep = {
+        steps_of(count): f"{unit}-{count}.safetensors"
+        for count in settings.keep
+        if steps_of(count) <= steps
+    }
     return settings.model_copy(update={"steps": steps}), keep
 
 
@@ -204,15 +261,24 @@ def train_generator(name, params, dataset, folder):
     section = "gan" if name == "gan" else "train"
     settings, keep = counted(getattr(params, section), len(dataset.train))
     params = params.model_copy(update={section: settings})
-    on = make_accelerator(params.device, settings.precision, settings.tracker, str(folder.parents[1] / "tracking" / name))
+    on = make_accelerator(
+        params.device,
+        settings.precision,
+        settings.tracker,
+        str(folder.parents[1] / "tracking" / name),
+    )
     context = None
     if (kind := conditions.resolve(params.model.context, dataset)) != "none":
         context = conditions.encode(kind, dataset, conditions.table(kind, dataset))
     source = loader.source(dataset, context, settings, params.seed, on.device)
     with preflight.explained(section):
-        made, watch = loop.task(name, params, dataset, on), monitor_for(name, params, settings, dataset, on.device)
+        made = loop.task(name, params, dataset, on)
+        watch = monitor_for(name, params, settings, dataset, on.device)
         expected = preflight.Estimate(made, source, on)
-    with preflight.explained(section, expected), tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log:
+    with (
+        preflight.explained(section, expected),
+        tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log,
+    ):
         described = expected.describe(settings.steps)
         print(f"{name}: {described}", flush=True) if on.is_main_process else None
         state = loop.fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)

@@ -6,7 +6,6 @@ A shipped folder holds safetensors, the recipe, what the recipe's data told the 
 training logs, and card.json with version, licence, hardware and the sha256 of every file.
 """
 
-
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from lensnb.recipes.recipe import load_recipe
 from lensnb.runs.run_folder import outputs_folder
 
 WEIGHTS = Path(__file__).with_name("weights")
-SHIPPED = ("gpu", "reference-cpu")              # recipes of params/, the best first: what "reference" means
+SHIPPED = ("gpu", "reference-cpu")  # recipes of params/, the best first: what "reference" means
 
 
 def load(name="reference", method=None):
@@ -37,8 +36,15 @@ def load(name="reference", method=None):
     params = load_recipe(folder / "recipe.yaml")
     method = method or cheapest(params)
     if method not in params.sample.methods:
-        raise InputError(f"{name}: has no method {method}; it has {', '.join(params.sample.methods)}")
-    return generator.load_generator(params, method, told(folder), *sorted(folder.glob(f"{params.sample.methods[method].model}*.safetensors")))
+        raise InputError(
+            f"{name}: has no method {method}; it has {', '.join(params.sample.methods)}"
+        )
+    return generator.load_generator(
+        params,
+        method,
+        told(folder),
+        *sorted(folder.glob(f"{params.sample.methods[method].model}*.safetensors")),
+    )
 
 
 def shipped(name="reference"):
@@ -53,27 +59,40 @@ def card(name="reference"):
     found = io.read_json(folder / "card.json")
     for file, sha256 in found["sha256"].items():
         if not (folder / file).is_file() or io.sha256(folder / file) != sha256:
-            raise InputError(f"{folder / file}: not the published file (sha256 differs); install lensnb again")
+            raise InputError(
+                f"{folder / file}: not the published file (sha256 differs); install lensnb again"
+            )
     return found
 
 
 def cheapest(params):
     """The method of the fewest network evaluations of a recipe's diffusion model; of a GAN where there is none."""
     methods = params.sample.methods
-    return min(methods, key=lambda name: (methods[name].model != "diffusion", methods[name].steps or 1))
+    return min(
+        methods, key=lambda name: (methods[name].model != "diffusion", methods[name].steps or 1)
+    )
 
 
 def told(folder):
     """The `data.Dataset` of a shipped reference: all that its networks were told of the training images, and no pixel of them."""
     from lensnb.datasets.dataset import Dataset, Scaling
 
-    notes, rows = io.read_json(folder / "dataset.json"), np.load(folder / "context.npy", allow_pickle=False)
+    notes = io.read_json(folder / "dataset.json")
+    rows = np.load(folder / "context.npy", allow_pickle=False)
     columns = dict(zip(notes["columns"], rows.T, strict=True))
     labels = columns.pop("class").astype(np.int64) if columns else None
     return Dataset(
-        images=np.broadcast_to(np.float32(np.nan), (len(rows), *notes["shape"])), labels=labels, classes=tuple(notes["classes"]), truth=columns,
-        pixel_scale=notes["pixel_scale"], train=np.arange(len(rows)), heldout=np.arange(0), scaling=Scaling(**notes["scaling"]),
-        sigma_data=notes["sigma_data"], source=notes["source"])
+        images=np.broadcast_to(np.float32(np.nan), (len(rows), *notes["shape"])),
+        labels=labels,
+        classes=tuple(notes["classes"]),
+        truth=columns,
+        pixel_scale=notes["pixel_scale"],
+        train=np.arange(len(rows)),
+        heldout=np.arange(0),
+        scaling=Scaling(**notes["scaling"]),
+        sigma_data=notes["sigma_data"],
+        source=notes["source"],
+    )
 
 
 def _run(name):
@@ -81,6 +100,12 @@ def _run(name):
 
     outputs = outputs_folder()
     if not (outputs / name / "recipe.yaml").is_file():
-        names = ["reference", *SHIPPED, *sorted(path.parent.name for path in outputs.glob("*/recipe.yaml"))]
-        raise InputError(f"{name}: neither a reference nor a run under {outputs}; did you mean {nearest(name, names) or names[0]}?")
+        names = [
+            "reference",
+            *SHIPPED,
+            *sorted(path.parent.name for path in outputs.glob("*/recipe.yaml")),
+        ]
+        raise InputError(
+            f"{name}: neither a reference nor a run under {outputs}; did you mean {nearest(name, names) or names[0]}?"
+        )
     return pipeline.open_run(load_recipe(outputs / name / "recipe.yaml"))

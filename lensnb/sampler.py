@@ -6,7 +6,6 @@ In sigma, x = x0 + sigma * noise, the variance-preserving and the variance-explo
 papers are one: a formula in (alpha, sigma) holds with alpha = 1 and lambda = -log(sigma).
 """
 
-
 import math
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ class State(NamedTuple):
 
     step: int
     sigma: float
-    x: torch.Tensor     # (B, C, H, W)
-    x0: torch.Tensor    # (B, C, H, W)
+    x: torch.Tensor  # (B, C, H, W)
+    x0: torch.Tensor  # (B, C, H, W)
 
 
 class ImageNoise:
@@ -56,12 +55,13 @@ def pairs(sigmas):
 
 # Stochastic and first order ------------------------------------------------------------------------
 
+
 def ddim(denoise, sigmas, x, noise, eta=0.0):
     """DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16): eta 0 is deterministic, Euler's method on the flow."""
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
-        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5         # noise that is drawn anew
-        kept = (after**2 - fresh**2) ** 0.5                             # noise that is carried on
+        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # noise that is drawn anew
+        kept = (after**2 - fresh**2) ** 0.5  # noise that is carried on
         x = x0 + kept / sigma * (x - x0)
         if fresh > 0:
             x = x + fresh * noise.like(x)
@@ -78,7 +78,9 @@ def ddpm(denoise, sigmas, x, noise, variance="small"):
         x0 = denoise(x, sigma)
         shrink = (after / sigma) ** 2
         x = x0 + shrink * (x - x0)
-        fresh = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[variance] * (1 - shrink)
+        fresh = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[
+            variance
+        ] * (1 - shrink)
         if after > 0:
             x = x + fresh**0.5 * noise.like(x)
         yield State(step, after, x, x0)
@@ -90,6 +92,7 @@ def euler_ancestral(denoise, sigmas, x, noise):
 
 
 # Deterministic, higher order -----------------------------------------------------------------------
+
 
 def heun(denoise, sigmas, x, noise=None):
     """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1), two evaluations a step but the last.
@@ -122,10 +125,10 @@ def dpmpp_3m(denoise, sigmas, x, noise=None):
 
 
 def _dpmpp(denoise, sigmas, x, order):
-    known = []      # (lambda, x0) of the levels behind, the last first
+    known = []  # (lambda, x0) of the levels behind, the last first
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
-        known = [(-math.log(sigma), x0), *known[:order - 1]]
+        known = [(-math.log(sigma), x0), *known[: order - 1]]
         x = x0 if after == 0 else _exponential_step(x, sigma, after, known)
         yield State(step, after, x, x0)
 
@@ -133,28 +136,35 @@ def _dpmpp(denoise, sigmas, x, order):
 def _exponential_step(x, sigma, after, known):
     """From sigma to `after` with x0 as a polynomial in lambda through the `known` points, integrated exactly."""
     h = math.log(sigma / after)
-    x0, phi_1 = known[0][1], math.expm1(-h)
+    x0 = known[0][1]
+    phi_1 = math.expm1(-h)
     x = after / sigma * x - phi_1 * x0
     if len(known) == 1:
         return x
-    slopes = [(a[1] - b[1]) / (a[0] - b[0]) for a, b in zip(known[:-1], known[1:], strict=True)]    # dx0 / dlambda
+    slopes = [
+        (a[1] - b[1]) / (a[0] - b[0]) for a, b in zip(known[:-1], known[1:], strict=True)
+    ]  # dx0 / dlambda
     if len(known) == 2:
-        return x - phi_1 * slopes[0] * h / 2                # the paper's 2M takes the slope at the middle
-    bend = (slopes[0] - slopes[1]) / (known[0][0] - known[2][0])            # half of the second derivative
+        return x - phi_1 * slopes[0] * h / 2  # the paper's 2M takes the slope at the middle
+    bend = (slopes[0] - slopes[1]) / (known[0][0] - known[2][0])  # half of the second derivative
     slope = slopes[0] + bend * (known[0][0] - known[1][0])
     return x + (phi_1 + h) * slope - (phi_1 + h - h**2 / 2) * 2 * bend
 
 
 def unipc(denoise, sigmas, x, noise=None, order=3):
     """UniPC (Zhao et al. 2023, arXiv:2302.04867, B_2(h)): each evaluation also corrects the step that led to it."""
-    known, earlier = [], None       # (lambda, x0) of the levels behind, the last first; how this level was reached
+    # (lambda, x0) of the levels behind, the last first; how this level was reached
+    known = []
+    earlier = None
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         here = (-math.log(sigma), x0)
         if earlier:
-            x = _unified_step(*earlier, here)                           # the corrector knows where it arrives
-        left = len(sigmas) - step if sigmas[-1] == 0 else order         # low order towards 0, where steps are long
-        known = [here, *known][:min(order, left)]
+            x = _unified_step(*earlier, here)  # the corrector knows where it arrives
+        left = (
+            len(sigmas) - step if sigmas[-1] == 0 else order
+        )  # low order towards 0, where steps are long
+        known = [here, *known][: min(order, left)]
         earlier = (x, sigma, after, known)
         x = x0 if after == 0 else _unified_step(*earlier)
         yield State(step, after, x, x0)
@@ -162,16 +172,21 @@ def unipc(denoise, sigmas, x, noise=None, order=3):
 
 def _unified_step(x, sigma, after, known, arrival=None):
     """A step of UniPC from sigma to `after`: the predictor, or with the point of `arrival` the corrector (eq. 3 and 9)."""
-    h, (place, x0) = math.log(sigma / after), known[0]
+    h = math.log(sigma / after)
+    place, x0 = known[0]
     points = known[1:] + ([arrival] if arrival else [])
     ratios = np.array([(at - place) / h for at, _ in points])
-    phi, moments, phi_1 = math.expm1(-h), [], math.expm1(-h)
+    phi = math.expm1(-h)
+    moments = []
+    phi_1 = math.expm1(-h)
     for k in range(1, len(points) + 1):
-        phi = phi / -h - 1 / math.factorial(k)                          # phi_{k+1}(-h) from phi_k
+        phi = phi / -h - 1 / math.factorial(k)  # phi_{k+1}(-h) from phi_k
         moments.append(phi * math.factorial(k) / phi_1)
-    powers = np.vander(ratios, increasing=True).T                       # row k: ratios^k
+    powers = np.vander(ratios, increasing=True).T  # row k: ratios^k
     weights = [0.5] if len(points) == 1 else np.linalg.solve(powers, moments)
-    change = sum(float(w / r) * (seen - x0) for w, r, (_, seen) in zip(weights, ratios, points, strict=True))
+    change = sum(
+        float(w / r) * (seen - x0) for w, r, (_, seen) in zip(weights, ratios, points, strict=True)
+    )
     return after / sigma * x - phi_1 * (x0 + change)
 
 

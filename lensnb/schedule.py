@@ -5,15 +5,15 @@ quantities of the papers (beta, alpha_bar, t) live in this file and are converte
 sigma^2 = (1 - alpha_bar) / alpha_bar.
 """
 
-
 import math
 
 import torch
 
-SIGMA_MAX = 1e4     # stands for infinity: an image at this level is noise to single precision
+SIGMA_MAX = 1e4  # stands for infinity: an image at this level is noise to single precision
 
 
 # Betas and alpha_bar of the papers -----------------------------------------------------------------
+
 
 def linear_betas(timesteps=1000, beta_1=1e-4, beta_T=0.02):
     """Betas of Ho et al. 2020 (arXiv:2006.11239, section 4); float64 (T,)."""
@@ -35,7 +35,7 @@ def sigmoid_betas(timesteps=1000, start=-3.0, end=3.0):
     """Betas of the sigmoid schedule of Jabri et al. 2022 (arXiv:2212.11972, algorithm 2; temperature 1); float64 (T,)."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     falling = torch.sigmoid(-(start + t * (end - start)))
-    return betas_of(falling - falling[-1])              # a factor of alpha_bar leaves the betas as they are
+    return betas_of(falling - falling[-1])  # a factor of alpha_bar leaves the betas as they are
 
 
 def zero_terminal_snr(betas):
@@ -52,6 +52,7 @@ def zero_terminal_snr(betas):
 
 
 # Schedules -----------------------------------------------------------------------------------------
+
 
 class Schedule:
     """A schedule as `at(u)`: the sigma at the place u in [0, 1] of training, rising; float64.
@@ -70,7 +71,9 @@ class Schedule:
         """
         device = generator.device
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        return self.at(u.cpu().double()).float().to(device)     # in float64, which not every device has
+        return (
+            self.at(u.cpu().double()).float().to(device)
+        )  # in float64, which not every device has
 
     def levels(self, steps):
         """The noise levels that `steps` evaluations are made at, falling; float64 (steps,)."""
@@ -103,7 +106,9 @@ class Discrete(Schedule):
         """
         if not 1 <= steps <= len(self):
             raise ValueError(f"{steps} steps asked of a schedule of {len(self)}")
-        return (torch.arange(steps, 0, -1, dtype=torch.float64) * len(self) / steps).round().long() - 1
+        return (
+            torch.arange(steps, 0, -1, dtype=torch.float64) * len(self) / steps
+        ).round().long() - 1
 
     def levels(self, steps):
         return self.sigmas[self.timesteps(steps)]
@@ -111,19 +116,22 @@ class Discrete(Schedule):
 
 def signal_rate(high, low):
     """Continuous time: the share of the signal falls as a cosine from `high` to `low` (Keras' DDIM example)."""
-    first, last = math.acos(high), math.acos(low)
+    first = math.acos(high)
+    last = math.acos(low)
     return Schedule(lambda u: torch.tan(first + u * (last - first)))
 
 
 def flow():
     """The straight path z = (1 - t) x0 + t noise, t uniform (Lipman et al. 2023, arXiv:2210.02747): sigma = t / (1 - t)."""
-    smallest, largest = 1e-3, SIGMA_MAX / (1 + SIGMA_MAX)
+    smallest = 1e-3
+    largest = SIGMA_MAX / (1 + SIGMA_MAX)
     return Schedule(lambda u: u.clamp(smallest, largest) / (1 - u.clamp(smallest, largest)))
 
 
 def karras(steps, sigma_min, sigma_max, rho):
     """Falling noise levels, dense at the small end (Karras et al. 2022, arXiv:2206.00364, eq. 5); float64 (steps,)."""
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    high = sigma_max ** (1 / rho)
+    low = sigma_min ** (1 / rho)
     return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
 
 
@@ -131,7 +139,9 @@ class EDM(Schedule):
     """Trained on log-normal levels, sampled along `karras` (Karras et al. 2022, table 1)."""
 
     def __init__(self, mean, std, sigma_min, sigma_max, rho):
-        super().__init__(lambda u: torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))))
+        super().__init__(
+            lambda u: torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
+        )
         self.levels = lambda steps: karras(steps, sigma_min, sigma_max, rho)
 
 
@@ -139,8 +149,14 @@ def from_params(diffusion):
     """The schedule that a recipe's `diffusion` section names."""
     d = diffusion
     if d.schedule in ("linear", "cosine", "sigmoid"):
-        betas = {"linear": lambda: linear_betas(d.timesteps, d.beta_1, d.beta_T), "cosine": lambda: cosine_betas(d.timesteps),
-                 "sigmoid": lambda: sigmoid_betas(d.timesteps)}[d.schedule]()
+        betas = {
+            "linear": lambda: linear_betas(d.timesteps, d.beta_1, d.beta_T),
+            "cosine": lambda: cosine_betas(d.timesteps),
+            "sigmoid": lambda: sigmoid_betas(d.timesteps),
+        }[d.schedule]()
         return Discrete(zero_terminal_snr(betas) if d.zero_snr else betas)
-    return {"signal_rate": lambda: signal_rate(d.signal_high, d.signal_low), "flow": flow,
-            "edm": lambda: EDM(d.edm_mean, d.edm_std, d.sigma_min, d.sigma_max, d.rho)}[d.schedule]()
+    return {
+        "signal_rate": lambda: signal_rate(d.signal_high, d.signal_low),
+        "flow": flow,
+        "edm": lambda: EDM(d.edm_mean, d.edm_std, d.sigma_min, d.sigma_max, d.rho),
+    }[d.schedule]()

@@ -3,7 +3,6 @@
 net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None -> (B, C, H, W).
 """
 
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -30,12 +29,15 @@ class Level(nn.Module):
         super().__init__()
         self.enter = enter
         self.blocks = nn.ModuleList(block(w, width, style) for w in widths_in)
-        self.attention = nn.ModuleList(attention(width) if attention else nn.Identity() for _ in widths_in)
+        self.attention = nn.ModuleList(
+            attention(width) if attention else nn.Identity() for _ in widths_in
+        )
         self.checkpointing = False
 
     def forward(self, x, e, skips=None):
         """Way down (no skips): also returns what each block put out. Way up: takes them from the end."""
-        x, kept = self.enter(x, e) if self.enter else x, []
+        x = self.enter(x, e) if self.enter else x
+        kept = []
         for block, attention in zip(self.blocks, self.attention, strict=True):
             if skips is not None:
                 x = torch.cat([x, skips.pop()], dim=1)
@@ -60,30 +62,75 @@ class UNet(nn.Module):
     context : length K of the context vector, 0 for none; the others are those of blocks.Style
     """
 
-    def __init__(self, channels=1, patch=4, width=48, multipliers=(1, 2), blocks=1, block="residual", norm="group",
-                 groups=8, residual=True, attention=(1,), heads=4, side=None, dropout=0.0, embed="block", context=0,
-                 checkpointing=False):
+    def __init__(
+        self,
+        channels=1,
+        patch=4,
+        width=48,
+        multipliers=(1, 2),
+        blocks=1,
+        block="residual",
+        norm="group",
+        groups=8,
+        residual=True,
+        attention=(1,),
+        heads=4,
+        side=None,
+        dropout=0.0,
+        embed="block",
+        context=0,
+        checkpointing=False,
+    ):
         super().__init__()
-        widths, embedding = [width * m for m in multipliers], width if embed == "input" else 4 * width
+        widths = [width * m for m in multipliers]
+        embedding = width if embed == "input" else 4 * width
         style = Style(norm, groups, embedding if embed == "block" else 0, dropout, residual)
-        self.embed, self.at_input = Embedding(embedding, context), embed == "input"
-        self.stem = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, width, 3, padding=1))
-        attend = lambda i: (lambda w: Attention(w, heads, side)) if i in attention else None
-        enter = lambda w: ScaleShift(w, style, context) if block == "context" and embed == "block" else None
-        make = lambda inputs, i, entry=None: Level(BLOCKS[block], inputs, widths[i], style, attend(i), entry)
+        self.embed = Embedding(embedding, context)
+        self.at_input = embed == "input"
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        )
+
+        def attend(i):
+            return (lambda w: Attention(w, heads, side)) if i in attention else None
+
+        def enter(w):
+            return (
+                ScaleShift(w, style, context) if block == "context" and embed == "block" else None
+            )
+
+        def make(inputs, i, entry=None):
+            return Level(BLOCKS[block], inputs, widths[i], style, attend(i), entry)
+
         before = [width * (1 + self.at_input), *widths[:-1]]
-        self.down = nn.ModuleList(make([before[i]] + [w] * (blocks - 1), i) for i, w in enumerate(widths))
-        self.middle = Level(BLOCKS[block], [widths[-1]], widths[-1], style, attend(attention[0]) if attention else None)
+        self.down = nn.ModuleList(
+            make([before[i]] + [w] * (blocks - 1), i) for i, w in enumerate(widths)
+        )
+        self.middle = Level(
+            BLOCKS[block],
+            [widths[-1]],
+            widths[-1],
+            style,
+            attend(attention[0]) if attention else None,
+        )
         after = [*widths[1:], widths[-1]]
-        self.up = nn.ModuleList(make([after[i] + w] + [2 * w] * (blocks - 1), i, enter(after[i])) for i, w in enumerate(widths))
-        self.head = nn.Sequential(norm_layer(style, width), nn.SiLU(),
-                                  zeroed(nn.Conv2d(width, channels * patch**2, 3, padding=1)), nn.PixelShuffle(patch))
+        self.up = nn.ModuleList(
+            make([after[i] + w] + [2 * w] * (blocks - 1), i, enter(after[i]))
+            for i, w in enumerate(widths)
+        )
+        self.head = nn.Sequential(
+            norm_layer(style, width),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(width, channels * patch**2, 3, padding=1)),
+            nn.PixelShuffle(patch),
+        )
         for level in (*self.down, self.middle, *self.up):
             level.checkpointing = checkpointing
 
     def forward(self, x, c_noise, context=None):
         e = self.embed(c_noise, context)
-        h, skips = self.stem(x), []
+        h = self.stem(x)
+        skips = []
         if self.at_input:
             h = torch.cat([h, e.sum[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
         for i, level in enumerate(self.down):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):     # two threads on a busy machine waste both
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # two threads on a busy machine waste both
     os.environ.setdefault(variable, "1")
 
 from images import out, src  # noqa: E402, F401 - fixtures for every test file; numpy comes after its thread count

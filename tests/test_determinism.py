@@ -26,8 +26,19 @@ lensnb.compare_methods(run)
 def test_the_same_recipe_twice_gives_the_same_bits(threads, tmp_path):
     made = []
     for again in ("once", "twice"):
-        done = subprocess.run([sys.executable, "-c", CHAIN, f"threads={threads} data.n=200 data.holdout=0.2 train.steps=8 gan.steps=6 evaluate.fit=2 evaluate.bootstrap=10 evaluate.floors=2"], cwd=ROOT,
-                              capture_output=True, text=True, env=os.environ | {"LENSNB_OUTPUTS": str(tmp_path / again), "OMP_NUM_THREADS": str(threads)})
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                CHAIN,
+                f"threads={threads} data.n=200 data.holdout=0.2 train.steps=8 gan.steps=6 evaluate.fit=2 evaluate.bootstrap=10 evaluate.floors=2",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {"LENSNB_OUTPUTS": str(tmp_path / again), "OMP_NUM_THREADS": str(threads)},
+        )
         assert done.returncode == 0, done.stderr
         made.append(digests(tmp_path / again / "tiny"))
     assert len(made[0]) == 10 and made[0] == made[1]

@@ -20,7 +20,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 
 def test_there_is_a_notebook_for_each_step():
     assert [p.stem for p in NOTEBOOKS] == [START, *STEPS]
-    assert len(code_cells(read(NOTEBOOKS[0]))) <= 10 and all(10 <= len(code_cells(read(p))) <= 20 for p in NOTEBOOKS[1:])
+    assert len(code_cells(read(NOTEBOOKS[0]))) <= 10 and all(
+        10 <= len(code_cells(read(p))) <= 20 for p in NOTEBOOKS[1:]
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -32,14 +34,15 @@ def test_a_committed_notebook_is_executed_checked_and_readable(path):
 def test_an_emptied_notebook_would_be_seen(path):
     notebook = read(path)
     for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
+        cell.outputs = []
+        cell.execution_count = None
     assert {"cells never executed", "too few checked cells with outputs"} <= set(problems(notebook))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_the_parameter_cell_names_every_section_with_the_quick_value(path):
     namespace = {}
-    exec(tagged(read(path), "parameters")[0].source, namespace)     # our own committed cell
+    exec(tagged(read(path), "parameters")[0].source, namespace)  # our own committed cell
     namespace.pop("__builtins__")
     given = {k: v for k, v in namespace.items() if not k.startswith("__")}
     assert set(given) == set(Params.model_fields)
@@ -65,7 +68,8 @@ def test_a_changed_digit_is_seen(outputs, tmp_path):
     for path in sorted((tmp_path / "notebooks").glob("0[1-9]*.ipynb")):
         path.unlink()
     path = tmp_path / "notebooks" / NOTEBOOKS[0].name
-    notebook, original = read(path), copy.deepcopy(read(path))
+    notebook = read(path)
+    original = copy.deepcopy(read(path))
     output = tagged(notebook, "nbval-check-output")[0].outputs[0]
     output.text = re.sub(r"\d", lambda m: str((int(m[0]) + 1) % 10), output.text, count=1)
     nbformat.write(notebook, path)
@@ -74,12 +78,23 @@ def test_a_changed_digit_is_seen(outputs, tmp_path):
     assert nbval(tmp_path, outputs)[0] == 0
 
 
-@pytest.mark.parametrize(("spoil", "sentence"), [
-    (lambda cells: cells[-1].outputs.append(nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])), "an error is stored"),
-    (lambda cells: cells[0].metadata.update(tags=[]), "not exactly one cell tagged parameters"),
-    (lambda cells: cells[-1].update(source="x = 1\n" * 120), "too much code"),
-    (lambda cells: cells[-1].update(source="print('/home/me/x')"), "an absolute path is stored"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            lambda cells: cells[-1].outputs.append(
+                nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])
+            ),
+            "an error is stored",
+        ),
+        (lambda cells: cells[0].metadata.update(tags=[]), "not exactly one cell tagged parameters"),
+        (lambda cells: cells[-1].update(source="x = 1\n" * 120), "too much code"),
+        (
+            lambda cells: cells[-1].update(source="print('/home/me/x')"),
+            "an absolute path is stored",
+        ),
+    ],
+)
 def test_a_red_notebook_is_not_published(spoil, sentence, tmp_path):
     notebook = read(NOTEBOOKS[1])
     spoil(code_cells(notebook))

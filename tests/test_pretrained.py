@@ -16,8 +16,10 @@ from lensnb.recipes.recipe import load_recipe
 from lensnb.runs.run_folder import STEPS, Run
 from tools import ship_reference
 
-TINY = ("run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 evaluate.n=16 "
-        "evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2")
+TINY = (
+    "run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 evaluate.n=16 "
+    "evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2"
+)
 
 
 def whole_run(outputs, overrides=TINY):
@@ -34,7 +36,10 @@ def whole_run(outputs, overrides=TINY):
     run.build("figures", lambda folder: (folder / "gallery.png").write_bytes(b""))
     (run.path / "notebooks").mkdir()
     for step in STEPS:
-        nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"output_path": str(run.path)}}), run.path / "notebooks" / f"{step}.ipynb")
+        nbformat.write(
+            nbformat.v4.new_notebook(metadata={"papermill": {"output_path": str(run.path)}}),
+            run.path / "notebooks" / f"{step}.ipynb",
+        )
     return run
 
 
@@ -66,9 +71,12 @@ def test_what_ships_draws_what_its_run_drew(shipped, installed, method):
 
 def test_a_run_is_loaded_from_where_runs_are_kept(shipped, monkeypatch, tmp_path):
     folder, run = shipped
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)         # where nothing of that name ships
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)  # where nothing of that name ships
     monkeypatch.setenv("LENSNB_OUTPUTS", str(folder / "outputs"))
-    assert np.array_equal(lensnb.load(run.params.run, "gan").draw(16, run.params.seed), lensnb.load_samples(run, "gan"))
+    assert np.array_equal(
+        lensnb.load(run.params.run, "gan").draw(16, run.params.seed),
+        lensnb.load_samples(run, "gan"),
+    )
 
 
 def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(installed):
@@ -77,16 +85,31 @@ def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(in
 
 def test_the_card_names_licence_hardware_and_every_file(shipped, installed):
     card = pretrained.card()
-    assert card["licence"] == "MIT" and card["version"] == 1 and card["hardware"]["cores"] and card["training"]["gan"]["training_images_seen"] == 64
+    assert (
+        card["licence"] == "MIT"
+        and card["version"] == 1
+        and card["hardware"]["cores"]
+        and card["training"]["gan"]["training_images_seen"] == 64
+    )
     assert set(card["sha256"]) == {path.name for path in installed.iterdir()} - {"card.json"}
-    assert {"diffusion.safetensors", "diffusion-history.csv", "gan.safetensors", "recipe.yaml", "context.npy"} <= set(card["sha256"])
+    assert {
+        "diffusion.safetensors",
+        "diffusion-history.csv",
+        "gan.safetensors",
+        "recipe.yaml",
+        "context.npy",
+    } <= set(card["sha256"])
 
 
 def test_results_are_those_of_the_run(shipped):
     folder, run = shipped
     for file in ("run.json", "recipe.yaml", "comparison/table.csv", "figures/gallery.png"):
         assert (folder / "results" / file).read_bytes() == (run.path / file).read_bytes()
-    assert str(folder) not in "".join(path.read_text() for path in (folder / "results").rglob("*") if path.suffix in (".ipynb", ".json", ".csv"))
+    assert str(folder) not in "".join(
+        path.read_text()
+        for path in (folder / "results").rglob("*")
+        if path.suffix in (".ipynb", ".json", ".csv")
+    )
     assert len(list((folder / "results/notebooks").glob("*.ipynb"))) == len(STEPS)
 
 
@@ -110,10 +133,14 @@ def test_a_run_that_is_not_whole_leaves_the_old_reference_in_its_place(shipped, 
     shutil.copytree(folder / "weights", tmp_path / "weights")
     broken = Run(run.params, tmp_path / "outputs")
     shutil.rmtree(broken.path / "models" / "gan")
-    before = {path: path.read_bytes() for path in (tmp_path / "weights").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in (tmp_path / "weights").rglob("*") if path.is_file()
+    }
     with pytest.raises(InputError, match="not there or not whole"):
         ship_reference.ship(broken, "reference-cpu", tmp_path / "weights", tmp_path / "results")
-    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "results").exists()
+    assert {path: path.read_bytes() for path in before} == before and not (
+        tmp_path / "results"
+    ).exists()
     with pytest.raises(InputError, match="not the name of a reference"):
         ship_reference.ship(run, "mine", tmp_path / "weights", tmp_path / "results")
 
@@ -125,12 +152,20 @@ def test_large_weights_ship_in_pieces_and_draw_the_same(shipped, tmp_path, monke
     pieces = list((tmp_path / "weights/reference-cpu").glob("diffusion-*.safetensors"))
     assert len(pieces) > 3 and max(piece.stat().st_size for piece in pieces) <= ship_reference.MOST
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
-    assert np.array_equal(lensnb.load("reference", "ddim").draw(16), lensnb.load_samples(run, "ddim"))
+    assert np.array_equal(
+        lensnb.load("reference", "ddim").draw(16), lensnb.load_samples(run, "ddim")
+    )
 
 
 @pytest.mark.parametrize("torch", ["cpu", "cuda"])
 def test_what_make_reference_trains_may_ship(torch):
     """Else hours of training end in a refusal."""
-    told = subprocess.run(["make", "--dry-run", "reference", f"TORCH={torch}"], cwd=io.home(), capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["make", "--dry-run", "reference", f"TORCH={torch}"],
+        cwd=io.home(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     recipe = load_recipe(io.home() / re.search(r"tools.reference --recipe (\S+)", told)[1])
     assert recipe.run in SHIPPED

@@ -12,7 +12,9 @@ from lensnb import denoiser, sampler, schedule
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
 from lensnb.seeds import derived_seed
 
-MEAN, STD = 0.3, 0.5        # of Gaussian data, whose denoiser is known
+# of Gaussian data, whose denoiser is known
+MEAN = 0.3
+STD = 0.5
 
 
 def gaussian_denoiser(x, sigma):
@@ -22,7 +24,8 @@ def gaussian_denoiser(x, sigma):
 
 def mixture_denoiser(x, sigma):
     """The exact posterior mean for an equal mixture of N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2)."""
-    centres, widths = torch.tensor([-1.0, 0.4, 1.5]).double(), torch.tensor([0.3, 0.2, 0.5]).double()
+    centres = torch.tensor([-1.0, 0.4, 1.5]).double()
+    widths = torch.tensor([0.3, 0.2, 0.5]).double()
     total = widths**2 + sigma**2
     share = (-((x[..., None] - centres) ** 2) / (2 * total) - total.log() / 2).softmax(-1)
     return (share * (widths**2 * x[..., None] + sigma**2 * centres) / total).sum(-1)
@@ -45,12 +48,15 @@ class Tape:
 
 # The variance-preserving schedulers of diffusers ---------------------------------------------------
 
+
 def theirs(scheduler, made, steps, z, options):
     """Samples of a diffusers scheduler, in its variance-preserving variable, from the same denoiser and noise."""
-    scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = made.betas, 1 - made.betas, made.alpha_bar
+    scheduler.betas = made.betas
+    scheduler.alphas = 1 - made.betas
+    scheduler.alphas_cumprod = made.alpha_bar
     scheduler.one = scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(steps)
-    if hasattr(scheduler, "sigmas"):        # in double precision, which theirs are not
+    if hasattr(scheduler, "sigmas"):  # in double precision, which theirs are not
         scheduler.sigmas = made.sample_sigmas(steps)
     for i, t in enumerate(scheduler.timesteps):
         alpha_bar = made.alpha_bar[t]
@@ -63,11 +69,13 @@ def difference(ours, made, scheduler, steps, options=lambda draw: {}):
     """Largest difference at the end of both, from the same start and noise."""
     torch.manual_seed(steps)
     tape = [torch.randn(3, 1, 4, 4, dtype=torch.float64) for _ in range(steps)]
-    tape[-1].zero_()        # theirs adds noise in the last step of a respaced list, Ho et al. do not
+    tape[-1].zero_()  # theirs adds noise in the last step of a respaced list, Ho et al. do not
     z = torch.randn(3, 1, 4, 4, dtype=torch.float64)
     sigmas = made.sample_sigmas(steps)
     *_, end = ours(wiggly, sigmas, z * (1 + sigmas[0] ** 2).sqrt(), Tape(tape))
-    return (end.x - theirs(scheduler, made, steps, z, lambda i: options(tape[i]))).abs().max().item()
+    return (
+        (end.x - theirs(scheduler, made, steps, z, lambda i: options(tape[i]))).abs().max().item()
+    )
 
 
 def of(scheduler):
@@ -75,7 +83,13 @@ def of(scheduler):
     return Discrete(torch.tensor(scheduler.betas.tolist(), dtype=torch.float64))
 
 
-COMMON = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing", "prediction_type": "sample"}
+COMMON = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "timestep_spacing": "trailing",
+    "prediction_type": "sample",
+}
 BETAS = pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
 
 
@@ -83,11 +97,21 @@ BETAS = pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("steps", [10, 50, 1000])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_equals_diffusers(name, steps, eta):
-    scheduler = diffusers.DDIMScheduler(**COMMON, beta_schedule=name, clip_sample=False, set_alpha_to_one=True)
+    scheduler = diffusers.DDIMScheduler(
+        **COMMON, beta_schedule=name, clip_sample=False, set_alpha_to_one=True
+    )
     betas = linear_betas() if name == "linear" else cosine_betas()
     assert (of(scheduler).betas - betas).abs().max() < 1e-7
-    ours = lambda *a: sampler.ddim(*a, eta=eta)
-    assert difference(ours, of(scheduler), scheduler, steps, lambda draw: {"eta": eta, "variance_noise": draw}) < 1e-8
+
+    def ours(*a):
+        return sampler.ddim(*a, eta=eta)
+
+    assert (
+        difference(
+            ours, of(scheduler), scheduler, steps, lambda draw: {"eta": eta, "variance_noise": draw}
+        )
+        < 1e-8
+    )
 
 
 @BETAS
@@ -95,37 +119,72 @@ def test_ddim_equals_diffusers(name, steps, eta):
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("clip", [False, True], ids=["plain", "clipped"])
 def test_ddpm_equals_diffusers(name, steps, variance, clip, monkeypatch):
-    scheduler = diffusers.DDPMScheduler(**COMMON, beta_schedule=name, clip_sample=clip, clip_sample_range=0.5, variance_type=f"fixed_{variance}")
+    scheduler = diffusers.DDPMScheduler(
+        **COMMON,
+        beta_schedule=name,
+        clip_sample=clip,
+        clip_sample_range=0.5,
+        variance_type=f"fixed_{variance}",
+    )
     draws = []
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: draws[-1])
-    ours = lambda denoise, *a: sampler.ddpm(denoiser.clipped(denoise, -0.5, 0.5) if clip else denoise, *a, variance=variance)
-    assert difference(ours, of(scheduler), scheduler, steps, lambda draw: draws.append(draw) or {}) < 1e-8
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: draws[-1]
+    )
+
+    def ours(denoise, *a):
+        return sampler.ddpm(
+            denoiser.clipped(denoise, -0.5, 0.5) if clip else denoise, *a, variance=variance
+        )
+
+    assert (
+        difference(ours, of(scheduler), scheduler, steps, lambda draw: draws.append(draw) or {})
+        < 1e-8
+    )
 
 
 @BETAS
 @pytest.mark.parametrize("steps", [5, 10, 25, 100, 1000])
 def test_dpm_solver_2m_equals_diffusers(name, steps):
-    scheduler = diffusers.DPMSolverMultistepScheduler(**COMMON, beta_schedule=name, solver_order=2, algorithm_type="dpmsolver++",
-                                                      final_sigmas_type="zero", lower_order_final=False)
-    assert difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5     # they round to single precision at every step
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **COMMON,
+        beta_schedule=name,
+        solver_order=2,
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
+    assert (
+        difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5
+    )  # they round to single precision at every step
 
 
 @BETAS
 @pytest.mark.parametrize("steps", [5, 10, 25, 100, 1000])
-def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(name, steps, monkeypatch):
+def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(
+    name, steps, monkeypatch
+):
     """With the second derivative halved in our step it is theirs; the whole one is what makes it third order, see below."""
     whole = sampler._exponential_step
 
     def halved(x, sigma, after, known):
         if len(known) < 3:
             return whole(x, sigma, after, known)
-        h, (a, b, c) = math.log(sigma / after), [at for at, _ in known]
-        bend = ((known[0][1] - known[1][1]) / (a - b) - (known[1][1] - known[2][1]) / (b - c)) / (a - c)
+        h = math.log(sigma / after)
+        a, b, c = [at for at, _ in known]
+        bend = ((known[0][1] - known[1][1]) / (a - b) - (known[1][1] - known[2][1]) / (b - c)) / (
+            a - c
+        )
         return whole(x, sigma, after, known) + (math.expm1(-h) + h - h**2 / 2) * bend
 
     monkeypatch.setattr(sampler, "_exponential_step", halved)
-    scheduler = diffusers.DPMSolverMultistepScheduler(**COMMON, beta_schedule=name, solver_order=3, algorithm_type="dpmsolver++",
-                                                      final_sigmas_type="zero", lower_order_final=False)
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **COMMON,
+        beta_schedule=name,
+        solver_order=3,
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
     assert difference(sampler.dpmpp_3m, of(scheduler), scheduler, steps) < 1e-5
 
 
@@ -133,31 +192,47 @@ def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(name
 @pytest.mark.parametrize("steps", [5, 10, 25, 100])
 @pytest.mark.parametrize("order", [2, 3])
 def test_unipc_equals_diffusers(name, steps, order):
-    scheduler = diffusers.UniPCMultistepScheduler(**COMMON, beta_schedule=name, solver_order=order, solver_type="bh2", final_sigmas_type="zero")
-    ours = lambda *a: sampler.unipc(*a, order=order)
+    scheduler = diffusers.UniPCMultistepScheduler(
+        **COMMON,
+        beta_schedule=name,
+        solver_order=order,
+        solver_type="bh2",
+        final_sigmas_type="zero",
+    )
+
+    def ours(*a):
+        return sampler.unipc(*a, order=order)
+
     assert difference(ours, of(scheduler), scheduler, steps) < 1e-5
 
 
 # The variance-exploding ones -----------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("steps", [10, 50, 1000])
 def test_heun_equals_diffusers(steps):
-    scheduler = diffusers.HeunDiscreteScheduler(1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon")
+    scheduler = diffusers.HeunDiscreteScheduler(
+        1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon"
+    )
     sigmas = Discrete(linear_betas()).sample_sigmas(steps)
     scheduler.set_timesteps(steps)
     scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
     torch.manual_seed(0)
     x = theirs_x = sigmas[0] * torch.randn(3, 1, 4, 4, dtype=torch.float64)
-    levels = scheduler.sigmas[:-1]                      # one for each of their evaluations
+    levels = scheduler.sigmas[:-1]  # one for each of their evaluations
     for t, sigma in zip(scheduler.timesteps, levels, strict=True):
-        theirs_x = scheduler.step((theirs_x - wiggly(theirs_x, sigma.item())) / sigma, t, theirs_x).prev_sample
+        theirs_x = scheduler.step(
+            (theirs_x - wiggly(theirs_x, sigma.item())) / sigma, t, theirs_x
+        ).prev_sample
     *_, end = sampler.heun(wiggly, sigmas, x, None)
     assert (end.x - theirs_x).abs().max() < 1e-8
 
 
 @pytest.mark.parametrize("steps", [10, 100])
 def test_ancestral_euler_equals_diffusers(steps, monkeypatch):
-    scheduler = diffusers.EulerAncestralDiscreteScheduler(1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon")
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(
+        1000, 1e-4, 0.02, "linear", timestep_spacing="trailing", prediction_type="epsilon"
+    )
     sigmas = Discrete(linear_betas()).sample_sigmas(steps)
     scheduler.set_timesteps(steps)
     scheduler.sigmas = sigmas
@@ -165,20 +240,26 @@ def test_ancestral_euler_equals_diffusers(steps, monkeypatch):
     tape = [torch.randn(3, 1, 4, 4, dtype=torch.float64) for _ in range(steps)]
     x = theirs_x = sigmas[0] * torch.randn(3, 1, 4, 4, dtype=torch.float64)
     draws = iter(tape)
-    monkeypatch.setattr("diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *a, **k: next(draws))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor",
+        lambda *a, **k: next(draws),
+    )
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(theirs_x, t)
         noise = (theirs_x - wiggly(theirs_x, sigmas[i].item())) / sigmas[i]
         theirs_x = scheduler.step(noise, t, theirs_x).prev_sample
     *_, end = sampler.euler_ancestral(wiggly, sigmas, x, Tape(tape))
-    assert (end.x - theirs_x).abs().max() < 1e-5        # they round to single precision
+    assert (end.x - theirs_x).abs().max() < 1e-5  # they round to single precision
 
 
 # Exact solutions -----------------------------------------------------------------------------------
 
+
 def draw_gaussian(ours, sigmas, n=20000):
     noise = sampler.ImageNoise([len(sigmas)])
-    *_, end = ours(gaussian_denoiser, sigmas, sampler.start(sigmas, (n, 1, 1), noise, torch.float64), noise)
+    *_, end = ours(
+        gaussian_denoiser, sigmas, sampler.start(sigmas, (n, 1, 1), noise, torch.float64), noise
+    )
     return end.x
 
 
@@ -187,12 +268,20 @@ def draw_gaussian(ours, sigmas, n=20000):
 def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
     """With the exact denoiser of Gaussian data every step is affine, so mean and variance follow by hand."""
     sigmas = Discrete(cosine_betas()).sample_sigmas(steps)
-    mean, spread = 0.0, 1 + sigmas[0].item() ** 2
+    mean = 0.0
+    spread = 1 + sigmas[0].item() ** 2
     for s, after in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-        shrink, r = STD**2 / (STD**2 + s**2), (after / s) ** 2
-        a, b = (1 - r) * shrink + r, (1 - r) * (1 - shrink) * MEAN
-        fresh = after**2 * (1 - r) if variance == "small" else (s**2 - after**2) * (1 + after**2) / (1 + s**2) * (after > 0)
-        mean, spread = a * mean + b, a**2 * spread + fresh
+        shrink = STD**2 / (STD**2 + s**2)
+        r = (after / s) ** 2
+        a = (1 - r) * shrink + r
+        b = (1 - r) * (1 - shrink) * MEAN
+        fresh = (
+            after**2 * (1 - r)
+            if variance == "small"
+            else (s**2 - after**2) * (1 + after**2) / (1 + s**2) * (after > 0)
+        )
+        mean = a * mean + b
+        spread = a**2 * spread + fresh
     x = draw_gaussian(lambda *a: sampler.ddpm(*a, variance=variance), sigmas)
     assert abs(x.mean() - mean) < 5 * (spread / 20000) ** 0.5
     assert abs(x.var() / spread - 1) < 5 * (2 / 20000) ** 0.5
@@ -209,16 +298,27 @@ def test_every_sampler_draws_gaussian_data_from_zero_terminal_snr(name):
 
 def exact_flow(x, sigma, after):
     """The probability flow of the mixture from sigma to `after`, by scipy's eighth-order method."""
-    slope = lambda s, y: ((torch.from_numpy(y) - mixture_denoiser(torch.from_numpy(y), s)) / s).numpy()
-    done = scipy.integrate.solve_ivp(slope, (sigma, after), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-13)
+
+    def slope(s, y):
+        return ((torch.from_numpy(y) - mixture_denoiser(torch.from_numpy(y), s)) / s).numpy()
+
+    done = scipy.integrate.solve_ivp(
+        slope, (sigma, after), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-13
+    )
     return torch.from_numpy(done.y[:, -1]).view_as(x)
 
 
-@pytest.mark.parametrize("name, expected", [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc", 3)])
+@pytest.mark.parametrize(
+    "name, expected", [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc", 3)]
+)
 def test_order_of_convergence(name, expected):
     """Halving the steps in log(sigma) divides the error by 2^order."""
-    x = 500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3      # far out: the low orders at
-    exact, errors = exact_flow(x, 500.0, 0.05), []                                      # the start do not count there
+    x = (
+        500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3
+    )  # far out: the low orders at
+    # the start do not count there
+    exact = exact_flow(x, 500.0, 0.05)
+    errors = []
     for n in (100, 200, 400):
         sigmas = torch.logspace(math.log10(500), math.log10(0.05), n + 1, dtype=torch.float64)
         *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, None)
@@ -232,11 +332,20 @@ def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
     """x0 = c0 + c1 l + c2 l^2 with l = -log(sigma): the flow's integral over a step is known in closed form."""
     c = (0.3, -0.7, 0.2)
     sigmas = torch.tensor([20.0, 11.0, 6.5, 2.0, 0.9, 0.3, 0.2]).double()
-    parabola = lambda x, sigma: torch.full_like(x, np.polyval(c[::-1], -math.log(sigma)))
-    particular = lambda s: np.polyval((c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2]), -math.log(s))     # solves dx/dl = x0 - x
+
+    def parabola(x, sigma):
+        return torch.full_like(x, np.polyval(c[::-1], -math.log(sigma)))
+
+    def particular(s):
+        return np.polyval(
+            (c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2]), -math.log(s)
+        )  # solves dx/dl = x0 - x
+
     states = list(sampler.dpmpp_3m(parabola, sigmas, torch.ones(1, 1, 1, 1).double()))
-    for before, state in zip(states[1:-1], states[2:], strict=True):                # from the third step on
-        exact = particular(state.sigma) + state.sigma / before.sigma * (before.x - particular(before.sigma))
+    for before, state in zip(states[1:-1], states[2:], strict=True):  # from the third step on
+        exact = particular(state.sigma) + state.sigma / before.sigma * (
+            before.x - particular(before.sigma)
+        )
         assert (state.x - exact).abs().max() < 1e-12
 
 
@@ -247,12 +356,20 @@ def test_mixture_data_is_drawn_with_its_shares(name):
     noise = sampler.ImageNoise([3])
     x = sampler.start(sigmas, (6000, 1, 1), noise, torch.float64)
     *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, noise)
-    centres, widths, rng = np.array([-1.0, 0.4, 1.5]), np.array([0.3, 0.2, 0.5]), np.random.default_rng(0)
+    centres = np.array([-1.0, 0.4, 1.5])
+    widths = np.array([0.3, 0.2, 0.5])
+    rng = np.random.default_rng(0)
     which = rng.integers(3, size=6000)
-    assert scipy.stats.ks_2samp(end.x.flatten().numpy(), rng.normal(centres[which], widths[which])).pvalue > 1e-3
+    assert (
+        scipy.stats.ks_2samp(
+            end.x.flatten().numpy(), rng.normal(centres[which], widths[which])
+        ).pvalue
+        > 1e-3
+    )
 
 
 # The contract --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 def test_an_image_is_the_same_in_any_batch(name):
@@ -270,21 +387,33 @@ def test_an_image_is_the_same_in_any_batch(name):
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 def test_states_tell_the_true_steps_and_end_without_noise(name):
-    sigmas, asked = Discrete(linear_betas()).sample_sigmas(7), []
-    spy = lambda x, sigma: asked.append(sigma) or wiggly(x, sigma)
+    sigmas = Discrete(linear_betas()).sample_sigmas(7)
+    asked = []
+
+    def spy(x, sigma):
+        return asked.append(sigma) or wiggly(x, sigma)
+
     x = torch.ones(2, 1, 4, 4, dtype=torch.float64)
     states = list(sampler.SAMPLERS[name](spy, sigmas, x, sampler.ImageNoise([0, 1])))
     assert [s.step for s in states] == list(range(1, 8))
     assert [s.sigma for s in states] == sigmas[1:].tolist()
-    assert torch.equal(states[-1].x, states[-1].x0)         # at sigma = 0 the image is the prediction itself
-    assert set(asked) == set(sigmas[:-1].tolist())          # the network sees the levels of the list and no others
+    assert torch.equal(
+        states[-1].x, states[-1].x0
+    )  # at sigma = 0 the image is the prediction itself
+    assert set(asked) == set(
+        sigmas[:-1].tolist()
+    )  # the network sees the levels of the list and no others
     assert len(asked) == sampler.evaluations(name, 7)
 
 
 def test_clipping_bounds_every_prediction():
     sigmas = Discrete(linear_betas()).sample_sigmas(10)
     x = 100 * torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    states = list(sampler.ddpm(denoiser.clipped(lambda x, s: 10 * x, -1, 2), sigmas, x, sampler.ImageNoise([0, 1])))
+    states = list(
+        sampler.ddpm(
+            denoiser.clipped(lambda x, s: 10 * x, -1, 2), sigmas, x, sampler.ImageNoise([0, 1])
+        )
+    )
     assert all(s.x0.min() >= -1 and s.x0.max() <= 2 for s in states)
 
 
@@ -295,6 +424,7 @@ def test_derived_seeds_differ_for_all_keys():
 
 def test_the_start_has_the_variance_of_a_noisy_image_of_unit_variance():
     for sigma in (0.5, 3.0):
-        sigmas, shape = torch.tensor([sigma, 0.0]).double(), (1, 4, 4)
+        sigmas = torch.tensor([sigma, 0.0]).double()
+        shape = (1, 4, 4)
         x = sampler.start(sigmas, shape, sampler.ImageNoise([1, 2]))
         assert (x - (1 + sigma**2) ** 0.5 * sampler.ImageNoise([1, 2])(shape)).abs().max() < 1e-6

@@ -12,9 +12,11 @@ from lensnb.schedule import Discrete, cosine_betas, linear_betas, sigmoid_betas
 
 
 def test_linear_schedule_is_that_of_diffusers():
-    theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    theirs = diffusers.DDPMScheduler(
+        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear"
+    )
     ours = Discrete(linear_betas(1000, 1e-4, 0.02))
-    assert (ours.alpha_bar - theirs.alphas_cumprod.double()).abs().max() < 1e-6     # theirs is float32
+    assert (ours.alpha_bar - theirs.alphas_cumprod.double()).abs().max() < 1e-6  # theirs is float32
 
 
 def test_cosine_schedule_is_that_of_diffusers():
@@ -28,16 +30,32 @@ def test_cosine_alpha_bar_is_the_closed_form_up_to_the_clipped_end():
     assert np.abs(Discrete(cosine_betas(1000)).alpha_bar[:-1].numpy() - closed).max() < 1e-12
 
 
-@pytest.mark.parametrize("betas", [linear_betas(), cosine_betas(), sigmoid_betas(), schedule.zero_terminal_snr(linear_betas()),
-                                   linear_betas(1500), linear_betas(128, 7.8e-4, 0.156)],
-                         ids=["linear", "cosine", "sigmoid", "zero_snr", "T1500", "T128"])
+@pytest.mark.parametrize(
+    "betas",
+    [
+        linear_betas(),
+        cosine_betas(),
+        sigmoid_betas(),
+        schedule.zero_terminal_snr(linear_betas()),
+        linear_betas(1500),
+        linear_betas(128, 7.8e-4, 0.156),
+    ],
+    ids=["linear", "cosine", "sigmoid", "zero_snr", "T1500", "T128"],
+)
 def test_forward_noising_has_the_variance_of_the_chain_of_single_steps(betas):
     """x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) noise, step by step, for a point x0 = 1."""
-    made, mean, variance = Discrete(betas), 1.0, 0.0
-    for beta, alpha_bar, sigma in zip(betas.tolist(), made.alpha_bar.tolist(), made.sigmas.tolist(), strict=True):
-        mean, variance = (1 - beta) ** 0.5 * mean, (1 - beta) * variance + beta
+    made = Discrete(betas)
+    mean = 1.0
+    variance = 0.0
+    for beta, alpha_bar, sigma in zip(
+        betas.tolist(), made.alpha_bar.tolist(), made.sigmas.tolist(), strict=True
+    ):
+        mean = (1 - beta) ** 0.5 * mean
+        variance = (1 - beta) * variance + beta
         assert abs(mean - alpha_bar**0.5) < 1e-10
-        assert abs(variance**0.5 - (1 - alpha_bar) ** 0.5) < 1e-10      # sqrt(1 - alpha_bar), not 1 - sqrt(alpha_bar)
+        assert (
+            abs(variance**0.5 - (1 - alpha_bar) ** 0.5) < 1e-10
+        )  # sqrt(1 - alpha_bar), not 1 - sqrt(alpha_bar)
         assert abs(sigma * mean / variance**0.5 - 1) < 1e-6
     assert torch.isfinite(made.sigmas).all() and (made.sigmas.diff() > 0).all()
 
@@ -64,31 +82,47 @@ def test_training_levels_cover_the_schedule_evenly():
     generator = torch.Generator().manual_seed(0)
     drawn = torch.cat([made.train_sigmas(32, generator) for _ in range(2000)])
     counts = (drawn[:, None] == made.sigmas.float()[None]).sum(0)
-    assert counts.sum() == 64000                                     # every level drawn is one of the schedule
-    assert (counts / 640 - 1).abs().max() < 0.15                     # 640 +- 25 expected: 6 sigma
+    assert counts.sum() == 64000  # every level drawn is one of the schedule
+    assert (counts / 640 - 1).abs().max() < 0.15  # 640 +- 25 expected: 6 sigma
 
 
 def test_training_levels_of_one_batch_are_stratified():
     made = Discrete(linear_betas(1000))
-    t = torch.searchsorted(made.sigmas.float(), made.train_sigmas(100, torch.Generator().manual_seed(1)))
+    t = torch.searchsorted(
+        made.sigmas.float(), made.train_sigmas(100, torch.Generator().manual_seed(1))
+    )
     assert (t // 10).tolist() == list(range(100))
 
 
 def test_sigmoid_alpha_bar_is_the_closed_form_up_to_the_clipped_end():
     t = np.arange(1, 1000) / 1000
-    logistic = lambda x: 1 / (1 + np.exp(-x))
-    closed = (logistic(3.0) - logistic(-3 + 6 * t)) / (logistic(3.0) - logistic(-3.0))      # Jabri et al., algorithm 2
+
+    def logistic(x):
+        return 1 / (1 + np.exp(-x))
+
+    closed = (logistic(3.0) - logistic(-3 + 6 * t)) / (
+        logistic(3.0) - logistic(-3.0)
+    )  # Jabri et al., algorithm 2
     assert np.abs(Discrete(sigmoid_betas()).alpha_bar[:-1].numpy() - closed).max() < 1e-12
 
 
 def test_zero_terminal_snr_is_that_of_diffusers_but_for_the_last_level():
-    theirs = diffusers.DDIMScheduler(1000, 1e-4, 0.02, "linear", rescale_betas_zero_snr=True).alphas_cumprod.double()
+    theirs = diffusers.DDIMScheduler(
+        1000, 1e-4, 0.02, "linear", rescale_betas_zero_snr=True
+    ).alphas_cumprod.double()
     ours = Discrete(schedule.zero_terminal_snr(linear_betas()))
     assert (ours.alpha_bar[:-1] - theirs[:-1]).abs().max() < 1e-6 and theirs[-1] < 1e-7
-    assert ours.alpha_bar[-2] < 4e-8 and abs(ours.alpha_bar[-1] / ours.alpha_bar[-2] - 1 / 4) < 1e-6    # below 1e4 already
+    assert (
+        ours.alpha_bar[-2] < 4e-8 and abs(ours.alpha_bar[-1] / ours.alpha_bar[-2] - 1 / 4) < 1e-6
+    )  # below 1e4 already
     short = Discrete(schedule.zero_terminal_snr(linear_betas(50, 1e-3, 0.2)))
     assert short.alpha_bar[-2] > 4e-8 and abs(short.sigmas[-1] / 1e4 - 1) < 1e-9
-    assert of(schedule="linear", zero_snr=True).sigmas[-1] > 9e3 > 1e3 > of(schedule="linear").sigmas[-1]
+    assert (
+        of(schedule="linear", zero_snr=True).sigmas[-1]
+        > 9e3
+        > 1e3
+        > of(schedule="linear").sigmas[-1]
+    )
 
 
 def of(**section):
@@ -96,8 +130,12 @@ def of(**section):
 
 
 def test_the_signal_rate_falls_as_a_cosine_between_its_ends():
-    made, steps = of(schedule="signal_rate"), 10
-    rate = lambda sigma: 1 / (1 + sigma**2).sqrt()          # signal rate at unit variance
+    made = of(schedule="signal_rate")
+    steps = 10
+
+    def rate(sigma):
+        return 1 / (1 + sigma**2).sqrt()  # signal rate at unit variance
+
     time = torch.linspace(0, 1, 11, dtype=torch.float64)
     expected = torch.cos(np.arccos(0.95) + time * (np.arccos(0.02) - np.arccos(0.95)))
     assert (rate(made.at(time)) - expected).abs().max() < 1e-12
@@ -110,12 +148,19 @@ def test_the_signal_rate_falls_as_a_cosine_between_its_ends():
 def test_edm_trains_on_log_normal_levels_and_samples_along_those_of_the_paper():
     made = of(schedule="edm", edm_mean=-1.2, edm_std=1.2)
     drawn = torch.cat([made.train_sigmas(50, torch.Generator().manual_seed(i)) for i in range(100)])
-    assert scipy.stats.kstest(drawn.double().log().numpy(), scipy.stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3
+    assert (
+        scipy.stats.kstest(drawn.double().log().numpy(), scipy.stats.norm(-1.2, 1.2).cdf).pvalue
+        > 1e-3
+    )
     theirs = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
     theirs.set_timesteps(18)
-    assert (made.sample_sigmas(18) / theirs.sigmas.double() - 1)[:-1].abs().max() < 1e-5 and made.sample_sigmas(18)[-1] == 0
+    assert (made.sample_sigmas(18) / theirs.sigmas.double() - 1)[
+        :-1
+    ].abs().max() < 1e-5 and made.sample_sigmas(18)[-1] == 0
     assert abs(made.sample_sigmas(1)[0] - 80) < 1e-9
-    ends = np.exp(scipy.stats.norm.ppf([1e-6, 1 - 1e-6], -1.2, 1.2))    # the normal has none, so it is cut off
+    ends = np.exp(
+        scipy.stats.norm.ppf([1e-6, 1 - 1e-6], -1.2, 1.2)
+    )  # the normal has none, so it is cut off
     assert np.abs(made.at(torch.tensor([0.0, 1.0]).double()).numpy() / ends - 1).max() < 1e-9
 
 
@@ -123,7 +168,7 @@ def test_the_flow_is_the_straight_path():
     made = of(schedule="flow", prediction="velocity")
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     assert (made.at(t) - t / (1 - t)).abs().max() < 1e-12
-    ends = made.at(torch.tensor([0.0, 1.0]).double())                   # of a path that has none
+    ends = made.at(torch.tensor([0.0, 1.0]).double())  # of a path that has none
     assert abs(ends[0] - 1e-3 / (1 - 1e-3)) < 1e-12 and abs(ends[1] / 1e4 - 1) < 1e-9
     sigmas = made.sample_sigmas(5)
     assert (sigmas[1:-1] - torch.tensor([4, 1.5, 2 / 3, 0.25]).double()).abs().max() < 1e-6
@@ -138,4 +183,9 @@ def test_every_schedule_answers_both_questions(name):
         assert sigmas.shape == (steps + 1,) and sigmas.dtype == torch.float64
         assert (sigmas.diff() < 0).all() and sigmas[-1] == 0 and torch.isfinite(sigmas).all()
     drawn = made.train_sigmas(64, torch.Generator().manual_seed(0))
-    assert drawn.shape == (64,) and drawn.dtype == torch.float32 and (drawn > 0).all() and (drawn.diff() >= 0).all()
+    assert (
+        drawn.shape == (64,)
+        and drawn.dtype == torch.float32
+        and (drawn > 0).all()
+        and (drawn.diff() >= 0).all()
+    )

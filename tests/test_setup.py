@@ -14,11 +14,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def names(lines):
     """Package names of requirement lines, normalised."""
-    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in lines if not line.strip().startswith(("#", "-")))
+    found = (
+        re.match(r"[A-Za-z0-9._-]+", line.strip())
+        for line in lines
+        if not line.strip().startswith(("#", "-"))
+    )
     return [re.sub(r"[-_.]+", "-", m[0]).lower() for m in found if m]
 
 
-DECLARED = names(PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra])
+DECLARED = names(
+    PROJECT["dependencies"]
+    + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
+)
 LOCKED = names((ROOT / "requirements.lock").read_text().splitlines())
 
 
@@ -36,7 +43,9 @@ def test_the_lock_holds_all_that_is_declared_and_torch_stands_apart():
     assert set(DECLARED) - set(LOCKED) == {"torch"}
     assert all("==" in line for line in (ROOT / "requirements.lock").read_text().splitlines())
     for variant in ("cpu", "cuda"):
-        assert names((ROOT / f"requirements/torch-{variant}.txt").read_text().splitlines()) == ["torch"]
+        assert names((ROOT / f"requirements/torch-{variant}.txt").read_text().splitlines()) == [
+            "torch"
+        ]
 
 
 def test_the_lock_satisfies_the_declared_bounds():
@@ -45,20 +54,42 @@ def test_the_lock_satisfies_the_declared_bounds():
     locked = {}
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         requirement = Requirement(line)
-        locked.setdefault(names([requirement.name])[0], []).append(str(requirement.specifier).removeprefix("=="))
-    for text in PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]:
+        locked.setdefault(names([requirement.name])[0], []).append(
+            str(requirement.specifier).removeprefix("==")
+        )
+    for text in PROJECT["dependencies"] + [
+        d for extra in PROJECT["optional-dependencies"].values() for d in extra
+    ]:
         requirement = Requirement(text)
-        assert all(requirement.specifier.contains(v) for v in locked.get(names([requirement.name])[0], [])), text
+        assert all(
+            requirement.specifier.contains(v) for v in locked.get(names([requirement.name])[0], [])
+        ), text
 
 
 def test_training_needs_nothing_but_the_core():
     """With every other package hidden, data, training and sampling are importable."""
-    hidden = ("caustics", "astropy", "scipy", "skimage", "matplotlib", "seaborn", "pandas", "ipywidgets", "papermill",
-              "nbformat", "IPython", "snakemake", "sklearn", "PIL")
-    code = ("import sys\n"
-            f"for name in {hidden!r}: sys.modules[name] = None\n"
-            "import lensnb\n"
-            "from lensnb import data, denoiser, gan, generate, sampler, schedule, simulate, store, train, unet\n")
+    hidden = (
+        "caustics",
+        "astropy",
+        "scipy",
+        "skimage",
+        "matplotlib",
+        "seaborn",
+        "pandas",
+        "ipywidgets",
+        "papermill",
+        "nbformat",
+        "IPython",
+        "snakemake",
+        "sklearn",
+        "PIL",
+    )
+    code = (
+        "import sys\n"
+        f"for name in {hidden!r}: sys.modules[name] = None\n"
+        "import lensnb\n"
+        "from lensnb import data, denoiser, gan, generate, sampler, schedule, simulate, store, train, unet\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

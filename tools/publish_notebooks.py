@@ -1,6 +1,5 @@
 """The committed notebooks: a finished quick run's own, refused where they are not fit to be read or not true a second time."""
 
-
 import os
 import re
 import shutil
@@ -16,8 +15,8 @@ from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import START, STEPS, Run
 
 NOTEBOOKS = (START, *STEPS)
-LEAST_CHECKED = 3       # cells of a notebook whose output nbval compares
-MOST_CODE = 110         # lines
+LEAST_CHECKED = 3  # cells of a notebook whose output nbval compares
+MOST_CODE = 110  # lines
 
 
 def publish(params):
@@ -40,9 +39,14 @@ def publish(params):
             write(cleaned(folder / f"{name}.ipynb"), fresh / "notebooks" / f"{name}.ipynb")
         code, printed = nbval(fresh, run.outputs)
         if code:
-            raise InputError(f"{folder}: a second execution gives other outputs, so nothing is published\n{printed}")
+            raise InputError(
+                f"{folder}: a second execution gives other outputs, so nothing is published\n{printed}"
+            )
         for name in NOTEBOOKS:
-            write(read(fresh / "notebooks" / f"{name}.ipynb"), io.home() / "notebooks" / f"{name}.ipynb")
+            write(
+                read(fresh / "notebooks" / f"{name}.ipynb"),
+                io.home() / "notebooks" / f"{name}.ipynb",
+            )
     shutil.copy(run.path / "figures" / "gallery.png", io.home() / "docs" / "gallery.png")
 
 
@@ -90,17 +94,30 @@ def problems(notebook):
     """What would let a notebook pass unread, break it under papermill, or make it hard to read; a list of sentences."""
     import nbformat
 
-    code, checked = code_cells(notebook), tagged(notebook, "nbval-check-output")
+    code = code_cells(notebook)
+    checked = tagged(notebook, "nbval-check-output")
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    lines = [line for c in code if "parameters" not in c.metadata.get("tags", []) for line in c.source.splitlines()]
-    wrong = {"not exactly one cell tagged parameters": len(tagged(notebook, "parameters")) != 1,
-             "cells never executed": any(c.execution_count is None for c in code),
-             "an error is stored": any(o.output_type == "error" for c in code for o in c.outputs),
-             "too few checked cells with outputs": len(checked) < LEAST_CHECKED or any(not c.outputs for c in checked),
-             "too much code": sum(len(c.source.splitlines()) for c in code) > MOST_CODE,
-             "more code than prose": len(" ".join(lines)) > len(prose),
-             "not exactly one H1, at the top": notebook.cells[0].cell_type != "markdown" or len(re.findall(r"^# ", prose, re.M)) != 1,
-             "an absolute path is stored": re.search(r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)", nbformat.writes(notebook)) is not None}
+    lines = [
+        line
+        for c in code
+        if "parameters" not in c.metadata.get("tags", [])
+        for line in c.source.splitlines()
+    ]
+    wrong = {
+        "not exactly one cell tagged parameters": len(tagged(notebook, "parameters")) != 1,
+        "cells never executed": any(c.execution_count is None for c in code),
+        "an error is stored": any(o.output_type == "error" for c in code for o in c.outputs),
+        "too few checked cells with outputs": len(checked) < LEAST_CHECKED
+        or any(not c.outputs for c in checked),
+        "too much code": sum(len(c.source.splitlines()) for c in code) > MOST_CODE,
+        "more code than prose": len(" ".join(lines)) > len(prose),
+        "not exactly one H1, at the top": notebook.cells[0].cell_type != "markdown"
+        or len(re.findall(r"^# ", prose, re.M)) != 1,
+        "an absolute path is stored": re.search(
+            r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)", nbformat.writes(notebook)
+        )
+        is not None,
+    }
     return [sentence for sentence, is_wrong in wrong.items() if is_wrong]
 
 
@@ -110,11 +127,33 @@ def nbval(folder, outputs):
 
     if importlib.util.find_spec("nbval") is None:
         raise InputError("nbval is not installed; pip install -e .[test]")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
-               "--nbval-cell-timeout=1500", "--nbval-sanitize-with", str(Path(__file__).parents[1] / "tests/sanitize.cfg"), "-q", "--no-header",
-               "--rootdir", str(folder), "-c", os.devnull, *map(str, sorted(folder.glob("notebooks/0[0-9]_*.ipynb")))]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-                          env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "2"})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=1500",
+        "--nbval-sanitize-with",
+        str(Path(__file__).parents[1] / "tests/sanitize.cfg"),
+        "-q",
+        "--no-header",
+        "--rootdir",
+        str(folder),
+        "-c",
+        os.devnull,
+        *map(str, sorted(folder.glob("notebooks/0[0-9]_*.ipynb"))),
+    ]
+    done = subprocess.run(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "2"},
+    )
     return done.returncode, done.stdout
 
 

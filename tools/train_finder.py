@@ -15,11 +15,16 @@ from lensnb.evaluation import finder
 from lensnb.lensing import nonlenses
 from lensnb.lensing.priors import PRIORS
 
-WIDER = {"theta_E": (0.75, 1.7), "centre": (-0.1, 0.1), "snr": (15.0, 60.0)}    # what it trains on, so that other lenses are found too
-LOST = 0.01     # share of real lenses below the threshold: strict, for it is generated ones that are in doubt
+WIDER = {
+    "theta_E": (0.75, 1.7),
+    "centre": (-0.1, 0.1),
+    "snr": (15.0, 60.0),
+}  # what it trains on, so that other lenses are found too
+LOST = 0.01  # share of real lenses below the threshold: strict, for it is generated ones that are in doubt
 
 
 # ---- training
+
 
 class FinderTask:
     """One update of the finder by cross entropy, as the training loop wants it."""
@@ -43,16 +48,29 @@ class FinderTask:
 def auc(above, below):
     """Area under the ROC curve: how often a number of `above` (n,) exceeds one of `below` (m,), ties by half."""
     below = np.sort(below)
-    return float((np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")).mean() / 2 / len(below))
+    return float(
+        (np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")).mean()
+        / 2
+        / len(below)
+    )
 
 
 def report(lenses, others, kinds=tuple(nonlenses.KINDS)):
     """What log odds of lenses (n,) and of non-lenses (m,), whose kinds come in turn, say of a finder, and its threshold."""
     threshold = float(np.quantile(lenses, LOST))
-    passed = lambda odds: float((odds > threshold).mean())
-    return {"lenses": len(lenses), "non_lenses": len(others), "accuracy": float(((lenses > 0).mean() + (others <= 0).mean()) / 2),
-            "auc": auc(lenses, others), "threshold": threshold, "lenses_found": passed(lenses),
-            "non_lenses_found": {kind: passed(others[i::len(kinds)]) for i, kind in enumerate(kinds)}}
+
+    def passed(odds):
+        return float((odds > threshold).mean())
+
+    return {
+        "lenses": len(lenses),
+        "non_lenses": len(others),
+        "accuracy": float(((lenses > 0).mean() + (others <= 0).mean()) / 2),
+        "auc": auc(lenses, others),
+        "threshold": threshold,
+        "lenses_found": passed(lenses),
+        "non_lenses_found": {kind: passed(others[i :: len(kinds)]) for i, kind in enumerate(kinds)},
+    }
 
 
 def both(n, seed, prior):
@@ -78,8 +96,22 @@ def retrain(folder, n=4200, held=3000, steps=600, batch=64, seed=2026):
     with io.atomic(folder / finder.WEIGHTS.name, "wb") as file:
         file.write(weights)
     odds = [finder.log_odds(images, net=task.net.eval()) for images in both(held, seed + 1, broad)]
-    recipe = {"prior": "broad", "wider": WIDER, "kinds": list(nonlenses.KINDS), "images": 2 * n, "steps": steps, "batch": batch, "seed": seed}
-    made = {"version": 1, "licence": "MIT", **recipe, "sha256": hashlib.sha256(weights).hexdigest(), "held_out": report(*odds)}
+    recipe = {
+        "prior": "broad",
+        "wider": WIDER,
+        "kinds": list(nonlenses.KINDS),
+        "images": 2 * n,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+    }
+    made = {
+        "version": 1,
+        "licence": "MIT",
+        **recipe,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "held_out": report(*odds),
+    }
     io.write_json(folder / finder.WEIGHTS.with_suffix(".json").name, made)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return made
@@ -87,5 +119,7 @@ def retrain(folder, n=4200, held=3000, steps=600, batch=64, seed=2026):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train the lens finder anew.")
-    parser.add_argument("folder", type=Path, help="where finder.safetensors and finder.json are written")
+    parser.add_argument(
+        "folder", type=Path, help="where finder.safetensors and finder.json are written"
+    )
     print(json.dumps(retrain(parser.parse_args().folder), indent=1))

@@ -8,7 +8,6 @@ it is written last, after every code cell has completed and every promised file 
 A stage that was made alone has one too, notebooks/<stage>.json.
 """
 
-
 import argparse
 import contextlib
 import os
@@ -34,7 +33,7 @@ def execute(step, params):
     <step>.failed.ipynb where a cell failed. Raises InputError where another process executes it.
     """
     run = Run(params)
-    run.told()      # nothing is touched of a newer lensnb's
+    run.told()  # nothing is touched of a newer lensnb's
     io.make_folder(run.path / "notebooks")
     with locked(run.path / "notebooks" / step):
         return _execute(step, run)
@@ -44,42 +43,63 @@ def _execute(step, run):
     import nbformat
     import papermill
 
-    source, folder = io.home() / "notebooks" / f"{step}.ipynb", run.path / "notebooks"
-    done, failed, receipt = folder / f"{step}.ipynb", folder / f"{step}.failed.ipynb", folder / f"{step}.json"
+    source = io.home() / "notebooks" / f"{step}.ipynb"
+    folder = run.path / "notebooks"
+    done = folder / f"{step}.ipynb"
+    failed = folder / f"{step}.failed.ipynb"
+    receipt = folder / f"{step}.json"
     receipt.unlink(missing_ok=True)
-    os.environ["LENSNB_HEADLESS"] = "1"     # the kernel prints lines, no progress bar
+    os.environ["LENSNB_HEADLESS"] = "1"  # the kernel prints lines, no progress bar
     start = time.time()
     try:
         with contextlib.chdir(io.home()), _quiet():
             # only what differs from the defaults is injected, so that a quick run's notebooks are the committed ones
             given = run.params.model_dump(mode="json", exclude_defaults=True)
-            papermill.execute_notebook(str(source), str(failed), parameters=given,
-                                       kernel_name="python3", progress_bar=False, log_output=True, cwd=str(io.home()),
-                                       extra_arguments=["--log-level=40"])
-    except Exception as error:      # whatever papermill and its kernel raise
+            papermill.execute_notebook(
+                str(source),
+                str(failed),
+                parameters=given,
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=True,
+                cwd=str(io.home()),
+                extra_arguments=["--log-level=40"],
+            )
+    except Exception as error:  # whatever papermill and its kernel raise
         raise InputError(explain(error, failed)) from None
     notebook = nbformat.read(failed, as_version=4)
     check(step, notebook, run)
     sign(notebook)
     os.replace(failed, done)
-    entry = {"step": step, "seconds": round(time.time() - start, 1), "notebook": io.sha256(done),
-             "artefacts": {stage: artefact.digest(run.need(stage)) for stage in run.stages(step)}}
+    entry = {
+        "step": step,
+        "seconds": round(time.time() - start, 1),
+        "notebook": io.sha256(done),
+        "artefacts": {stage: artefact.digest(run.need(stage)) for stage in run.stages(step)},
+    }
     run.note("steps", step, entry)
     io.write_json(receipt, entry)
     return receipt
 
 
-MAKES = {"models": pipeline.train_model, "samples": pipeline.draw_samples, "evaluation": pipeline.evaluate_method}
+MAKES = {
+    "models": pipeline.train_model,
+    "samples": pipeline.draw_samples,
+    "evaluation": pipeline.evaluate_method,
+}
 
 
 def stages(run):
     """The stages of a run that can be made alone, such as models/gan and samples/ddim."""
-    return [stage for step in STEPS for stage in run.stages(step) if stage.partition("/")[0] in MAKES]
+    return [
+        stage for step in STEPS for stage in run.stages(step) if stage.partition("/")[0] in MAKES
+    ]
 
 
 def make(stage, params):
     """Make one stage, such as models/gan, ahead of the notebook that shows it; returns the path of its receipt."""
-    run, (kind, _, name) = pipeline.open_run(params), stage.partition("/")
+    run = pipeline.open_run(params)
+    kind, _, name = stage.partition("/")
     receipt = run.path / "notebooks" / f"{stage}.json"
     receipt.unlink(missing_ok=True)
     io.make_folder(receipt.parent)
@@ -96,9 +116,14 @@ def _quiet():
     logger = logging.getLogger("papermill")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("  %(message)s"))
-    handler.addFilter(lambda record: record.levelno == logging.INFO and not re.match(
-        r"(Executing|Input|Output|Ending|Starting|-----)", record.getMessage()))
-    logger.handlers, logger.propagate = [handler], False
+    handler.addFilter(
+        lambda record: (
+            record.levelno == logging.INFO
+            and not re.match(r"(Executing|Input|Output|Ending|Starting|-----)", record.getMessage())
+        )
+    )
+    logger.handlers = [handler]
+    logger.propagate = False
     logger.setLevel(logging.INFO)
     yield
 
@@ -125,9 +150,16 @@ def _unfinished(path):
 
 def check(step, notebook, run):
     """Refuse a notebook that ended early or did not write what it promises."""
-    for i, cell in enumerate((c for c in notebook.cells if c.cell_type == "code" and c.source.strip()), 1):
-        if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
-            raise InputError(f"notebooks/{step}.ipynb: code cell {i} did not complete, though no error was raised")
+    for i, cell in enumerate(
+        (c for c in notebook.cells if c.cell_type == "code" and c.source.strip()), 1
+    ):
+        if (
+            cell.metadata.get("papermill", {}).get("status") != "completed"
+            or cell.execution_count is None
+        ):
+            raise InputError(
+                f"notebooks/{step}.ipynb: code cell {i} did not complete, though no error was raised"
+            )
     missing = [str(run.folder(stage)) for stage in run.stages(step) if not run.is_current(stage)]
     if missing:
         raise InputError(f"notebooks/{step}.ipynb ended without writing {', '.join(missing)}")
@@ -147,11 +179,20 @@ def stale(params, copied=None):
     """
     run = Run(params)
     run.told()
-    folder, report = run.path / "notebooks", run.path / "report" / "index.html"
-    promised = {step: run.stages(step) for step in STEPS} | {stage: [stage] for stage in stages(run)}
-    good = {name for name, parts in promised.items() if (folder / f"{name}.json").is_file() and all(map(run.is_current, parts))}
+    folder = run.path / "notebooks"
+    report = run.path / "report" / "index.html"
+    promised = {step: run.stages(step) for step in STEPS} | {
+        stage: [stage] for stage in stages(run)
+    }
+    good = {
+        name
+        for name, parts in promised.items()
+        if (folder / f"{name}.json").is_file() and all(map(run.is_current, parts))
+    }
     bad = [folder / f"{name}.json" for name in promised if name not in good]
-    bad += [] if good.issuperset(STEPS) and report.is_file() else [report]    # Snakemake asks for the report alone
+    bad += (
+        [] if good.issuperset(STEPS) and report.is_file() else [report]
+    )  # Snakemake asks for the report alone
     copies = [Path(f"{copied}/{path}") for path in bad] if copied else []
     return [path for path in (*bad, *copies) if path.is_file()]
 
@@ -159,11 +200,22 @@ def stale(params, copied=None):
 def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Execute one notebook of the chain.")
-    parser.add_argument("step", help="such as 02_train; or a stage of one, such as models/gan; `report` makes a web site of them")
+    parser.add_argument(
+        "step",
+        help="such as 02_train; or a stage of one, such as models/gan; `report` makes a web site of them",
+    )
     parser.add_argument("--recipe", default="params/quick.yaml", type=Path)
-    parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
-    parser.add_argument("--smoke", action="store_true", help="a few steps and images only: does the recipe run to the end?")
-    parser.add_argument("--receipt", type=Path, help="where a copy of the file is wanted that says that it is done")
+    parser.add_argument(
+        "--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"'
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a few steps and images only: does the recipe run to the end?",
+    )
+    parser.add_argument(
+        "--receipt", type=Path, help="where a copy of the file is wanted that says that it is done"
+    )
     given = parser.parse_args(arguments)
     return told(lambda: _run(given))
 
@@ -174,7 +226,9 @@ def _run(given):
     alone = stages(Run(params))
     known = (START, *STEPS, *alone, "report")
     if given.step not in known:
-        raise InputError(f"{given.step}: no such step; did you mean {nearest(given.step, known) or STEPS[0]}?")
+        raise InputError(
+            f"{given.step}: no such step; did you mean {nearest(given.step, known) or STEPS[0]}?"
+        )
     if given.step == "report":
         from lensnb.apps import report
 

@@ -7,7 +7,6 @@ or, inside a notebook, accelerate.notebook_launcher(lensnb.apps.launch.launch, (
 The batch of the recipe is that of all processes together, so the rate needs no change.
 """
 
-
 import argparse
 import sys
 
@@ -21,7 +20,8 @@ from lensnb.training.accelerator import make_accelerator
 def launch(recipe, overrides=""):
     """Make the data of a recipe, where they are missing, and train its generators in its run folder; the first process writes."""
     given = load_recipe(recipe, overrides)
-    run, on = pipeline.open_run(given), make_accelerator(given.device)
+    run = pipeline.open_run(given)
+    on = make_accelerator(given.device)
     if on.is_main_process:
         pipeline.make_data(run)
     on.wait_for_everyone()
@@ -36,7 +36,12 @@ def together(run, name, on):
     if on.is_main_process:
         pipeline.train_model(run, name)
     elif stale:
-        pipeline.train_generator(name, run.params, pipeline.load_data(run), artefact.partial(run.folder(f"models/{name}")))
+        pipeline.train_generator(
+            name,
+            run.params,
+            pipeline.load_data(run),
+            artefact.partial(run.folder(f"models/{name}")),
+        )
     on.wait_for_everyone()
 
 
@@ -44,7 +49,9 @@ def main(arguments=None):
     """The command line; an InputError becomes one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Train the generators of a recipe.")
     parser.add_argument("recipe")
-    parser.add_argument("--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"')
+    parser.add_argument(
+        "--set", default="", dest="overrides", help='such as "train.steps=2000 data.n=500"'
+    )
     given = parser.parse_args(arguments)
     try:
         return told(lambda: launch(given.recipe, given.overrides))

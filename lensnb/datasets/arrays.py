@@ -2,6 +2,7 @@
 
 Whatever is wrong with them becomes an InputError of one sentence that names the file.
 """
+
 import contextlib
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from lensnb.datasets import pickles
 from lensnb.errors import FULL, InputError
 
-BOMB = 2**30, 200       # bytes, and times its own size: no archive of images unpacks to more than both
+BOMB = 2**30, 200  # bytes, and times its own size: no archive of images unpacks to more than both
 SHAPES = "(H,W), (N,H,W), (N,C,H,W) or (N,H,W,C) with C 1 or 3"
 
 
@@ -24,6 +25,7 @@ def walk(top, suffixes=(".npy",)):
 
     Raises InputError for a folder that is met twice, OSError for one that cannot be read.
     """
+
     def fail(error):
         raise error
 
@@ -31,10 +33,14 @@ def walk(top, suffixes=(".npy",)):
     for here, folders, files in os.walk(top, onerror=fail, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
-            raise InputError(f"{here}: a link to {seen[real]}, which was read already; remove the link")
+            raise InputError(
+                f"{here}: a link to {seen[real]}, which was read already; remove the link"
+            )
         seen[real] = here
         folders[:] = [f for f in folders if not f.startswith(".")]
-        yield from (Path(here, f) for f in files if f.lower().endswith(suffixes) and not f.startswith("."))
+        yield from (
+            Path(here, f) for f in files if f.lower().endswith(suffixes) and not f.startswith(".")
+        )
 
 
 @contextlib.contextmanager
@@ -47,13 +53,19 @@ def reading(name, form="NumPy's format", wanted="a file as np.save or np.savez w
         yield
     except InputError:
         raise
-    except Exception as error:      # parsers of foreign bytes raise anything, MemoryError included
-        if isinstance(error, OSError) and error.errno in FULL:      # where the content is copied to, not the file
+    except Exception as error:  # parsers of foreign bytes raise anything, MemoryError included
+        if (
+            isinstance(error, OSError) and error.errno in FULL
+        ):  # where the content is copied to, not the file
             raise
-        if isinstance(error, OSError) and error.strerror:       # the system's, not a parser's
-            raise InputError(f"{name}: {error.strerror}; expected a readable file or folder") from None
+        if isinstance(error, OSError) and error.strerror:  # the system's, not a parser's
+            raise InputError(
+                f"{name}: {error.strerror}; expected a readable file or folder"
+            ) from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name}: cannot be read as {form} ({reason}); expected {wanted}") from None
+        raise InputError(
+            f"{name}: cannot be read as {form} ({reason}); expected {wanted}"
+        ) from None
 
 
 def check_regular(path, name):
@@ -67,7 +79,11 @@ def _header(file):
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format {version} is for records")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read(file)
     if min(shape, default=1) < 0:
         raise ValueError(f"its header claims the shape {shape}")
@@ -88,28 +104,34 @@ def open_array(path, name=None):
             shape, order, dtype = _header(file)
             if dtype == object:
                 return pickles.image_and_mass(pickles.unpickle(file.read(), name), name)
-            need, has = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+            need = math.prod(shape) * dtype.itemsize
+            has = os.fstat(file.fileno()).st_size - file.tell()
             if not need:
                 raise InputError(f"{name}: an empty array of shape {shape}; expected {SHAPES}")
-            if need > has:      # checked before anything of that size is asked for
-                raise InputError(f"{name}: its header promises {need} bytes for shape {shape} and {has} follow; "
-                                 "copy or save it again")
+            if need > has:  # checked before anything of that size is asked for
+                raise InputError(
+                    f"{name}: its header promises {need} bytes for shape {shape} and {has} follow; "
+                    "copy or save it again"
+                )
             return np.memmap(file, dtype, "r", file.tell(), shape, order), math.nan
 
 
 def new_array(path, dtype, shape):
     """A new .npy file of zeros, memory-mapped. Its room on the disk is taken now: a write that finds no more would end the process."""
-    size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    free = shutil.disk_usage(path.parent).free
     if size > free:
-        raise InputError(f"{path.parent}: {size / 2**30:.1f} GiB are needed there for {shape[0]} images, and {free / 2**30:.1f} are free; "
-                         "make room, take fewer, or set LENSNB_OUTPUTS to another folder")
+        raise InputError(
+            f"{path.parent}: {size / 2**30:.1f} GiB are needed there for {shape[0]} images, and {free / 2**30:.1f} are free; "
+            "make room, take fewer, or set LENSNB_OUTPUTS to another folder"
+        )
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):      # not on macOS
+    if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
             except OSError as error:
-                if error.errno in FULL:     # others: a file system that promises nothing
+                if error.errno in FULL:  # others: a file system that promises nothing
                     raise
     return array
 
@@ -148,11 +170,15 @@ def survey(named):
 
     Raises InputError for a file that cannot be read and for one whose images have another shape.
     """
-    counts, shapes = zip(*((len(a), a.shape[1:]) for a, _ in (open_images(*file) for file in named)), strict=True)
+    counts, shapes = zip(
+        *((len(a), a.shape[1:]) for a, _ in (open_images(*file) for file in named)), strict=True
+    )
     for (_, name), shape in zip(named, shapes, strict=True):
         if shape != shapes[0]:
-            raise InputError(f"{name}: an image has shape {shape} where {named[0][1]} has {shapes[0]}; "
-                             "expected one shape (C, H, W) for all")
+            raise InputError(
+                f"{name}: an image has shape {shape} where {named[0][1]} has {shapes[0]}; "
+                "expected one shape (C, H, W) for all"
+            )
     return list(counts), shapes[0]
 
 
@@ -166,21 +192,29 @@ def unpack(path, folder):
     with reading(path), zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
         if size > max(BOMB[0], BOMB[1] * os.path.getsize(path)):
-            raise InputError(f"{path}: would unpack to {size / 2**30:.1f} GiB, {size // os.path.getsize(path)} times its size, which "
-                             "no images do; save them with np.save")
-        shapes, kinds = {}, {}
+            raise InputError(
+                f"{path}: would unpack to {size / 2**30:.1f} GiB, {size // os.path.getsize(path)} times its size, which "
+                "no images do; save them with np.save"
+            )
+        shapes = {}
+        kinds = {}
         for member in archive.namelist():
             if member.endswith(".npy"):
                 with archive.open(member) as file:
                     shape, _, dtype = _header(file)
-                shapes[member[:-4]], kinds[member[:-4]] = shape, dtype.kind
+                shapes[member[:-4]] = shape
+                kinds[member[:-4]] = dtype.kind
         images = _image_key(path, shapes)
         roles = {k: "labels" for k in ("y", "labels") if k in shapes} | {images: "images"}
-        roles |= {k: k for k in shapes if k not in roles and shapes[k] == shapes[images][:1] and kinds[k] in "fiub"}
+        roles |= {
+            k: k
+            for k in shapes
+            if k not in roles and shapes[k] == shapes[images][:1] and kinds[k] in "fiub"
+        }
         folder.mkdir()
         for i, key in enumerate(roles):
             with archive.open(f"{key}.npy") as packed, open(folder / f"{i}.npy", "wb") as file:
-                shutil.copyfileobj(packed, file)    # never a name from the archive
+                shutil.copyfileobj(packed, file)  # never a name from the archive
         return {role: folder / f"{i}.npy" for i, role in enumerate(roles.values())}
 
 
@@ -189,4 +223,6 @@ def _image_key(path, shapes):
     if "images" in shapes or len(many) == 1:
         return "images" if "images" in shapes else many[0]
     listed = ", ".join(f"{k} {s}" for k, s in shapes.items()) or "nothing"
-    raise InputError(f"{path}: expected images under the key `images`, or a single 3-D or 4-D array; found {listed}")
+    raise InputError(
+        f"{path}: expected images under the key `images`, or a single 3-D or 4-D array; found {listed}"
+    )

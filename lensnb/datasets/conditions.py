@@ -5,7 +5,6 @@ strength gamma, each at mean 0 and variance 1 over the training images. None of 
 that a flipped or turned image keeps its context.
 """
 
-
 import numpy as np
 import torch
 
@@ -20,7 +19,13 @@ def resolve(kind, dataset):
     """`kind`, or for "auto" the most that is known of the images: "physics", "class" or "none"."""
     if kind != "auto":
         return kind
-    return "none" if dataset.labels is None else "physics" if set(PHYSICS) <= set(dataset.truth) else "class"
+    return (
+        "none"
+        if dataset.labels is None
+        else "physics"
+        if set(PHYSICS) <= set(dataset.truth)
+        else "class"
+    )
 
 
 def width(kind, dataset):
@@ -29,24 +34,33 @@ def width(kind, dataset):
     if kind == "none":
         return 0
     if dataset.labels is None:
-        raise InputError(f"model.context: {kind} is asked for, and the images have no labels; use none, or bring class folders")
+        raise InputError(
+            f"model.context: {kind} is asked for, and the images have no labels; use none, or bring class folders"
+        )
     missing = [name for name in PHYSICS if kind == "physics" and name not in dataset.truth]
     if missing:
-        raise InputError(f"model.context: physics is asked for, and the images come without {' and '.join(missing)}; use "
-                         "class or none, or bring these columns in a .npz beside `images`")
+        raise InputError(
+            f"model.context: physics is asked for, and the images come without {' and '.join(missing)}; use "
+            "class or none, or bring these columns in a .npz beside `images`"
+        )
     return len(dataset.classes) + (len(PHYSICS) if kind == "physics" else 0)
 
 
 def table(kind, dataset):
     """What is known of every image of a Dataset: column name -> (N,); the class as an index into dataset.classes."""
     width(kind, dataset)
-    return {"class": np.asarray(dataset.labels)} | {name: np.asarray(dataset.truth[name], float)
-                                                    for name in PHYSICS if kind == "physics"}
+    return {"class": np.asarray(dataset.labels)} | {
+        name: np.asarray(dataset.truth[name], float) for name in PHYSICS if kind == "physics"
+    }
 
 
 def encode(kind, dataset, rows):
     """Rows such as those of `table` -> float32 tensor (N, K)."""
-    columns = [torch.nn.functional.one_hot(torch.as_tensor(rows["class"]).long(), len(dataset.classes)).float()]
+    columns = [
+        torch.nn.functional.one_hot(
+            torch.as_tensor(rows["class"]).long(), len(dataset.classes)
+        ).float()
+    ]
     for name in PHYSICS if kind == "physics" else ():
         seen = np.asarray(dataset.truth[name], float)[dataset.train]
         scaled = (np.asarray(rows[name], float) - seen.mean()) / (seen.std() or 1)
@@ -66,9 +80,15 @@ def read(path, kind, dataset):
         found = io.read_table(path)
     needed = ["class", *(PHYSICS if kind == "physics" else ())]
     if not set(needed) <= set(found):
-        raise InputError(f"{path}: columns with rows below are {', '.join(found) or 'none'}; expected a header and rows with {', '.join(needed)}")
+        raise InputError(
+            f"{path}: columns with rows below are {', '.join(found) or 'none'}; expected a header and rows with {', '.join(needed)}"
+        )
     rows = {name: _numbers(path, name, found[name]) for name in needed[1:]}
-    return {"class": np.array([_class(path, value, dataset.classes) for value in found["class"].tolist()])} | rows
+    return {
+        "class": np.array(
+            [_class(path, value, dataset.classes) for value in found["class"].tolist()]
+        )
+    } | rows
 
 
 def _numbers(path, name, column):
@@ -78,11 +98,16 @@ def _numbers(path, name, column):
 
 
 def _class(path, value, classes):
-    whole = isinstance(value, float) and value.is_integer()     # classes may be called by numbers, such as digits
+    whole = (
+        isinstance(value, float) and value.is_integer()
+    )  # classes may be called by numbers, such as digits
     name = str(int(value)) if whole else str(value)
     if name in classes:
         return classes.index(name)
     if whole and 0 <= value < len(classes):
         return int(value)
     guess = nearest(name, classes)
-    raise InputError(f"{path}: unknown class {name}; " + (f"did you mean {guess}?" if guess else f"known are {', '.join(classes)}"))
+    raise InputError(
+        f"{path}: unknown class {name}; "
+        + (f"did you mean {guess}?" if guess else f"known are {', '.join(classes)}")
+    )

@@ -1,6 +1,5 @@
 """Pictures: PNG, JPEG, BMP, WebP, TIFF and GIF files, cropped to squares of one or three channels."""
 
-
 import contextlib
 import math
 import warnings
@@ -11,8 +10,15 @@ from lensnb.datasets import arrays
 from lensnb.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")     # no other decoder sees a file: EPS would start a program
-LARGEST = 2**25         # pixels of a picture: 33 million, 0.8 GB in double precision and three channels
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "GIF",
+)  # no other decoder sees a file: EPS would start a program
+LARGEST = 2**25  # pixels of a picture: 33 million, 0.8 GB in double precision and three channels
 
 
 def survey(named):
@@ -24,8 +30,10 @@ def survey(named):
     """
     channels, sides, deep = zip(*(_head(*file) for file in named), strict=True)
     if len(set(deep)) > 1:
-        raise InputError(f"{named[deep.index(True)][1]}: more than 8 bits a pixel where {named[deep.index(False)][1]} "
-                         "has 8; their units differ, so save all with one depth")
+        raise InputError(
+            f"{named[deep.index(True)][1]}: more than 8 bits a pixel where {named[deep.index(False)][1]} "
+            "has 8; their units differ, so save all with one depth"
+        )
     side = sides[0] if len(set(sides)) == 1 else None
     return [1] * len(named), (max(channels), side, side)
 
@@ -56,23 +64,27 @@ def _opened(path, name):
     try:
         from PIL import Image
     except ImportError:
-        raise InputError(f"{name}: pictures are read with Pillow, which is not installed; pip install pillow") from None
+        raise InputError(
+            f"{name}: pictures are read with Pillow, which is not installed; pip install pillow"
+        ) from None
     whole = "a whole PNG, JPEG, BMP, WebP, TIFF or GIF file, so save it again or remove it"
     with arrays.reading(name, "a picture", whole), warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # remarks on odd metadata; what matters raises
+        warnings.simplefilter("ignore")  # remarks on odd metadata; what matters raises
         arrays.check_regular(path, name)
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError:
             image = None
-        if image is None or math.prod(image.size) > LARGEST:    # before any pixel is decoded
-            raise InputError(f"{name}: more than {LARGEST} pixels; expected a picture, so crop or shrink it")
+        if image is None or math.prod(image.size) > LARGEST:  # before any pixel is decoded
+            raise InputError(
+                f"{name}: more than {LARGEST} pixels; expected a picture, so crop or shrink it"
+            )
         with image:
             yield image
 
 
 def _is_deep(image):
-    return image.mode[0] in "IF"        # I, I;16 in either byte order, F
+    return image.mode[0] in "IF"  # I, I;16 in either byte order, F
 
 
 def _is_grey(image):
@@ -81,7 +93,8 @@ def _is_grey(image):
 
 def _square(image):
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 

@@ -1,29 +1,53 @@
 """The comparison: one table of all methods of a run. It reads files and knows no method by name."""
 
-
 import math
 
 import numpy as np
 
 from lensnb import io
 
-KEPT = ("group", "value", "error", "floor", "floor_error", "sigma", "ratio", "larger_is_better", "n", "unit")
+KEPT = (
+    "group",
+    "value",
+    "error",
+    "floor",
+    "floor_error",
+    "sigma",
+    "ratio",
+    "larger_is_better",
+    "n",
+    "unit",
+)
 COLUMNS = ("method", "metric", *KEPT, "best")
 OVER_SEEDS = ("method", "metric", "mean", "spread", "seeds", "error", "floor")
 
 
 def table(run):
     """One row a method and metric, as a list of dicts with the keys COLUMNS."""
-    rows, deviations = [], deviations_of(run)
+    rows = []
+    deviations = deviations_of(run)
     for name in run.params.sample.methods:
         found = io.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
-        rows += [{"method": name, "metric": key, **{c: value[c] for c in KEPT}} for key, value in found.items()]
-    return [row | {"best": row is clear_winner([r for r in rows if r["metric"] == row["metric"]], deviations)} for row in rows]
+        rows += [
+            {"method": name, "metric": key, **{c: value[c] for c in KEPT}}
+            for key, value in found.items()
+        ]
+    return [
+        row
+        | {
+            "best": row
+            is clear_winner([r for r in rows if r["metric"] == row["metric"]], deviations)
+        }
+        for row in rows
+    ]
 
 
 def deviations_of(run):
     """What is behind the error of each value: method -> metric -> deviations (times,), resampled alike for all methods."""
-    return {name: io.read_table(run.need(f"evaluation/{name}") / "deviations.csv") for name in run.params.sample.methods}
+    return {
+        name: io.read_table(run.need(f"evaluation/{name}") / "deviations.csv")
+        for name in run.params.sample.methods
+    }
 
 
 def over_seeds(run):
@@ -37,15 +61,26 @@ def over_seeds(run):
         for method, folder in folders.items():
             for metric, value in io.read_json(folder / "metrics.json")["metrics"].items():
                 found.setdefault((method, metric), []).append(value)
-    return [{"method": method, "metric": metric, **_over(measured)} for (method, metric), measured in found.items()]
+    return [
+        {"method": method, "metric": metric, **_over(measured)}
+        for (method, metric), measured in found.items()
+    ]
 
 
 def _over(measured):
     """What the trees of one metric, one a seed, have in common."""
-    values, errors, floors = (np.array([tree[key] for tree in measured]) for key in ("value", "error", "floor"))
-    return {"mean": float(values.mean()), "spread": float(values.std(ddof=1)) if len(values) > 1 else None, "seeds": len(values),
-            "error": float(errors.mean()), "floor": float(floors.mean()), "values": values.tolist(),
-            "is_distance": all(tree["ratio"] is not None for tree in measured)}
+    values, errors, floors = (
+        np.array([tree[key] for tree in measured]) for key in ("value", "error", "floor")
+    )
+    return {
+        "mean": float(values.mean()),
+        "spread": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "seeds": len(values),
+        "error": float(errors.mean()),
+        "floor": float(floors.mean()),
+        "values": values.tolist(),
+        "is_distance": all(tree["ratio"] is not None for tree in measured),
+    }
 
 
 def seeds_told(rows):
@@ -53,8 +88,10 @@ def seeds_told(rows):
     if not rows:
         return 'This is one training seed: another may give another order. make run SEEDS="0 1 2" trains three on the same images.'
     wide = [row for row in rows if row["spread"] is not None and row["spread"] > row["error"]]
-    return (f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of {len(rows)} measures scatter by more than "
-            "their standard error of one run: there, one training says less than its error bar does.")
+    return (
+        f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of {len(rows)} measures scatter by more than "
+        "their standard error of one run: there, one training says less than its error bar does."
+    )
 
 
 def gap(first, second, deviations):
@@ -65,7 +102,11 @@ def gap(first, second, deviations):
     """
     one, other = (deviations.get(row["method"], {}).get(row["metric"]) for row in (first, second))
     apart = one is None or other is None
-    error = math.hypot(first["error"], second["error"]) if apart else float(np.std(_side(first) * one - _side(second) * other, ddof=1))
+    error = (
+        math.hypot(first["error"], second["error"])
+        if apart
+        else float(np.std(_side(first) * one - _side(second) * other, ddof=1))
+    )
     return _loss(second) - _loss(first), error
 
 
@@ -83,7 +124,11 @@ def _loss(row):
 
 def badness(row):
     """By how many deviations of chance a row lies on the wrong side of its floor; below zero on the right one."""
-    sigma = row["sigma"] if row["sigma"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
+    sigma = (
+        row["sigma"]
+        if row["sigma"] is not None
+        else math.copysign(math.inf, row["value"] - row["floor"])
+    )
     return _side(row) * sigma
 
 
@@ -100,29 +145,44 @@ def costs(run):
     """What each method took: method -> NFE, parameters, seconds an image, training minutes, training images seen."""
     found = {}
     for name, method in run.params.sample.methods.items():
-        samples, model = run.need(f"samples/{name}"), run.need(f"models/{method.model}")
-        sample, history = io.read_json(samples / "sample.json"), io.read_table(model / "history.csv")
-        found[name] = {"model": method.model, "nfe": sample["nfe"], "parameters": sample["parameters"], "images": sample["n"],
-                       "seconds_per_image": io.read_json(samples / "timing.json")["seconds_per_image"],
-                       "training_minutes": io.read_json(model / "timing.json")["seconds"] / 60,
-                       "training_images_seen": int(history["images"][-1])}
+        samples = run.need(f"samples/{name}")
+        model = run.need(f"models/{method.model}")
+        sample = io.read_json(samples / "sample.json")
+        history = io.read_table(model / "history.csv")
+        found[name] = {
+            "model": method.model,
+            "nfe": sample["nfe"],
+            "parameters": sample["parameters"],
+            "images": sample["n"],
+            "seconds_per_image": io.read_json(samples / "timing.json")["seconds_per_image"],
+            "training_minutes": io.read_json(model / "timing.json")["seconds"] / 60,
+            "training_images_seen": int(history["images"][-1]),
+        }
     return found
 
 
 def footing(costs, images):
     """One sentence: from how many images all have learned, and by what means each model has."""
     models = {cost["model"]: cost for cost in costs.values()}
-    parts = [f"{name} saw {cost['training_images_seen']} in {cost['training_minutes']:.1f} minutes and draws with "
-             f"{cost['parameters'] / 1e6:.2f} million parameters" for name, cost in models.items()]
+    parts = [
+        f"{name} saw {cost['training_images_seen']} in {cost['training_minutes']:.1f} minutes and draws with "
+        f"{cost['parameters'] / 1e6:.2f} million parameters"
+        for name, cost in models.items()
+    ]
     seen = {cost["training_images_seen"] for cost in models.values()}
-    equal = " The number of images seen is the same for all." if len(seen) == 1 < len(models) else ""
+    equal = (
+        " The number of images seen is the same for all." if len(seen) == 1 < len(models) else ""
+    )
     return f"Of the same {images} training images, turned and flipped, {'; '.join(parts)}.{equal}"
 
 
 def verdict(rows, deviations):
     """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real."""
-    return [_closest([row for row in rows if row["metric"] == "fld"], deviations), _physics([row for row in rows if row["group"] == "physics"]),
-            _told_apart([row for row in rows if row["metric"] == "told_apart"])]
+    return [
+        _closest([row for row in rows if row["metric"] == "fld"], deviations),
+        _physics([row for row in rows if row["group"] == "physics"]),
+        _told_apart([row for row in rows if row["metric"] == "told_apart"]),
+    ]
 
 
 def _closest(rows, deviations):
@@ -133,7 +193,13 @@ def _closest(rows, deviations):
 
 
 def _sigmas(behind, error):
-    return f"{behind / error:.1f} sigma" if error > 0 else "nothing" if behind == 0 else "more than any error"
+    return (
+        f"{behind / error:.1f} sigma"
+        if error > 0
+        else "nothing"
+        if behind == 0
+        else "more than any error"
+    )
 
 
 def _physics(rows):
@@ -141,25 +207,39 @@ def _physics(rows):
     for method in dict.fromkeys(row["method"] for row in rows):
         own = sorted((row for row in rows if row["method"] == method), key=badness)
         passed = sum(badness(row) < 3 for row in own)
-        worst = f", worst in {own[-1]['metric']} ({badness(own[-1]):.0f} sigma)" if passed < len(own) else ""
+        worst = (
+            f", worst in {own[-1]['metric']} ({badness(own[-1]):.0f} sigma)"
+            if passed < len(own)
+            else ""
+        )
         parts.append(f"{method} is within 3 sigma of real images in {passed} of {len(own)}{worst}")
     return "Of the physical measures, " + "; ".join(parts) + "."
 
 
 def _told_apart(rows):
     parts = [f"{row['method']} {row['value']:.3f} +- {row['error']:.3f}" for row in rows]
-    return (f"A classifier tells generated from real images with an area under the curve of {', '.join(parts)} "
-            f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f}).")
+    return (
+        f"A classifier tells generated from real images with an area under the curve of {', '.join(parts)} "
+        f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f})."
+    )
 
 
 def compare(run, folder):
     """Write table.csv, table.json (rows, verdict and rows over training seeds), seeds.csv where there are seeds, and the costs to `folder`."""
-    rows, seeds = table(run), over_seeds(run)
-    filled = lambda value: float("nan") if value is None else value
+    rows = table(run)
+    seeds = over_seeds(run)
+
+    def filled(value):
+        return float("nan") if value is None else value
+
     io.write_table(folder / "table.csv", {c: [filled(row[c]) for row in rows] for c in COLUMNS})
     if seeds:
-        io.write_table(folder / "seeds.csv", {c: [filled(row[c]) for row in seeds] for c in OVER_SEEDS})
-    tree = {"rows": rows, "verdict": verdict(rows, deviations_of(run))} | ({"seeds": seeds} if seeds else {})
+        io.write_table(
+            folder / "seeds.csv", {c: [filled(row[c]) for row in seeds] for c in OVER_SEEDS}
+        )
+    tree = {"rows": rows, "verdict": verdict(rows, deviations_of(run))} | (
+        {"seeds": seeds} if seeds else {}
+    )
     io.write_json(folder / "table.json", tree)
     io.write_json(folder / "timing.json", costs(run))
     return rows

@@ -5,7 +5,6 @@ lensed (nonlenses.py). Its weights ship with the package, so that the shares of 
 `python -m tools.train_finder FOLDER` trains it anew.
 """
 
-
 from pathlib import Path
 
 import safetensors.torch
@@ -39,7 +38,9 @@ def card():
 def load():
     """The shipped finder in evaluation mode; refuses weights whose sha256 is not the published one."""
     if io.sha256(WEIGHTS) != card()["sha256"]:
-        raise InputError(f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again")
+        raise InputError(
+            f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again"
+        )
     net = Finder()
     net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
     return net.eval()
@@ -49,7 +50,11 @@ def load():
 def log_odds(images, units=torch.from_numpy, net=None, batch=256):
     """Log odds (N,), float64, that images (N, C, H, W) show lenses; `units` is the comparison's `features.Units`."""
     net = net or load()
-    return torch.cat([net.odds(units(images[i:i + batch])) for i in range(0, len(images), batch)]).double().numpy()
+    return (
+        torch.cat([net.odds(units(images[i : i + batch])) for i in range(0, len(images), batch)])
+        .double()
+        .numpy()
+    )
 
 
 def found(images, units, net=None):

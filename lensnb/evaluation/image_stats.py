@@ -1,11 +1,10 @@
 """What an astronomer measures on an image: images (N, C, H, W) in, one row of numbers an image out."""
 
-
 import functools
 
 import numpy as np
 
-MAD = 1.4826        # standard deviation of a Gaussian over its median absolute deviation
+MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 
 def grey(images):
@@ -15,12 +14,15 @@ def grey(images):
 
 def in_chunks(chunk):
     """A measure of images, called with `chunk` images at a time: memory stays small and the maps in the cache."""
+
     def decorate(measure):
         @functools.wraps(measure)
         def chunked(images, *args, **kwargs):
-            parts = [images[i:i + chunk] for i in range(0, len(images), chunk)]
+            parts = [images[i : i + chunk] for i in range(0, len(images), chunk)]
             return np.concatenate([measure(part, *args, **kwargs) for part in parts])
+
         return chunked
+
     return decorate
 
 
@@ -28,7 +30,7 @@ def _ring_means(maps, radius, edges):
     """Mean of maps (N, H, W) over the pixels whose radius (H, W) lies in each bin: (N, bins)."""
     which = np.digitize(radius.ravel(), edges) - 1
     bins = len(edges) - 1
-    member = (which[:, None] == np.arange(bins)).astype(float)         # (HW, bins)
+    member = (which[:, None] == np.arange(bins)).astype(float)  # (HW, bins)
     return maps.reshape(len(maps), -1) @ (member / member.sum(0))
 
 
@@ -39,10 +41,18 @@ def power_spectrum(images, chunk=1024):
     """
     size = images.shape[-1]
     steps = np.fft.fftfreq(size) * size
-    radius, edges = np.hypot(*np.meshgrid(steps, steps)), np.arange(1, size // 2 + 1) - 0.5
-    power = lambda maps: np.abs(np.fft.fft2(maps)) ** 2 / size**2       # (n, H, W)
-    return np.concatenate([_ring_means(power(grey(images[i:i + chunk])), radius, edges)
-                           for i in range(0, len(images), chunk)])
+    radius = np.hypot(*np.meshgrid(steps, steps))
+    edges = np.arange(1, size // 2 + 1) - 0.5
+
+    def power(maps):
+        return np.abs(np.fft.fft2(maps)) ** 2 / size**2  # (n, H, W)
+
+    return np.concatenate(
+        [
+            _ring_means(power(grey(images[i : i + chunk])), radius, edges)
+            for i in range(0, len(images), chunk)
+        ]
+    )
 
 
 def frequencies(size, pixel_scale=None):
@@ -59,7 +69,9 @@ def radial_profile(images):
     """Mean brightness in rings one pixel wide about the image centre: (N, size // 2), at radii 0.5, 1.5, ... pixels."""
     size = images.shape[-1]
     offsets = np.arange(size) - (size - 1) / 2
-    return _ring_means(grey(images), np.hypot(*np.meshgrid(offsets, offsets)), np.arange(size // 2 + 1))
+    return _ring_means(
+        grey(images), np.hypot(*np.meshgrid(offsets, offsets)), np.arange(size // 2 + 1)
+    )
 
 
 def intensity_edges(reference, bins=1000):
@@ -79,15 +91,17 @@ def cumulative_shares(images, edges):
 
 # ---- sky and flux
 
+
 def sky(maps):
     """Level and scatter of the sky in maps (N, H, W), each (N, 1, 1): median and scaled MAD of a frame along the border.
 
     The frame is an eighth of the size wide. A lens in the middle leaves it free, so that the level is right to
     2 % of the noise on the broad prior, where the median of all pixels is half of the noise too high.
     """
-    width, free = max(maps.shape[-1] // 8, 1), np.ones(maps.shape[1:], bool)
+    width = max(maps.shape[-1] // 8, 1)
+    free = np.ones(maps.shape[1:], bool)
     free[width:-width, width:-width] = False
-    frame = maps[:, free]                                               # (N, pixels)
+    frame = maps[:, free]  # (N, pixels)
     level = np.median(frame, axis=1, keepdims=True)
     scatter = MAD * np.median(np.abs(frame - level), axis=1, keepdims=True)
     return level[..., None], scatter[..., None]
@@ -114,8 +128,11 @@ def noise_level(images):
     On the broad prior 0.2 % too high, scatter 4 % an image. Averaged channels have less noise than each.
     """
     maps = grey(images)
-    both = lambda along: along(along(maps).swapaxes(1, 2)).reshape(len(maps), -1)
-    detail = np.abs(both(lambda m: np.diff(m, n=2))) / 6                # (N, pixels)
+
+    def both(along):
+        return along(along(maps).swapaxes(1, 2)).reshape(len(maps), -1)
+
+    detail = np.abs(both(lambda m: np.diff(m, n=2))) / 6  # (N, pixels)
     light = both(lambda m: m[..., :-2] + m[..., 1:-1] + m[..., 2:])
     half = light.shape[1] // 2
     fainter = np.argpartition(light, half, axis=1)[:, :half]

@@ -3,7 +3,6 @@
 Optional: they need torch-fidelity and its weights, and are never replaced by anything else.
 """
 
-
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +20,31 @@ def load(weights):
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise InputError("evaluate.inception: torch-fidelity is not installed; pip install torch-fidelity, or set it to null") from None
+        raise InputError(
+            "evaluate.inception: torch-fidelity is not installed; pip install torch-fidelity, or set it to null"
+        ) from None
     path = None if weights == "download" else str(_harmless(io.locate(weights)))
     try:
         return FeatureExtractorInceptionV3("lensnb", ["2048"], feature_extractor_weights_path=path)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or not to be had "
-                         f"({' '.join(str(error).split())[:120]})") from None
+        raise InputError(
+            f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or not to be had "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from None
 
 
 def _harmless(path):
     """A path whose file holds tensors and nothing else: torch-fidelity itself would execute what lies in it."""
     if not Path(path).is_file():
-        raise InputError(f"evaluate.inception: {path}: no such file; name torch-fidelity's weights, or download")
+        raise InputError(
+            f"evaluate.inception: {path}: no such file; name torch-fidelity's weights, or download"
+        )
     try:
         torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:      # torch raises many kinds for damaged and foreign files
-        raise InputError(f"evaluate.inception: {path}: not a file of weights ({' '.join(str(error).split())[:120]})") from None
+    except Exception as error:  # torch raises many kinds for damaged and foreign files
+        raise InputError(
+            f"evaluate.inception: {path}: not a file of weights ({' '.join(str(error).split())[:120]})"
+        ) from None
     return path
 
 
@@ -46,7 +53,7 @@ def features(images, low, high, net, batch=32):
     """Features (N, 2048), float64, of images (N, C, H, W): [low, high] goes to 0..255, one channel is repeated."""
     found = []
     for at in range(0, len(images), batch):
-        x = torch.from_numpy(np.asarray(images[at:at + batch], np.float32))
+        x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32))
         x = ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
         found.append(net(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)[0])
     return torch.cat(found).double().numpy()

@@ -4,18 +4,22 @@ Images are compared as small smoothed maps under all eight symmetries of the squ
 flipped and turned copies are found.
 """
 
-
 import numpy as np
 import torch
 
-RARE = 0.01         # share of real images that lie as close to a training image as what counts as a copy
-YARDSTICK = 2500    # held-out images at most that say what is usual, RARE to 0.2 %: more would let the time grow as their square
+RARE = 0.01  # share of real images that lie as close to a training image as what counts as a copy
+YARDSTICK = 2500  # held-out images at most that say what is usual, RARE to 0.2 %: more would let the time grow as their square
 
 
 def maps(images, size=16, chunk=1024):
     """Images (N, C, H, W) as rows (N, size^2) of area means, each at mean 0 and length 1; float32, `chunk` images at a time."""
-    grey = (torch.tensor(np.asarray(images[i:i + chunk], np.float32)).mean(dim=1, keepdim=True) for i in range(0, len(images), chunk))
-    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(some, size).flatten(1) for some in grey])
+    grey = (
+        torch.tensor(np.asarray(images[i : i + chunk], np.float32)).mean(dim=1, keepdim=True)
+        for i in range(0, len(images), chunk)
+    )
+    small = torch.cat(
+        [torch.nn.functional.adaptive_avg_pool2d(some, size).flatten(1) for some in grey]
+    )
     small = small - small.mean(dim=1, keepdim=True)
     return small / small.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
@@ -30,7 +34,7 @@ def symmetric(rows):
 
 def blocks(images, chunk=1024):
     """The maps of images (N, C, H, W), `chunk` of them at a time: a memory map is read as it goes."""
-    return (maps(images[at:at + chunk]) for at in range(0, len(images), chunk))
+    return (maps(images[at : at + chunk]) for at in range(0, len(images), chunk))
 
 
 def nearest(rows, pool, own=None, chunk=256):
@@ -39,17 +43,22 @@ def nearest(rows, pool, own=None, chunk=256):
     pool : its maps, in blocks (m, d) that are gone through once; own : which map of the pool is the row's
     own image and does not count (N,), -1 for none. Returns (N,) float64 and (N,) int64.
     """
-    best, index, first = torch.full((len(rows),), -2.0), torch.zeros(len(rows), dtype=torch.int64), 0
+    best = torch.full((len(rows),), -2.0)
+    index = torch.zeros(len(rows), dtype=torch.int64)
+    first = 0
     own = torch.full((len(rows),), -1) if own is None else torch.as_tensor(own)
     for block in pool:
         turned = symmetric(block).flatten(0, 1)
         for some in torch.arange(len(rows)).split(chunk):
-            likeness = (rows[some] @ turned.T).view(len(some), 8, len(block)).amax(1)       # (n, m): cosine of the best symmetry
+            likeness = (
+                (rows[some] @ turned.T).view(len(some), 8, len(block)).amax(1)
+            )  # (n, m): cosine of the best symmetry
             here = (own[some] >= first) & (own[some] < first + len(block))
             likeness[here, own[some][here] - first] = -1
             value, at = likeness.max(1)
             closer = some[value > best[some]]
-            best[closer], index[closer] = value[closer - some[0]], first + at[closer - some[0]]
+            best[closer] = value[closer - some[0]]
+            index[closer] = first + at[closer - some[0]]
         first += len(block)
     return (2 - 2 * best.double()).clamp(min=0).sqrt().numpy(), index.numpy()
 
@@ -65,14 +74,25 @@ def memorised(generated, train, heldout, pairs=8):
     images, and the closest `pairs` as [generated index, training index, ratio].
     `train` and `heldout` are read once, a block at a time.
     """
-    n, most = len(generated), min(len(heldout), YARDSTICK)
-    own = np.arange(most) * len(heldout) // most        # evenly spread: files may be ordered by class
-    rows = torch.cat([maps(generated), *(maps(heldout[some]) for some in np.array_split(own, most // 1024 + 1))])
+    n = len(generated)
+    most = min(len(heldout), YARDSTICK)
+    own = np.arange(most) * len(heldout) // most  # evenly spread: files may be ordered by class
+    rows = torch.cat(
+        [maps(generated), *(maps(heldout[some]) for some in np.array_split(own, most // 1024 + 1))]
+    )
     to_train, index = nearest(rows, blocks(train))
     to_held, _ = nearest(rows, blocks(heldout), np.concatenate([np.full(n, -1), own]))
     ratio, usual = np.split(to_train / np.maximum(to_held, 1e-12), [n])
     threshold = float(np.quantile(usual, RARE))
     share = float((ratio < threshold).mean())
-    return {"share": share, "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5, "floor": (RARE * (most - 1) + 1) / (most + 1), "n": n,
-            "threshold": threshold, "ratio": float(np.median(ratio)), "real_ratio": float(np.median(usual)), "training_images": len(train),
-            "pairs": [[int(i), int(index[i]), float(ratio[i])] for i in np.argsort(ratio)[:pairs]]}
+    return {
+        "share": share,
+        "error": max(share * (1 - share) / n, 1 / n**2) ** 0.5,
+        "floor": (RARE * (most - 1) + 1) / (most + 1),
+        "n": n,
+        "threshold": threshold,
+        "ratio": float(np.median(ratio)),
+        "real_ratio": float(np.median(usual)),
+        "training_images": len(train),
+        "pairs": [[int(i), int(index[i]), float(ratio[i])] for i in np.argsort(ratio)[:pairs]],
+    }

@@ -5,7 +5,6 @@ None depends on the orientation: an image flipped or turned by a quarter measure
 numbers: where there is nothing to measure (noise, a constant) the number is 0.
 """
 
-
 import functools
 
 import numpy as np
@@ -14,13 +13,26 @@ import torch
 from lensnb.evaluation import image_stats
 from lensnb.evaluation.image_stats import grey, in_chunks, sky
 
-SIGNIFICANT = 6         # standard deviations of the smoothed sky: noise alone passes in less than one image of a thousand
-RING_SHARE = 0.1        # of the smoothed peak: keeps faint neighbours, which pull hard, out of the circle fit
-PEAK_LEVELS = (2, 3, 5, 10, 20)                                         # in units of the image's noise
-SHARES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)               # of the reference's pixels, above a level
+SIGNIFICANT = 6  # standard deviations of the smoothed sky: noise alone passes in less than one image of a thousand
+RING_SHARE = (
+    0.1  # of the smoothed peak: keeps faint neighbours, which pull hard, out of the circle fit
+)
+PEAK_LEVELS = (2, 3, 5, 10, 20)  # in units of the image's noise
+SHARES = (
+    0.9,
+    0.7,
+    0.5,
+    0.3,
+    0.2,
+    0.1,
+    0.05,
+    0.02,
+    0.01,
+)  # of the reference's pixels, above a level
 
 
 # ---- the bright light: ring, multipoles, ellipticity
+
 
 def _grid(shape):
     """x (1, W) and y (H, 1) in pixels from the image centre."""
@@ -47,7 +59,9 @@ def _bright(images, share=0.0):
     kernel = _smoothing(maps.shape[-1])
     smooth = kernel @ maps @ kernel.T
     floor, scatter = sky(smooth)
-    threshold = np.maximum(SIGNIFICANT * scatter, share * (smooth - floor).max((1, 2), keepdims=True))
+    threshold = np.maximum(
+        SIGNIFICANT * scatter, share * (smooth - floor).max((1, 2), keepdims=True)
+    )
     return np.where(smooth - floor > threshold, maps - level, 0).clip(min=0)
 
 
@@ -60,9 +74,10 @@ def _central_moments(flux):
     """Flux-weighted means of x^a y^b about the centroid, as a function of (a, b) that gives (n,)."""
     x, y = _grid(flux.shape[1:])
     total = flux.sum((1, 2))
-    along_x, along_y = flux.sum(1), flux.sum(2)
-    u = x - _ratio(along_x @ x[0], total)[:, None]                      # (n, W)
-    v = y[:, 0] - _ratio(along_y @ y[:, 0], total)[:, None]             # (n, H)
+    along_x = flux.sum(1)
+    along_y = flux.sum(2)
+    u = x - _ratio(along_x @ x[0], total)[:, None]  # (n, W)
+    v = y[:, 0] - _ratio(along_y @ y[:, 0], total)[:, None]  # (n, H)
     return lambda a, b: _ratio(np.einsum("nyx,nx,ny->n", flux, u**a, v**b, optimize=True), total)
 
 
@@ -78,8 +93,12 @@ def ring_radius(images, pixel_scale=None):
     """
     flux = _bright(images, RING_SHARE)
     mean = _central_moments(flux)
-    xx, yy, xy = mean(2, 0) + 1 / 12, mean(0, 2) + 1 / 12, mean(1, 1)   # 1/12: of a pixel, so that lines solve too
-    p, q = (mean(3, 0) + mean(1, 2)) / 2, (mean(0, 3) + mean(2, 1)) / 2
+    # 1/12: of a pixel, so that lines solve too
+    xx = mean(2, 0) + 1 / 12
+    yy = mean(0, 2) + 1 / 12
+    xy = mean(1, 1)
+    p = (mean(3, 0) + mean(1, 2)) / 2
+    q = (mean(0, 3) + mean(2, 1)) / 2
     a, b = np.stack([yy * p - xy * q, xx * q - xy * p]) / (xx * yy - xy**2)
     radius = np.sqrt(a**2 + b**2 + mean(2, 0) + mean(0, 2)).clip(max=np.hypot(*flux.shape[1:]) / 2)
     return radius[:, None] * (pixel_scale or 1)
@@ -94,9 +113,11 @@ def multipoles(images, orders=(1, 2, 3, 4)):
     """
     flux = _bright(images)
     x, y = _grid(flux.shape[1:])
-    phi, off_centre = np.arctan2(y, x), np.hypot(x, y) > 0              # a pixel on the centre has no angle
+    # a pixel on the centre has no angle
+    phi = np.arctan2(y, x)
+    off_centre = np.hypot(x, y) > 0
     waves = np.exp(1j * phi.reshape(-1, 1) * np.asarray(orders)) * off_centre.reshape(-1, 1)
-    flux = flux.reshape(len(flux), -1)                                  # (n, pixels)
+    flux = flux.reshape(len(flux), -1)  # (n, pixels)
     return _ratio(np.abs(flux @ waves), flux.sum(1, keepdims=True))
 
 
@@ -108,12 +129,15 @@ def ellipticity(images):
     4.10). 0 where nothing stands out from the noise.
     """
     mean = _central_moments(_bright(images))
-    xx, yy, xy = mean(2, 0), mean(0, 2), mean(1, 1)
+    xx = mean(2, 0)
+    yy = mean(0, 2)
+    xy = mean(1, 1)
     size = xx + yy + 2 * np.sqrt((xx * yy - xy**2).clip(min=0))
     return _ratio(np.hypot(xx - yy, 2 * xy), size)[:, None]
 
 
 # ---- excursion sets and peaks
+
 
 def excursion_levels(reference, shares=SHARES):
     """Rising levels that the given shares of the reference pixels exceed: (<= len(shares),)."""
@@ -137,12 +161,23 @@ def minkowski(images, levels):
     Perimeter by Crofton's formula in four directions (Legland, Kieu & Devaux 2007): pi / 2 times the mean number of
     crossings per length of lines 1 or 1 / sqrt(2) apart. Euler number: pixels - edges + corners.
     """
-    steps = np.searchsorted(levels, grey(images)).astype(np.uint8 if len(levels) < 256 else np.int64)
+    steps = np.searchsorted(levels, grey(images)).astype(
+        np.uint8 if len(levels) < 256 else np.int64
+    )
     steps = np.pad(steps, ((0, 0), (1, 1), (1, 1)))
-    count = lambda s: _counts_above(s, len(levels))
-    either = lambda a, b: count(np.maximum(a, b))                       # pairs of pixels with one above
-    west, east, north, south = steps[:, :, :-1], steps[:, :, 1:], steps[:, :-1], steps[:, 1:]
-    pixels, edges = count(steps), either(west, east) + either(north, south)
+
+    def count(s):
+        return _counts_above(s, len(levels))
+
+    def either(a, b):
+        return count(np.maximum(a, b))  # pairs of pixels with one above
+
+    west = steps[:, :, :-1]
+    east = steps[:, :, 1:]
+    north = steps[:, :-1]
+    south = steps[:, 1:]
+    pixels = count(steps)
+    edges = either(west, east) + either(north, south)
     diagonals = either(west[:, :-1], east[:, 1:]) + either(east[:, :-1], west[:, 1:])
     corners = either(np.maximum(west, east)[:, :-1], np.maximum(west, east)[:, 1:])
     # a pair with one above crosses the boundary unless both are: crossings = 2 (either - pixels)
@@ -160,12 +195,18 @@ def peak_counts(images, levels=PEAK_LEVELS):
     height, width = maps.shape[1:]
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
     shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    neighbours = functools.reduce(np.maximum, [padded[:, i:i + height, j:j + width] for i, j in shifts])
-    above, noise = maps - sky(maps)[0], image_stats.noise_level(images)[..., None]
-    return np.stack([((maps > neighbours) & (above > level * noise)).sum((1, 2)) for level in levels], axis=1)
+    neighbours = functools.reduce(
+        np.maximum, [padded[:, i : i + height, j : j + width] for i, j in shifts]
+    )
+    above = maps - sky(maps)[0]
+    noise = image_stats.noise_level(images)[..., None]
+    return np.stack(
+        [((maps > neighbours) & (above > level * noise)).sum((1, 2)) for level in levels], axis=1
+    )
 
 
 # ---- wavelet scattering
+
 
 @functools.lru_cache
 def wavelets(size, scales, orientations=4):
@@ -174,12 +215,20 @@ def wavelets(size, scales, orientations=4):
     A plane wave of 3 pi / 4 / 2^j radians a pixel under a Gaussian of 0.8 * 2^j pixels, less what gives it a mean
     (Bruna & Mallat 2013, arXiv:1203.1513; parameters of kymatio for 4 orientations); height about 1.
     """
-    k = (2 * np.pi * (np.fft.fftfreq(size) + np.array([[-1], [0], [1]]))).ravel()   # with the aliases on both sides
-    fold = lambda spectrum: spectrum.reshape(3, size, 3, size).sum((0, 2))
-    gaussian = lambda sigma, x, y: fold(np.exp(-sigma**2 * ((k[:, None] - y) ** 2 + (k - x) ** 2) / 2))
+    k = (
+        2 * np.pi * (np.fft.fftfreq(size) + np.array([[-1], [0], [1]]))
+    ).ravel()  # with the aliases on both sides
+
+    def fold(spectrum):
+        return spectrum.reshape(3, size, 3, size).sum((0, 2))
+
+    def gaussian(sigma, x, y):
+        return fold(np.exp(-(sigma**2) * ((k[:, None] - y) ** 2 + (k - x) ** 2) / 2))
+
     bank = np.empty((scales, orientations, size, size), np.float32)
     for j in range(scales):
-        sigma, wave = 0.8 * 2**j, 0.75 * np.pi / 2**j
+        sigma = 0.8 * 2**j
+        wave = 0.75 * np.pi / 2**j
         envelope = gaussian(sigma, 0, 0)
         for l in range(orientations):
             angle = np.pi * l / orientations
@@ -211,7 +260,7 @@ def _second_order(spectra, bank, half):
 
     Frequencies beyond `half` are left out, where the wavelets are nil: a coarser map has the same mean (to 2e-4 dex).
     """
-    coarse = _moduli(_low(spectra, half)[:, :, None], _low(bank, half))             # (n, L, L, 2 half, 2 half)
+    coarse = _moduli(_low(spectra, half)[:, :, None], _low(bank, half))  # (n, L, L, 2 half, 2 half)
     means = coarse.mean((-2, -1)) * (2 * half / spectra.shape[-1]) ** 2
     return means.flatten(1) @ _by_angle(len(bank))
 
@@ -226,17 +275,24 @@ def scattering(images, scales=None, orientations=4):
     """
     maps = grey(images)
     maps = torch.from_numpy(maps - maps.mean((1, 2), keepdims=True)).float()
-    size, tiny = maps.shape[-1], torch.finfo(torch.float32).tiny
+    size = maps.shape[-1]
+    tiny = torch.finfo(torch.float32).tiny
     scales = scales or max(int(np.log2(size)) - 2, 1)
     bank = wavelets(size, scales, orientations)
-    first = _moduli(torch.fft.fft2(maps)[:, None, None], bank)          # (n, J, L, H, W)
-    means, spectra = first.mean((-3, -2, -1)), torch.fft.fft2(first)    # (n, J), (n, J, L, H, W)
-    second = [_second_order(spectra[:, j], bank[k], size >> max(k, 1)) / means[:, j, None].clamp(min=tiny)
-              for j in range(scales) for k in range(j + 1, scales)]
+    first = _moduli(torch.fft.fft2(maps)[:, None, None], bank)  # (n, J, L, H, W)
+    # (n, J), (n, J, L, H, W)
+    means = first.mean((-3, -2, -1))
+    spectra = torch.fft.fft2(first)
+    second = [
+        _second_order(spectra[:, j], bank[k], size >> max(k, 1)) / means[:, j, None].clamp(min=tiny)
+        for j in range(scales)
+        for k in range(j + 1, scales)
+    ]
     return torch.cat([means, *second], 1).double().clamp(min=tiny).log10().numpy()
 
 
 # ---- comparison of two sets
+
 
 def _units(reference):
     """Standard deviation of each column of reference rows (n, d): (d,); 1 for a column that does not vary."""
@@ -253,7 +309,7 @@ def mean_vector(a, b, ridge=0.01):
     """
     units = _units(b)
     correlations = np.atleast_2d(np.cov(b / units, rowvar=False, ddof=0))
-    np.fill_diagonal(correlations, 1 + ridge)                           # also of a column that does not vary
+    np.fill_diagonal(correlations, 1 + ridge)  # also of a column that does not vary
     gap = (a.mean(0) - b.mean(0)) / units
     return float(np.sqrt(gap @ np.linalg.solve(correlations, gap) / len(gap)))
 
@@ -263,10 +319,15 @@ def wasserstein_columns(a, b):
 
     The integral of |F_a - F_b| over the values of both (Vallender 1974): exact.
     """
+
     def distance(x, y):
         values = np.sort(np.concatenate([x, y]))
-        share = lambda z: np.searchsorted(np.sort(z), values[:-1], side="right") / len(z)
+
+        def share(z):
+            return np.searchsorted(np.sort(z), values[:-1], side="right") / len(z)
+
         return np.abs(share(x) - share(y)) @ np.diff(values)
+
     return float(np.mean([distance(x, y) / unit for x, y, unit in zip(a.T, b.T, _units(b))]))
 
 
@@ -290,5 +351,11 @@ def summaries(reference):
     Levels are fixed by the reference images (n, C, H, W). The second set of a distance is the one that sets the scale.
     """
     fixed = {"minkowski": {"levels": excursion_levels(reference)}}
-    return {name: (functools.partial(measure, **fixed.get(name, {})), distance, "standard deviations of real images")
-            for name, (measure, _, distance) in SUMMARIES.items()}
+    return {
+        name: (
+            functools.partial(measure, **fixed.get(name, {})),
+            distance,
+            "standard deviations of real images",
+        )
+        for name, (measure, _, distance) in SUMMARIES.items()
+    }

@@ -15,18 +15,32 @@ def frechet_at_infinity(a, b, parts=3, repeats=4, times=40, seed=0):
     """
     a, b = metrics._pair(a, b, max(8, 2 * parts))
     if len(a) != len(b) or parts < 2:
-        raise ValueError(f"expected as many rows on both sides and 2 parts or more, got {len(a)}, {len(b)} rows and {parts}")
-    rng, ks = np.random.default_rng(seed), np.arange(1, parts + 1)
+        raise ValueError(
+            f"expected as many rows on both sides and 2 parts or more, got {len(a)}, {len(b)} rows and {parts}"
+        )
+    rng = np.random.default_rng(seed)
+    ks = np.arange(1, parts + 1)
 
     def level(x, y, k):
-        blocks = lambda rows: np.split(rng.permutation(rows)[:len(rows) // k * k], k)
-        return np.mean([metrics.frechet(*pair) for _ in range(repeats) for pair in zip(blocks(x), blocks(y), strict=True)])
+        def blocks(rows):
+            return np.split(rng.permutation(rows)[: len(rows) // k * k], k)
 
-    intercept = lambda x, y: float(np.polyfit(1 / (len(x) // ks), [level(x, y, k) for k in ks], 1)[1])
+        return np.mean(
+            [
+                metrics.frechet(*pair)
+                for _ in range(repeats)
+                for pair in zip(blocks(x), blocks(y), strict=True)
+            ]
+        )
+
+    def intercept(x, y):
+        return float(np.polyfit(1 / (len(x) // ks), [level(x, y, k) for k in ks], 1)[1])
+
     return intercept(a, b), bootstrap_error(intercept, a, b, times, seed, "subsample")
 
 
 # ---- uncertainty and floor
+
 
 def _deviations(statistic, sets, times, seed, resample):
     """How statistic(*sets), a number or (k,), deviates under `times` resamplings of the rows of every set: (times,) or (times, k).
@@ -39,10 +53,18 @@ def _deviations(statistic, sets, times, seed, resample):
     a column on it is right to 6 %. Which rows are drawn hangs on the seed and the sizes alone: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
-        raise ValueError(f"expected bootstrap or subsample, 2 rows and 2 times or more, got {resample} and {times} times")
-    rng, again = np.random.default_rng(seed), resample == "bootstrap"
-    kept = lambda n: min(max(8, n // 2), n - 1)
-    pick = lambda n: rng.integers(n, size=n) if again else rng.permutation(n)[:kept(n)]
+        raise ValueError(
+            f"expected bootstrap or subsample, 2 rows and 2 times or more, got {resample} and {times} times"
+        )
+    rng = np.random.default_rng(seed)
+    again = resample == "bootstrap"
+
+    def kept(n):
+        return min(max(8, n // 2), n - 1)
+
+    def pick(n):
+        return rng.integers(n, size=n) if again else rng.permutation(n)[: kept(n)]
+
     scale = 1.0 if again else np.mean([len(s) / kept(len(s)) - 1 for s in sets]) ** -0.5
     drawn = np.array([statistic(*(rows[pick(len(rows))] for rows in sets)) for _ in range(times)])
     return scale * (drawn - drawn.mean(0))
@@ -56,14 +78,28 @@ def bootstrap_error(distance, a, b, times, seed=0, resample="bootstrap"):
 def _numbered(distance, sets, labels):
     """distance(a, b, labels_a, labels_b) as a distance of row numbers, and the sets as those: rows stay with their labels."""
     if [len(s) for s in sets] != [len(part) for part in labels]:
-        raise ValueError(f"expected one label a row, got {[len(p) for p in labels]} labels for {[len(s) for s in sets]} rows")
-    rows, labels = np.concatenate(sets), np.concatenate(labels)
+        raise ValueError(
+            f"expected one label a row, got {[len(p) for p in labels]} labels for {[len(s) for s in sets]} rows"
+        )
+    rows = np.concatenate(sets)
+    labels = np.concatenate(labels)
     numbers = np.split(np.arange(len(rows)), np.cumsum([len(s) for s in sets])[:-1])
     return lambda i, j: distance(rows[i], rows[j], labels[i], labels[j]), numbers
 
 
-def measure(distance, generated, reference, others, unit, times=200, floors=20, seed=0,
-            resample="bootstrap", ratio=True, labels=None):
+def measure(
+    distance,
+    generated,
+    reference,
+    others,
+    unit,
+    times=200,
+    floors=20,
+    seed=0,
+    resample="bootstrap",
+    ratio=True,
+    labels=None,
+):
     """One metric as a result: value, standard error, n, real-vs-real floor, and how far the value is from it.
 
     generated, reference : rows (n, d); others : more than n rows of real images that are not in the
@@ -83,18 +119,51 @@ def measure(distance, generated, reference, others, unit, times=200, floors=20, 
     deviations is the error of the difference of their values, in which the reference's own scatter cancels.
     """
     if labels is not None:
-        distance, (generated, reference, others) = _numbered(distance, (generated, reference, others), labels)
-    rng, n, m, own = np.random.default_rng(seed), len(reference), len(others), resample == "own"
+        distance, (generated, reference, others) = _numbered(
+            distance, (generated, reference, others), labels
+        )
+    rng = np.random.default_rng(seed)
+    n = len(reference)
+    m = len(others)
+    own = resample == "own"
     if len(generated) != n or m <= n or floors < 2:
-        raise ValueError(f"expected {n} generated rows, more others and 2 floors or more, got {len(generated)}, {m} and {floors}")
+        raise ValueError(
+            f"expected {n} generated rows, more others and 2 floors or more, got {len(generated)}, {m} and {floors}"
+        )
     plain = (lambda a, b: distance(a, b)[0]) if own else distance
-    real = np.array([plain(others[rng.permutation(m)[:n]], reference) for _ in range(floors)])       # (floors,) or (floors, k)
+    real = np.array(
+        [plain(others[rng.permutation(m)[:n]], reference) for _ in range(floors)]
+    )  # (floors,) or (floors, k)
     value, error = distance(generated, reference) if own else (distance(generated, reference), None)
-    spread = None if own else _deviations(distance, (generated, reference), times, [seed, 1], resample)
-    shared = {"n": n, "resample": resample, "seed": seed, "bootstrap": 0 if own else times, "floors": floors}
-    tree = lambda unit, *at: {"unit": unit, **shared, **_against_floor(
-        float(np.asarray(value)[at]), error if own else spread[:, *at], real[:, *at], 1 - n / m, ratio)}
-    return {name: tree(unit[name], k) for k, name in enumerate(unit)} if isinstance(unit, dict) else tree(unit)
+    spread = (
+        None if own else _deviations(distance, (generated, reference), times, [seed, 1], resample)
+    )
+    shared = {
+        "n": n,
+        "resample": resample,
+        "seed": seed,
+        "bootstrap": 0 if own else times,
+        "floors": floors,
+    }
+
+    def tree(unit, *at):
+        return {
+            "unit": unit,
+            **shared,
+            **_against_floor(
+                float(np.asarray(value)[at]),
+                error if own else spread[:, *at],
+                real[:, *at],
+                1 - n / m,
+                ratio,
+            ),
+        }
+
+    return (
+        {name: tree(unit[name], k) for k, name in enumerate(unit)}
+        if isinstance(unit, dict)
+        else tree(unit)
+    )
 
 
 def normal(t, freedom):
@@ -106,9 +175,20 @@ def normal(t, freedom):
 
 def _against_floor(value, spread, real, fresh, ratio):
     """A value with its error or the deviations behind it, against those of real images (floors,); draws share rows, but for `fresh` of them."""
-    error, deviations = (spread, []) if np.ndim(spread) == 0 else (float(spread.std(ddof=1)), spread.tolist())
-    floor, floor_error = float(real.mean()), float(real.std(ddof=1)) / math.sqrt(fresh)
-    gap, chance = value - floor, floor_error * math.sqrt(2 - fresh + fresh / len(real)) or error     # of one more draw, and of the floor
-    return {"value": value, "error": error, "floor": floor, "floor_error": floor_error,
-            "sigma": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
-            "ratio": value / floor if ratio and floor > 0 else None, "deviations": deviations}
+    error, deviations = (
+        (spread, []) if np.ndim(spread) == 0 else (float(spread.std(ddof=1)), spread.tolist())
+    )
+    floor = float(real.mean())
+    floor_error = float(real.std(ddof=1)) / math.sqrt(fresh)
+    # of one more draw, and of the floor
+    gap = value - floor
+    chance = floor_error * math.sqrt(2 - fresh + fresh / len(real)) or error
+    return {
+        "value": value,
+        "error": error,
+        "floor": floor,
+        "floor_error": floor_error,
+        "sigma": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
+        "ratio": value / floor if ratio and floor > 0 else None,
+        "deviations": deviations,
+    }

@@ -8,7 +8,6 @@ Every image has random streams of its own, keyed by (seed, image number): image 
 however many are drawn, in whatever chunks.
 """
 
-
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,8 +17,23 @@ import numpy as np
 from lensnb.errors import InputError, nearest
 
 CLASSES = ("no_sub", "cdm", "vortex")
-SMOOTH = ("theta_E", "q", "phi", "x", "y", "gamma", "phi_gamma", "source_x", "source_y", "source_radius", "source_n", "source_q",
-          "source_phi", "snr", "exposure")  # columns that have nothing to do with substructure
+SMOOTH = (
+    "theta_E",
+    "q",
+    "phi",
+    "x",
+    "y",
+    "gamma",
+    "phi_gamma",
+    "source_x",
+    "source_y",
+    "source_radius",
+    "source_n",
+    "source_q",
+    "source_phi",
+    "snr",
+    "exposure",
+)  # columns that have nothing to do with substructure
 TRUTH, POINTS, NOISE = range(3)  # the random streams of one image
 FLOOR = 1e-8  # arcsec; keeps 0/0 away where a length is 0 or a ray hits a singular centre
 DEEPLENSE_RADIUS = 1.281491  # arcsec, 1e12 solar masses, from luminosity distances as in its code
@@ -34,40 +48,40 @@ class Prior:
     replace(prior, snr=None, background=0.0).
     """
 
-    size: int = 64                          # pixels on a side
-    pixel_scale: float = 0.1                # arcsec
-    oversample: int = 4                     # rays per pixel and axis
-    psf_fwhm: float = 0.17                  # arcsec, Gaussian
-    psf_truncation: float = 5.0             # standard deviations
+    size: int = 64  # pixels on a side
+    pixel_scale: float = 0.1  # arcsec
+    oversample: int = 4  # rays per pixel and axis
+    psf_fwhm: float = 0.17  # arcsec, Gaussian
+    psf_truncation: float = 5.0  # standard deviations
     z_lens: float = 0.5
     z_source: float = 1.0
-    radius_1e12: float | None = None        # Einstein radius of 1e12; None: from the redshifts
+    radius_1e12: float | None = None  # Einstein radius of 1e12; None: from the redshifts
     theta_E: tuple = (0.9, 1.5)
-    theta_E_is_whole: bool = True           # counts the substructure inside the ring
+    theta_E_is_whole: bool = True  # counts the substructure inside the ring
     q: tuple = (0.65, 0.98)
     phi: tuple = (0.0, math.pi)
-    centre: tuple = (-0.05, 0.05)           # of the lens, in x and in y
-    gamma: tuple = (0.0, 0.07)              # shear, uniform in gamma squared
+    centre: tuple = (-0.05, 0.05)  # of the lens, in x and in y
+    gamma: tuple = (0.0, 0.07)  # shear, uniform in gamma squared
     phi_gamma: tuple = (0.0, math.pi)
-    source_offset: float = 0.35             # from the lens: radius of a disc, or half a square
+    source_offset: float = 0.35  # from the lens: radius of a disc, or half a square
     source_in_disc: bool = True
     source_radius: tuple = (0.12, 0.35)
     source_n: tuple = (0.7, 2.0)
     source_q: tuple = (0.5, 0.95)
     source_phi: tuple = (0.0, math.pi)
-    brightness: float = 1.0                 # per square arcsec at the Sersic radius; idle with snr
-    snr: tuple | None = (20.0, 40.0)        # log-uniform; sets brightness and exposure
-    background: float = 1.0                 # standard deviation of the sky; 0: no noise at all
+    brightness: float = 1.0  # per square arcsec at the Sersic radius; idle with snr
+    snr: tuple | None = (20.0, 40.0)  # log-uniform; sets brightness and exposure
+    background: float = 1.0  # standard deviation of the sky; 0: no noise at all
     exposure: tuple = (math.inf, math.inf)  # log-uniform; idle with snr
-    counts: bool = False                    # whole photons, not rates
+    counts: bool = False  # whole photons, not rates
     cdm_count: int = 25
-    cdm_poisson: bool = True                # cdm_count is a mean
+    cdm_poisson: bool = True  # cdm_count is a mean
     cdm_mass: tuple = (1e7, 1e10)
-    cdm_slope: float = -0.9                 # of dN/dm; the physical -1.9 does not show at 64 pixels
-    cdm_radius: tuple = (0.25, 2.0)         # from the lens
+    cdm_slope: float = -0.9  # of dN/dm; the physical -1.9 does not show at 64 pixels
+    cdm_radius: tuple = (0.25, 2.0)  # from the lens
     vortex_mass: tuple = (2e10, 6e10)
     vortex_half_length: tuple = (0.5, 2.5)  # log-uniform
-    vortex_points: int = 0                  # 0: closed form of the line; else so many point masses
+    vortex_points: int = 0  # 0: closed form of the line; else so many point masses
 
 
 def _deeplensesim(scale=1.0, **instrument):
@@ -77,13 +91,32 @@ def _deeplensesim(scale=1.0, **instrument):
     but place the source at 1.0. Its ellipticities are (0.1, 0) and (-0.1, 0.1).
     """
     e = math.hypot(0.1, 0.1)
-    fixed = dict(theta_E=DEEPLENSE_RADIUS * scale, q=0.9 / 1.1, phi=0.0, centre=0.0,
-                 gamma=0.05 * scale, phi_gamma=0.0, source_radius=0.25, source_n=1.0,
-                 source_q=(1 - e) / (1 + e), source_phi=0.375 * math.pi, vortex_mass=3e10)
-    return Prior(**{name: (value, value) for name, value in fixed.items()}, **instrument,
-                 radius_1e12=DEEPLENSE_RADIUS * math.sqrt(scale), theta_E_is_whole=False,
-                 oversample=1, source_in_disc=False, snr=None, cdm_poisson=False,
-                 cdm_mass=(1e6, 1e10), vortex_half_length=(0.03, 3.0), vortex_points=100)
+    fixed = dict(
+        theta_E=DEEPLENSE_RADIUS * scale,
+        q=0.9 / 1.1,
+        phi=0.0,
+        centre=0.0,
+        gamma=0.05 * scale,
+        phi_gamma=0.0,
+        source_radius=0.25,
+        source_n=1.0,
+        source_q=(1 - e) / (1 + e),
+        source_phi=0.375 * math.pi,
+        vortex_mass=3e10,
+    )
+    return Prior(
+        **{name: (value, value) for name, value in fixed.items()},
+        **instrument,
+        radius_1e12=DEEPLENSE_RADIUS * math.sqrt(scale),
+        theta_E_is_whole=False,
+        oversample=1,
+        source_in_disc=False,
+        snr=None,
+        cdm_poisson=False,
+        cdm_mass=(1e6, 1e10),
+        vortex_half_length=(0.03, 3.0),
+        vortex_points=100,
+    )
 
 
 def _rate(magnitude, zero_point, radius=0.25, n=1.0):
@@ -95,14 +128,31 @@ def _rate(magnitude, zero_point, radius=0.25, n=1.0):
 
 PRIORS = {
     "broad": Prior(),
-    "deeplensesim-1": _deeplensesim(size=150, pixel_scale=0.05, psf_fwhm=0.087, psf_truncation=3.0,
-                                    brightness=20.0, background=0.01, exposure=(1e3, 10**3.5),
-                                    counts=True),
+    "deeplensesim-1": _deeplensesim(
+        size=150,
+        pixel_scale=0.05,
+        psf_fwhm=0.087,
+        psf_truncation=3.0,
+        brightness=20.0,
+        background=0.01,
+        exposure=(1e3, 10**3.5),
+        counts=True,
+    ),
     # sets 2 and 3 hold the image added to itself: the factor 2
-    "deeplensesim-2": _deeplensesim(DEEPLENSE_SCALE, pixel_scale=0.101, psf_fwhm=0.16,
-                                    brightness=2 * _rate(20.0, 24.0), background=0.0),
-    "deeplensesim-3": _deeplensesim(DEEPLENSE_SCALE, pixel_scale=0.08, psf_fwhm=0.08,
-                                    brightness=2 * _rate(20.0, 25.96), background=0.0),
+    "deeplensesim-2": _deeplensesim(
+        DEEPLENSE_SCALE,
+        pixel_scale=0.101,
+        psf_fwhm=0.16,
+        brightness=2 * _rate(20.0, 24.0),
+        background=0.0,
+    ),
+    "deeplensesim-3": _deeplensesim(
+        DEEPLENSE_SCALE,
+        pixel_scale=0.08,
+        psf_fwhm=0.08,
+        brightness=2 * _rate(20.0, 25.96),
+        background=0.0,
+    ),
 }
 
 
@@ -111,8 +161,10 @@ def get_prior(prior, size=None):
     if not isinstance(prior, Prior):
         if not isinstance(prior, str) or prior not in PRIORS:
             near = nearest(prior, PRIORS)
-            raise InputError(f"prior is {prior!r}, expected one of {', '.join(PRIORS)}"
-                             + (f" (did you mean {near}?)" if near else ""))
+            raise InputError(
+                f"prior is {prior!r}, expected one of {', '.join(PRIORS)}"
+                + (f" (did you mean {near}?)" if near else "")
+            )
         prior = PRIORS[prior]
     if size is None or whole_number("size", size, 8) == prior.size:
         return prior
@@ -128,6 +180,7 @@ def whole_number(name, value, least):
 
 # ---- what is drawn
 
+
 def draw_truth(n, prior="broad", seed=0, start=0):
     """What n images show: a dict of numpy columns (n,); row i is image start + i of the seed.
 
@@ -142,7 +195,9 @@ def draw_truth(n, prior="broad", seed=0, start=0):
     Raises InputError for a bad argument or a prior whose substructure outweighs its lens.
     """
     prior = get_prior(prior)
-    n, seed, start = whole_number("n", n, 1), whole_number("seed", seed, 0), whole_number("start", start, 0)
+    n = whole_number("n", n, 1)
+    seed = whole_number("seed", seed, 0)
+    start = whole_number("start", start, 0)
     index = np.arange(start, start + n)
     u = np.array([random_stream(seed, i, TRUTH).random(19) for i in index.tolist()])
     u = iter(u.T.copy())  # contiguous (n,) each
@@ -154,7 +209,8 @@ def draw_truth(n, prior="broad", seed=0, start=0):
 
 def altered(truth, prior, **columns):
     """The rows of a truth table with some columns changed (numbers or (n,)), the mass shared anew between lens and substructure."""
-    prior, n = get_prior(prior), len(truth["index"])
+    prior = get_prior(prior)
+    n = len(truth["index"])
     truth = truth | {name: np.full(n, column, float) for name, column in columns.items()}
     return truth | _share_mass(truth, prior)
 
@@ -169,22 +225,39 @@ def _between(u, bounds):
 
 
 def _log_between(u, bounds):
-    return bounds[0] * np.ones_like(u) if bounds[0] == bounds[1] \
+    return (
+        bounds[0] * np.ones_like(u)
+        if bounds[0] == bounds[1]
         else bounds[0] * (bounds[1] / bounds[0]) ** u
+    )
 
 
 def _draw_smooth(u, prior):
-    names = "theta_E q phi phi_gamma source_radius source_n source_q source_phi".split()
+    names = [
+        "theta_E",
+        "q",
+        "phi",
+        "phi_gamma",
+        "source_radius",
+        "source_n",
+        "source_q",
+        "source_phi",
+    ]
     drawn = {name: _between(next(u), getattr(prior, name)) for name in names}
     drawn |= {name: _between(next(u), prior.centre) for name in "xy"}
     drawn["gamma"] = np.sqrt(_between(next(u), np.square(prior.gamma)))
     if prior.source_in_disc:
-        r, angle = np.sqrt(next(u)), 2 * math.pi * next(u)
-        dx, dy = r * np.cos(angle), r * np.sin(angle)
+        r = np.sqrt(next(u))
+        angle = 2 * math.pi * next(u)
+        dx = r * np.cos(angle)
+        dy = r * np.sin(angle)
     else:
-        dx, dy = 2 * next(u) - 1, 2 * next(u) - 1
-    return drawn | {"source_x": drawn["x"] + prior.source_offset * dx,
-                    "source_y": drawn["y"] + prior.source_offset * dy}
+        dx = 2 * next(u) - 1
+        dy = 2 * next(u) - 1
+    return drawn | {
+        "source_x": drawn["x"] + prior.source_offset * dx,
+        "source_y": drawn["y"] + prior.source_offset * dy,
+    }
 
 
 def _draw_exposure(u, prior):
@@ -199,12 +272,15 @@ def _draw_exposure(u, prior):
 def _draw_substructure(u, prior, label):
     count = _poisson(next(u), prior.cdm_count) if prior.cdm_poisson else prior.cdm_count
     half_length = _log_between(next(u), prior.vortex_half_length)
-    vortex = {"vortex_mass": _between(next(u), prior.vortex_mass),
-              "vortex_half_length": half_length,
-              "vortex_angle": 2 * math.pi * next(u),
-              "axion_mass_ev": 0.03e-22 / half_length}  # half a de Broglie wavelength at z = 0.5
-    return {"subhalos": np.where(label == 1, count, 0)} \
-        | {name: np.where(label == 2, column, 0.0) for name, column in vortex.items()}
+    vortex = {
+        "vortex_mass": _between(next(u), prior.vortex_mass),
+        "vortex_half_length": half_length,
+        "vortex_angle": 2 * math.pi * next(u),
+        "axion_mass_ev": 0.03e-22 / half_length,
+    }  # half a de Broglie wavelength at z = 0.5
+    return {"subhalos": np.where(label == 1, count, 0)} | {
+        name: np.where(label == 2, column, 0.0) for name, column in vortex.items()
+    }
 
 
 def _poisson(u, mean):
@@ -235,20 +311,26 @@ def _subhalos(one, prior):
     stream = random_stream(int(one["seed"]), int(one["index"]), POINTS)
     u, r, angle = stream.random((int(one["subhalos"]), 3)).T
     a = prior.cdm_slope + 1
-    mass = _log_between(u, prior.cdm_mass) if abs(a) < 1e-9 \
+    mass = (
+        _log_between(u, prior.cdm_mass)
+        if abs(a) < 1e-9
         else _between(u, np.power(prior.cdm_mass, a)) ** (1 / a)
-    r, angle = _between(r, prior.cdm_radius), 2 * math.pi * angle
+    )
+    r = _between(r, prior.cdm_radius)
+    angle = 2 * math.pi * angle
     return one["x"] + r * np.cos(angle), one["y"] + r * np.sin(angle), mass
 
 
 def _string(one, prior):
     """DeepLense's vortex, equal points evenly spaced from end to end: x, y, mass."""
     s = np.linspace(-1, 1, prior.vortex_points) * one["vortex_half_length"]
-    x, y = one["x"] + s * np.cos(one["vortex_angle"]), one["y"] + s * np.sin(one["vortex_angle"])
+    x = one["x"] + s * np.cos(one["vortex_angle"])
+    y = one["y"] + s * np.sin(one["vortex_angle"])
     return x, y, np.full_like(s, one["vortex_mass"] / prior.vortex_points)
 
 
 # ---- mass and the ring
+
 
 def einstein_radius(mass, prior):
     """Einstein radius [arcsec] of a point mass [solar masses], number or array, for that Prior."""
@@ -282,20 +364,29 @@ def _share_mass(truth, prior):
     if prior.theta_E_is_whole:
         smooth = whole - inside / whole
         if (smooth <= 0).any():
-            raise InputError(f"the substructure of image {truth['index'][smooth.argmin()]} "
-                             "outweighs its lens, expected a prior with fewer or lighter subhalos")
+            raise InputError(
+                f"the substructure of image {truth['index'][smooth.argmin()]} "
+                "outweighs its lens, expected a prior with fewer or lighter subhalos"
+            )
     else:
         for _ in range(50):  # from below: the ring grows to hold what makes it so large
             whole = (smooth + np.sqrt(smooth**2 + 4 * inside)) / 2
             inside = _inside(whole, truth, points, prior)
-    return {"theta_E": whole, "theta_E_smooth": smooth,
-            "substructure_mass": inside / einstein_radius(1e12, prior) ** 2 * 1e12}
+    return {
+        "theta_E": whole,
+        "theta_E_smooth": smooth,
+        "substructure_mass": inside / einstein_radius(1e12, prior) ** 2 * 1e12,
+    }
 
 
 def _inside(ring, truth, points, prior):
     """Substructure within the ellipse of mean radius `ring`, in arcsec^2, (n,)."""
-    q, cos, sin = truth["q"], np.cos(truth["phi"]), np.sin(truth["phi"])
-    dx, dy = points["x"].T - truth["x"], points["y"].T - truth["y"]  # (K, n)
+    q = truth["q"]
+    cos = np.cos(truth["phi"])
+    sin = np.sin(truth["phi"])
+    # (K, n)
+    dx = points["x"].T - truth["x"]
+    dy = points["y"].T - truth["y"]
     r2 = q * (dx * cos + dy * sin) ** 2 + (dy * cos - dx * sin) ** 2 / q
     # one after the other: numpy's order of summing depends on the shape, and so the last bit
     inside = sum(points["theta_E"].T ** 2 * (r2 < ring**2), np.zeros(len(ring)))

@@ -5,7 +5,6 @@ external shear and dark substructure, onto a Sersic source; then Gaussian PSF, p
 Units and angles as in priors.py, where the tables are drawn.
 """
 
-
 import math
 from functools import lru_cache
 
@@ -32,6 +31,7 @@ CACHED_RAYS = 2**19  # traced at once on a CPU: fields that fit its cache run tw
 
 # ---- deflections
 
+
 def deflection(truth, points, prior, x, y):
     """Deflection [arcsec] by everything in n lenses at x, y that broadcast to (H, W).
 
@@ -41,7 +41,8 @@ def deflection(truth, points, prior, x, y):
 
     c = _columns(truth, x)
     ax, ay = func.reduced_deflection_angle_sie(
-        c["x"], c["y"], c["q"], c["phi"], c["theta_E_smooth"], x, y, FLOOR)
+        c["x"], c["y"], c["q"], c["phi"], c["theta_E_smooth"], x, y, FLOOR
+    )
     g1, g2 = (c["gamma"] * f(2 * c["phi_gamma"]) for f in (torch.cos, torch.sin))
     sx, sy = func.reduced_deflection_angle_external_shear(c["x"], c["y"], g1, g2, x, y)
     alpha = torch.stack([ax + sx, ay + sy])  # (2, n, H, W)
@@ -68,7 +69,9 @@ def _add_points(alpha, points, x, y):
     for k in range(count.max()):
         many = (count > k).sum()
         p = _columns({name: column[rows[:many], k] for name, column in points.items()}, x)
-        dx, dy = x - p["x"], y - p["y"]  # (many, 1, W), (many, H, 1) on a pixel grid
+        # (many, 1, W), (many, H, 1) on a pixel grid
+        dx = x - p["x"]
+        dy = y - p["y"]
         r2 = torch.add(dx**2 + FLOOR**2, dy**2, out=scratch[:many])
         pull = torch.div(p["theta_E"] ** 2, r2, out=r2)
         added[0, :many].addcmul_(pull, dx)
@@ -79,9 +82,14 @@ def _add_points(alpha, points, x, y):
 def _add_lines(alpha, truth, prior, x, y):
     rows = np.flatnonzero(truth["vortex_mass"])
     line = _columns({name: column[rows] for name, column in truth.items()}, x)
-    theta_E = _columns({"theta_E": einstein_radius(truth["vortex_mass"][rows], prior)}, x)["theta_E"]
-    alpha[:, rows] += torch.stack(line_deflection(
-        line["x"], line["y"], line["vortex_angle"], line["vortex_half_length"], theta_E, x, y))
+    theta_E = _columns({"theta_E": einstein_radius(truth["vortex_mass"][rows], prior)}, x)[
+        "theta_E"
+    ]
+    alpha[:, rows] += torch.stack(
+        line_deflection(
+            line["x"], line["y"], line["vortex_angle"], line["vortex_half_length"], theta_E, x, y
+        )
+    )
 
 
 def line_deflection(x0, y0, angle, half_length, theta_E, x, y):
@@ -91,10 +99,12 @@ def line_deflection(x0, y0, angle, half_length, theta_E, x, y):
     -L < s < L is the conjugate of t^2/(2L) log((z + L)/(z - L)), which is
     t^2/(2L) [artanh(2Lx / (|z|^2 + L^2)), arctan2(2Ly, |z|^2 - L^2)].
     """
-    cos, sin = torch.cos(angle), torch.sin(angle)
+    cos = torch.cos(angle)
+    sin = torch.sin(angle)
     along = (x - x0) * cos + (y - y0) * sin
     across = (y - y0) * cos - (x - x0) * sin
-    r2, length = along**2 + across**2, 2 * half_length
+    r2 = along**2 + across**2
+    length = 2 * half_length
     below_one = 1 - torch.finfo(r2.dtype).eps  # the deflection is infinite at the two ends
     a = torch.atanh((length * along / (r2 + half_length**2)).clamp(-below_one, below_one))
     b = torch.atan2(length * across, r2 - half_length**2)
@@ -104,13 +114,15 @@ def line_deflection(x0, y0, angle, half_length, theta_E, x, y):
 
 # ---- images
 
+
 def simulate(n, prior="broad", seed=0, size=None, device="cpu", batch=64, out=None):
     """Draw and render n images: (float32 array (n, 1, H, W), truth columns as in draw_truth).
 
     `out`, an array or memory map of that shape, is filled batch by batch in constant memory.
     Raises InputError for an unknown prior, n < 1, size < 8 or an `out` that does not fit.
     """
-    prior, batch = get_prior(prior, size), whole_number("batch", batch, 1)
+    prior = get_prior(prior, size)
+    batch = whole_number("batch", batch, 1)
     shape = (whole_number("n", n, 1), 1, prior.size, prior.size)
     out = np.empty(shape, np.float32) if out is None else out
     if out.shape != shape or out.dtype != np.float32:
@@ -149,9 +161,11 @@ def render(truth, prior="broad", device="cpu", batch=64):
 
 def clean_images(truth, points, prior, device="cpu"):
     """Images without noise, (n, H, W): traced, blurred, averaged over pixels, scaled."""
-    rays, spacing = prior.size * prior.oversample, prior.pixel_scale / prior.oversample
+    rays = prior.size * prior.oversample
+    spacing = prior.pixel_scale / prior.oversample
     axis = (torch.arange(rays, device=device) - (rays - 1) / 2) * spacing
-    x, y = axis[None, :], axis[:, None]
+    x = axis[None, :]
+    y = axis[:, None]
     ax, ay = deflection(truth, points, prior, x, y)
     light = source_light(truth, prior, x - ax, y - ay)  # (n, rays, rays)
     sigma = prior.psf_fwhm / math.sqrt(8 * math.log(2)) / spacing
@@ -169,9 +183,18 @@ def source_light(truth, prior, x, y):
 
     c = _columns(truth, x)
     major = c["source_radius"] / torch.sqrt(c["source_q"])  # caustics measures along this axis
-    return brightness_sersic(c["source_x"], c["source_y"], c["source_q"], c["source_phi"],
-                             c["source_n"], major, prior.brightness, x, y,
-                             k_lenstronomy(c["source_n"]))
+    return brightness_sersic(
+        c["source_x"],
+        c["source_y"],
+        c["source_q"],
+        c["source_phi"],
+        c["source_n"],
+        major,
+        prior.brightness,
+        x,
+        y,
+        k_lenstronomy(c["source_n"]),
+    )
 
 
 @lru_cache
@@ -180,7 +203,8 @@ def psf_matrix(size, oversample, sigma, truncation):
 
     The image is A rays A^T; beyond its edges the outermost rays repeat, as in lenstronomy.
     """
-    rays, reach = np.arange(size * oversample), int(truncation * sigma + 0.5)
+    rays = np.arange(size * oversample)
+    reach = int(truncation * sigma + 0.5)
     steps = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (steps / sigma) ** 2)
     matrix = np.zeros((len(rays), len(rays)))

@@ -4,7 +4,6 @@ A block is Block(before, after, style), called as block(x, e): x (B, before, H, 
 e the Embedded noise level and context.
 """
 
-
 import math
 from typing import NamedTuple
 
@@ -16,16 +15,18 @@ from torch.nn import functional as F
 class Style(NamedTuple):
     """What all blocks of one network share."""
 
-    norm: str = "group"         # a key of NORMS
-    groups: int = 8             # of the group norm
-    embedding: int = 0          # length of the embeddings that blocks see, 0 for none
+    norm: str = "group"  # a key of NORMS
+    groups: int = 8  # of the group norm
+    embedding: int = 0  # length of the embeddings that blocks see, 0 for none
     dropout: float = 0.0
-    residual: bool = True       # context blocks: with or without the short cut
+    residual: bool = True  # context blocks: with or without the short cut
 
 
-NORMS = {"group": lambda channels, groups: nn.GroupNorm(groups, channels),
-         "batch": lambda channels, groups: nn.BatchNorm2d(channels),
-         "batch_plain": lambda channels, groups: nn.BatchNorm2d(channels, affine=False)}   # no learned scale and shift
+NORMS = {
+    "group": lambda channels, groups: nn.GroupNorm(groups, channels),
+    "batch": lambda channels, groups: nn.BatchNorm2d(channels),
+    "batch_plain": lambda channels, groups: nn.BatchNorm2d(channels, affine=False),
+}  # no learned scale and shift
 
 
 def norm_layer(style, channels):
@@ -41,6 +42,7 @@ def zeroed(layer):
 
 
 # Embeddings ---------------------------------------------------------------------------------------
+
 
 class Embedded(NamedTuple):
     """Noise level and context as vectors (B, width); the context is None in a network that takes none."""
@@ -63,7 +65,7 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise):
-        phase = c_noise[:, None] * self.frequencies                             # (B, width / 2)
+        phase = c_noise[:, None] * self.frequencies  # (B, width / 2)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
@@ -72,21 +74,28 @@ class Embedding(nn.Module):
 
     def __init__(self, width, context=0):
         super().__init__()
-        self.noise = nn.Sequential(FourierEmbedding(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.context = nn.Sequential(nn.Linear(context, width), nn.SiLU(), nn.Linear(width, width)) if context else None
+        self.noise = nn.Sequential(
+            FourierEmbedding(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.context = (
+            nn.Sequential(nn.Linear(context, width), nn.SiLU(), nn.Linear(width, width))
+            if context
+            else None
+        )
         self.null = nn.Parameter(torch.zeros(width)) if context else None
 
     def forward(self, c_noise, context=None):
-        t = self.noise(c_noise)                                                 # (B, width)
+        t = self.noise(c_noise)  # (B, width)
         if self.context is None:
             return Embedded(t, None)
         if context is None:
             return Embedded(t, self.null.expand_as(t))
-        dropped = context.isnan().any(1, keepdim=True)                          # rows of NaN: dropped
+        dropped = context.isnan().any(1, keepdim=True)  # rows of NaN: dropped
         return Embedded(t, torch.where(dropped, self.null, self.context(context.nan_to_num())))
 
 
 # Attention ----------------------------------------------------------------------------------------
+
 
 class SelfAttention(nn.Module):
     """Self-attention with several heads (Vaswani et al. 2017, arXiv:1706.03762): tokens (B, N, C) -> (B, N, C)."""
@@ -94,11 +103,14 @@ class SelfAttention(nn.Module):
     def __init__(self, channels, heads=4):
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
 
     def forward(self, x):
         b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)    # (B, heads, N, c)
+        q, k, v = (
+            self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, N, c)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
 
@@ -111,34 +123,47 @@ class Attention(nn.Module):
 
     def __init__(self, channels, heads=4, side=None):
         super().__init__()
-        self.side, self.norm, self.attend = side, nn.GroupNorm(8, channels), SelfAttention(channels, heads)
+        self.side = side
+        self.norm = nn.GroupNorm(8, channels)
+        self.attend = SelfAttention(channels, heads)
         zeroed(self.attend.out)
 
     def forward(self, x):
         b, c, h, w = x.shape
         shrink = math.ceil(max(h, w) / self.side) if self.side else 1
-        small = F.avg_pool2d(self.norm(x), shrink)                              # (B, C, h, w)
+        small = F.avg_pool2d(self.norm(x), shrink)  # (B, C, h, w)
         out = self.attend(small.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(small.shape)
         return x + (F.interpolate(out, (h, w)) if shrink > 1 else out)
 
 
 # Blocks -------------------------------------------------------------------------------------------
 
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, twice; the embedding scales and shifts in between (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
 
     def __init__(self, before, after, style):
         super().__init__()
-        self.first = nn.Sequential(norm_layer(style, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
-        self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, 2 * after)) if style.embedding else None
+        self.first = nn.Sequential(
+            norm_layer(style, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
+        )
+        self.modulate = (
+            nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, 2 * after))
+            if style.embedding
+            else None
+        )
         self.norm = norm_layer(style, after)
-        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(style.dropout), zeroed(nn.Conv2d(after, after, 3, padding=1)))
+        self.second = nn.Sequential(
+            nn.SiLU(), nn.Dropout(style.dropout), zeroed(nn.Conv2d(after, after, 3, padding=1))
+        )
         self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x, e):
         h = self.norm(self.first(x))
         if self.modulate:
-            scale, shift = self.modulate(e.sum)[:, :, None, None].chunk(2, dim=1)   # (B, after, 1, 1)
+            scale, shift = self.modulate(e.sum)[:, :, None, None].chunk(
+                2, dim=1
+            )  # (B, after, 1, 1)
             h = h * (1 + scale) + shift
         return self.skip(x) + self.second(h)
 
@@ -148,13 +173,20 @@ class ContextBlock(nn.Module):
 
     def __init__(self, before, after, style):
         super().__init__()
-        layer = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm_layer(style, b), nn.ReLU())
-        self.first, self.second = layer(before, after), layer(after, after)
-        self.residual, self.dropout = style.residual, nn.Dropout(style.dropout)
+
+        def layer(a, b):
+            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm_layer(style, b), nn.ReLU())
+
+        self.first = layer(before, after)
+        self.second = layer(after, after)
+        self.residual = style.residual
+        self.dropout = nn.Dropout(style.dropout)
 
     def forward(self, x, e):
         h = self.first(x)
-        kept = x if x.shape == h.shape else h       # the short cut spans both layers where the width allows
+        kept = (
+            x if x.shape == h.shape else h
+        )  # the short cut spans both layers where the width allows
         h = self.second(self.dropout(h))
         return (kept + h) / math.sqrt(2) if self.residual else h
 
@@ -164,8 +196,12 @@ class ScaleShift(nn.Module):
 
     def __init__(self, channels, style, context):
         super().__init__()
-        layer = lambda: nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, channels))
-        self.shift, self.scale = layer(), layer() if context else None
+
+        def layer():
+            return nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, channels))
+
+        self.shift = layer()
+        self.scale = layer() if context else None
 
     def forward(self, h, e):
         h = h if self.scale is None else h * (1 + self.scale(e.context))[:, :, None, None]
@@ -180,17 +216,29 @@ class ShuffleBlock(nn.Module):
 
     def __init__(self, before, after, style):
         super().__init__()
-        a, b = before // 2, after // 2
-        mixed = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 1, bias=False), norm_layer(style, b), nn.ReLU())
-        depthwise = lambda a: nn.Sequential(nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), norm_layer(style, a))
+        a = before // 2
+        b = after // 2
+
+        def mixed(a, b):
+            return nn.Sequential(nn.Conv2d(a, b, 1, bias=False), norm_layer(style, b), nn.ReLU())
+
+        def depthwise(a):
+            return nn.Sequential(
+                nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), norm_layer(style, a)
+            )
+
         self.left = nn.Identity() if a == b else nn.Sequential(depthwise(a), mixed(a, b))
-        self.right = nn.Sequential(mixed(a, b), depthwise(b), mixed(b, b), nn.Dropout(style.dropout))
-        self.time = nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, after)) if style.embedding else None
+        self.right = nn.Sequential(
+            mixed(a, b), depthwise(b), mixed(b, b), nn.Dropout(style.dropout)
+        )
+        self.time = (
+            nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, after)) if style.embedding else None
+        )
 
     def forward(self, x, e):
-        left, right = x.chunk(2, dim=1)                                         # (B, before / 2, H, W)
+        left, right = x.chunk(2, dim=1)  # (B, before / 2, H, W)
         h = torch.cat([self.left(left), self.right(right)], dim=1)
-        h = h.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)               # channel shuffle, two groups
+        h = h.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # channel shuffle, two groups
         return F.relu(h + self.time(e.sum)[:, :, None, None]) if self.time else h
 
 

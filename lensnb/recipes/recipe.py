@@ -1,6 +1,5 @@
 """A recipe as a whole: what must agree across its sections, and how it is read from YAML and the command line."""
 
-
 import reprlib
 import shlex
 from pathlib import Path
@@ -28,11 +27,13 @@ from lensnb.recipes.schema import (
 class Params(Section):
     """One recipe: everything that decides what a run computes."""
 
-    run: Name = "quick"                         # name of the run folder under outputs/
-    seed: Seed = 0                              # fixes data, weights, noise
+    run: Name = "quick"  # name of the run folder under outputs/
+    seed: Seed = 0  # fixes data, weights, noise
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(2, ge=1)        # CPU threads; another number changes the last bits
-    seeds: tuple[Seed, ...] = ()                # training seeds whose runs, <name>-seed<k>, 05_compare averages over
+    threads: int | None = Field(2, ge=1)  # CPU threads; another number changes the last bits
+    seeds: tuple[
+        Seed, ...
+    ] = ()  # training seeds whose runs, <name>-seed<k>, 05_compare averages over
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()
@@ -46,16 +47,22 @@ class Params(Section):
         levels = len(self.model.multipliers) if self.model.network == "unet" else 1
         factor = self.model.patch * 2 ** (levels - 1)
         if self.data.size % factor:
-            raise ValueError(f"data.size {self.data.size} is not a multiple of {factor}, "
-                             "which model.patch and model.multipliers divide it by")
+            raise ValueError(
+                f"data.size {self.data.size} is not a multiple of {factor}, "
+                "which model.patch and model.multipliers divide it by"
+            )
         if self.data.size % 16 and any(m.model == "gan" for m in self.sample.methods.values()):
-            raise ValueError(f"data.size {self.data.size} is not a multiple of 16, which the GAN's four doublings need")
+            raise ValueError(
+                f"data.size {self.data.size} is not a multiple of 16, which the GAN's four doublings need"
+            )
         for name, method in self.sample.methods.items():
             self._possible(f"sample.methods.{name}", method)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names a seed twice")
         if self.sample.context and self.model.context == "none":
-            raise ValueError(f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics")
+            raise ValueError(
+                f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics"
+            )
         return self
 
     @property
@@ -65,16 +72,29 @@ class Params(Section):
 
     def siblings(self):
         """The recipes of the runs of `seeds`, <name>-seed<k>: this one but for the training seed, on the same images."""
-        name, images = self.run.removesuffix(f"-seed{self.seed}"), self.data.model_copy(update={"seed": self.data_seed})
-        return [validate(self.model_dump() | {"run": f"{name}-seed{k}", "seed": k, "data": images.model_dump()}, f"{self.run}, seed {k}")
-                for k in self.seeds]
+        name = self.run.removesuffix(f"-seed{self.seed}")
+        images = self.data.model_copy(update={"seed": self.data_seed})
+        return [
+            validate(
+                self.model_dump()
+                | {"run": f"{name}-seed{k}", "seed": k, "data": images.model_dump()},
+                f"{self.run}, seed {k}",
+            )
+            for k in self.seeds
+        ]
 
     def _possible(self, key, method):
-        limited = self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"
+        limited = (
+            self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"
+        )
         if limited and method.steps > self.diffusion.timesteps:
-            raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {self.diffusion.timesteps}")
+            raise ValueError(
+                f"{key}.steps {method.steps} is above diffusion.timesteps {self.diffusion.timesteps}"
+            )
         if method.guidance != 1 and self.model.context == "none":
-            raise ValueError(f"{key}.guidance {method.guidance} needs model.context class or physics, and it is none")
+            raise ValueError(
+                f"{key}.guidance {method.guidance} needs model.context class or physics, and it is none"
+            )
 
     @classmethod
     def from_notebook(cls, variables):
@@ -87,11 +107,14 @@ class _Loader(yaml.SafeLoader):
     """Plain values only, and no key twice in one mapping: YAML would quietly take the last."""
 
     def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), set()
+        node = super().compose_mapping_node(anchor)
+        seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value} stands there twice", key.start_mark
+                    )
                 seen.add(key.value)
         return node
 
@@ -103,7 +126,9 @@ def load_recipe(path, overrides=""):
     """
     file = io.locate(path)
     if not file.is_file():
-        known = sorted(str(Path(path).with_name(p.name)) for p in file.parent.glob("*.yaml") if p.is_file())
+        known = sorted(
+            str(Path(path).with_name(p.name)) for p in file.parent.glob("*.yaml") if p.is_file()
+        )
         raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
@@ -133,13 +158,19 @@ def _override(tree, item):
     key, equals, text = item.partition("=")
     *parents, leaf = key.split(".")
     if not (equals and all(parents) and leaf):
-        raise InputError(f"override {item!r}: expected key=value with dots between levels, such as train.steps=2000")
+        raise InputError(
+            f"override {item!r}: expected key=value with dots between levels, such as train.steps=2000"
+        )
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise InputError(f"override {item!r}: {parent} is a single value and has no keys below it")
+            raise InputError(
+                f"override {item!r}: {parent} is a single value and has no keys below it"
+            )
     if not text:
-        raise InputError(f"override {item!r}: nothing follows the equals sign; give a value, or {key}=null to have none")
+        raise InputError(
+            f"override {item!r}: nothing follows the equals sign; give a value, or {key}=null to have none"
+        )
     try:
         tree[leaf] = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError):
@@ -149,16 +180,23 @@ def _override(tree, item):
 def _sentence(error):
     """One pydantic error as `key: what was expected, what was found`."""
     loc = [str(part) for part in error["loc"]]
-    key, message = ".".join(loc), error["msg"].removeprefix("Value error, ")
+    key = ".".join(loc)
+    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}; {_did_you_mean(key, keys())}"
     message = message[0].lower() + message[1:]
-    found = "" if isinstance(error["input"], dict | Section) else f" (found {_short.repr(error['input'])})"
+    found = (
+        ""
+        if isinstance(error["input"], dict | Section)
+        else f" (found {_short.repr(error['input'])})"
+    )
     return (f"{key}: " if key else "") + message + found
 
 
-_short = reprlib.Repr()      # a few lines of YAML can mean a list of a million entries
-_short.maxlevel, _short.maxstring, _short.maxother = 2, 80, 80
+_short = reprlib.Repr()  # a few lines of YAML can mean a list of a million entries
+_short.maxlevel = 2
+_short.maxstring = 80
+_short.maxother = 80
 
 
 def keys(section=Params, prefix=""):
@@ -172,4 +210,6 @@ def keys(section=Params, prefix=""):
 
 def _did_you_mean(word, known):
     guess = nearest(word, known)
-    return f"did you mean {guess}?" if guess else f"known are {', '.join(map(str, known)) or 'none'}"
+    return (
+        f"did you mean {guess}?" if guess else f"known are {', '.join(map(str, known)) or 'none'}"
+    )

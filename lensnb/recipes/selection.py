@@ -4,7 +4,6 @@ A command names recipes and, where it likes, training seeds, generators and samp
 run, or, with seeds, the runs <name>-seed<k>, which differ by that seed alone: their images are the same.
 """
 
-
 import shlex
 
 from lensnb import io
@@ -29,7 +28,9 @@ def expand(paths, overrides="", seeds=(), generators=(), samplers=(), short=Fals
         found += of_seeds(recipe, seeds or recipe.seeds)
     names = [recipe.run for recipe in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{', '.join(map(str, paths))}: two runs of the name {twice}; give each recipe a `run` of its own, and each seed once")
+        raise InputError(
+            f"{', '.join(map(str, paths))}: two runs of the name {twice}; give each recipe a `run` of its own, and each seed once"
+        )
     return found
 
 
@@ -46,10 +47,16 @@ def selected(recipe, generators=(), samplers=()):
     methods = recipe.sample.methods
     _refuse_unknown("generator", generators, GENERATORS)
     _refuse_unknown("sampler", samplers, methods)
-    kept = [name for name, method in methods.items() if name in (samplers or methods) and method.model in (generators or GENERATORS)]
+    kept = [
+        name
+        for name, method in methods.items()
+        if name in (samplers or methods) and method.model in (generators or GENERATORS)
+    ]
     if not kept:
-        raise InputError(f"{recipe.run}: no method left of {', '.join(methods)}; none draws from {' or '.join(generators)}"
-                         + (f" and is called {' or '.join(samplers)}" if samplers else ""))
+        raise InputError(
+            f"{recipe.run}: no method left of {', '.join(methods)}; none draws from {' or '.join(generators)}"
+            + (f" and is called {' or '.join(samplers)}" if samplers else "")
+        )
     if len(kept) == len(methods):
         return recipe
     tree = recipe.model_dump()
@@ -60,19 +67,30 @@ def selected(recipe, generators=(), samplers=()):
 def _refuse_unknown(kind, names, known):
     for name in names:
         if name not in known:
-            raise InputError(f"{name}: no such {kind}; did you mean {nearest(name, known) or ', '.join(known)}?")
+            raise InputError(
+                f"{name}: no such {kind}; did you mean {nearest(name, known) or ', '.join(known)}?"
+            )
 
 
 def from_environment(variables):
     """The recipes of the runs that LENSNB_RECIPE, _SET, _SEEDS, _GENERATORS, _SAMPLERS and _SMOKE mean; lists are parted by spaces."""
-    given = lambda name: _words(f"LENSNB_{name}", variables.get(f"LENSNB_{name}", ""))
+
+    def given(name):
+        return _words(f"LENSNB_{name}", variables.get(f"LENSNB_{name}", ""))
+
     seeds = [_seed(word) for word in given("SEEDS")]
-    return expand(given("RECIPE") or ["params/quick.yaml"], variables.get("LENSNB_SET", ""), seeds, given("GENERATORS"), given("SAMPLERS"),
-                  bool(variables.get("LENSNB_SMOKE")))
+    return expand(
+        given("RECIPE") or ["params/quick.yaml"],
+        variables.get("LENSNB_SET", ""),
+        seeds,
+        given("GENERATORS"),
+        given("SAMPLERS"),
+        bool(variables.get("LENSNB_SMOKE")),
+    )
 
 
 def _words(name, text):
-    if name == "LENSNB_RECIPE" and io.locate(text).is_file():    # a name with spaces in it
+    if name == "LENSNB_RECIPE" and io.locate(text).is_file():  # a name with spaces in it
         return [text]
     try:
         return shlex.split(text)
@@ -82,5 +100,7 @@ def _words(name, text):
 
 def _seed(word):
     if not word.isdecimal():
-        raise InputError(f'LENSNB_SEEDS: found {word!r}; expected whole numbers with spaces between them, such as "0 1 2"')
+        raise InputError(
+            f'LENSNB_SEEDS: found {word!r}; expected whole numbers with spaces between them, such as "0 1 2"'
+        )
     return int(word)

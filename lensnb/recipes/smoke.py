@@ -1,10 +1,15 @@
 """Does a recipe run to the end? The same recipe, cut down to a minute."""
 
-
 from lensnb.recipes.recipe import validate
 
-CAPS = {"data": {"n": 80}, "model": {"width": 32}, "train": {"steps": 4, "batch": 8, "accumulate": 2}, "sample": {"n": 8, "frames": 4},
-        "gan": {"steps": 4, "batch": 8, "width": 8}, "evaluate": {"n": 8, "bootstrap": 10, "floors": 2, "fit": 2}}
+CAPS = {
+    "data": {"n": 80},
+    "model": {"width": 32},
+    "train": {"steps": 4, "batch": 8, "accumulate": 2},
+    "sample": {"n": 8, "frames": 4},
+    "gan": {"steps": 4, "batch": 8, "width": 8},
+    "evaluate": {"n": 8, "bootstrap": 10, "floors": 2, "fit": 2},
+}
 
 
 def shortened(recipe):

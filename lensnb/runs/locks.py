@@ -7,7 +7,6 @@ asks for it (flock, on NFS too; on file systems without locks a file with proces
 lets go of it in forked children, such as a loader's workers, which may outlive the process.
 """
 
-
 import contextlib
 import errno
 import os
@@ -18,8 +17,11 @@ import filelock
 
 from lensnb.errors import InputError
 
-PATIENCE = 0.5      # seconds: what ends by then is waited for
-NOT_SERVED = (errno.ENOLCK, errno.EOPNOTSUPP)   # a network file system whose lock service is off keeps nobody out
+PATIENCE = 0.5  # seconds: what ends by then is waited for
+NOT_SERVED = (
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)  # a network file system whose lock service is off keeps nobody out
 
 
 @contextlib.contextmanager
@@ -30,18 +32,24 @@ def locked(path, patience=PATIENCE):
     try:
         lock.acquire(timeout=patience)
     except filelock.Timeout:
-        raise InputError(f"{path}: {_holder(beside)} is writing there; wait for it, end it, or give this run another name "
-                         "(run=...)") from None
+        raise InputError(
+            f"{path}: {_holder(beside)} is writing there; wait for it, end it, or give this run another name "
+            "(run=...)"
+        ) from None
     except OSError as error:
         if error.errno not in NOT_SERVED:
             raise
-    hard = not isinstance(lock, filelock.SoftFileLock)      # the soft one writes and removes its file itself
+    hard = not isinstance(
+        lock, filelock.SoftFileLock
+    )  # the soft one writes and removes its file itself
     try:
         with contextlib.suppress(OSError):
             hard and beside.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
         yield
     finally:
-        with contextlib.suppress(OSError):      # while it is held: who has opened it by now finds it gone, and tries again
+        with contextlib.suppress(
+            OSError
+        ):  # while it is held: who has opened it by now finds it gone, and tries again
             hard and beside.unlink()
         lock.release()
 

@@ -6,7 +6,6 @@ All randomness of step k is seeded by (seed, k), so that a resumed training draw
 uninterrupted one and nothing but the parts has to be restored.
 """
 
-
 import math
 import os
 import pickle
@@ -27,16 +26,21 @@ from lensnb.errors import InputError
 from lensnb.seeds import derived_seed
 from lensnb.training import diffusion_task, gan_task
 
-UPDATES, WEIGHTS = 2, 3     # purposes of derived seeds
+# purposes of derived seeds
+UPDATES = 2
+WEIGHTS = 3
 TASKS = {"diffusion": diffusion_task.DiffusionTask, "gan": gan_task.GanTask}
-HOPELESS = 0.5              # share of updates between two lines that fp16 may skip
-AGREE = 5                   # steps after which several processes ask each other whether to stop: on a GPU an answer is waited for
-TWICE = 2.0                 # seconds within which a second signal is the first one, told by the shell and by the launcher
+HOPELESS = 0.5  # share of updates between two lines that fp16 may skip
+AGREE = 5  # steps after which several processes ask each other whether to stop: on a GPU an answer is waited for
+TWICE = 2.0  # seconds within which a second signal is the first one, told by the shell and by the launcher
 
 
 # The loop ------------------------------------------------------------------------------------------
 
-def fit(task, batches, settings, seed, folder, device, keep=None, watch=None, log=lambda row, step: None):
+
+def fit(
+    task, batches, settings, seed, folder, device, keep=None, watch=None, log=lambda row, step: None
+):
     """Train `task` for settings.steps updates, resuming from folder/checkpoint.pt where there is one.
 
     keep : number of steps -> name of the file that then gets the averaged weights; watch : a
@@ -44,12 +48,13 @@ def fit(task, batches, settings, seed, folder, device, keep=None, watch=None, lo
     state: history (rows of step, images seen and the mean of each loss since the row before), what was
     watched, and the seconds that it took, those before an interruption included. Ctrl-C and SIGTERM save first.
     """
-    state, checkpoint = restore(task, folder / "checkpoint.pt"), folder / "checkpoint.pt"
+    state = restore(task, folder / "checkpoint.pt")
+    checkpoint = folder / "checkpoint.pt"
     clock = time.time() - state["seconds"]
     with Stopped() as stopped, bar(state["step"], settings.steps) as progress:
         for k in range(state["step"], settings.steps):
             key = derived_seed(seed, UPDATES, k)
-            torch.manual_seed(key)      # what draws from the global generator: dropout
+            torch.manual_seed(key)  # what draws from the global generator: dropout
             generator = torch.Generator(device).manual_seed(key)
             state["recent"].append(task.step(k, *batches(k, generator), generator))
             state["step"] = done = k + 1
@@ -78,13 +83,21 @@ def due(done, every):
 
 def drain(state, checkpoint):
     """The losses since the last line as numbers; refuses one that is not finite, unless fp16 has skipped that update."""
-    state["recent"] = [{name: float(value) for name, value in losses.items()} for losses in state["recent"]]
+    state["recent"] = [
+        {name: float(value) for name, value in losses.items()} for losses in state["recent"]
+    ]
     for before, losses in enumerate(reversed(state["recent"])):
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad and not losses.get("skipped"):
-            kept = f"the last good state is {checkpoint}" if checkpoint.is_file() else "there is no earlier state"
+            kept = (
+                f"the last good state is {checkpoint}"
+                if checkpoint.is_file()
+                else "there is no earlier state"
+            )
             rate = f" at the rate {losses['rate']:.3g}" if "rate" in losses else ""
-            raise InputError(f"{bad[0]} is not finite at step {state['step'] - before}{rate}; {kept}; lower the learning rate")
+            raise InputError(
+                f"{bad[0]} is not finite at step {state['step'] - before}{rate}; {kept}; lower the learning rate"
+            )
     return state["recent"]
 
 
@@ -92,10 +105,14 @@ def line(state, settings, progress, checkpoint):
     """Enter the mean of each loss since the last line into the history and print it; returns the row."""
     recent = drain(state, checkpoint)
     if np.mean([losses.get("skipped", 0) for losses in recent]) > HOPELESS:
-        raise InputError(f"fp16 skipped most updates before step {state['step']}; set train.precision to bf16 or fp32")
+        raise InputError(
+            f"fp16 skipped most updates before step {state['step']}; set train.precision to bf16 or fp32"
+        )
     with np.errstate(invalid="ignore"):
         means = {name: float(np.nanmean([losses[name] for losses in recent])) for name in recent[0]}
-    state["history"].append({"step": state["step"], "images": state["step"] * settings.batch, **means})
+    state["history"].append(
+        {"step": state["step"], "images": state["step"] * settings.batch, **means}
+    )
     state["recent"] = []
     text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
     if not progress.disable:
@@ -109,7 +126,9 @@ def bar(first, steps):
     """A progress bar with the time left where a person looks on; in a headless run nothing, and `line` prints instead."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     looked_on = sys.stderr.isatty() or (shell is not None and not os.environ.get("LENSNB_HEADLESS"))
-    return tqdm(total=steps, initial=first, unit="step", disable=not looked_on or not main_process())
+    return tqdm(
+        total=steps, initial=first, unit="step", disable=not looked_on or not main_process()
+    )
 
 
 def several():
@@ -129,10 +148,15 @@ def observe(watch, task, state, folder, batch):
     state["watched"].append({"step": state["step"], "images": state["step"] * batch, **row})
     with io.atomic(folder / f"watch-{state['step']:07d}.npy", "wb") as file:
         np.save(file, images, allow_pickle=False)
-    print(f"step {state['step']}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    print(
+        f"step {state['step']}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True
+    )
     if row["diversity"] < watch.collapsed * min(best, 1):
-        print(f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones, after {best:.2f} before: "
-              "the generator may be collapsing", flush=True)
+        print(
+            f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones, after {best:.2f} before: "
+            "the generator may be collapsing",
+            flush=True,
+        )
     if row["kid"] == min(seen["kid"] for seen in state["watched"]):
         write_weights(task, folder / "best.safetensors")
     return row
@@ -145,15 +169,21 @@ class Stopped:
     """
 
     def __enter__(self):
-        self.by, self.at, self.before = None, 0.0, {}
+        self.by = None
+        self.at = 0.0
+        self.before = {}
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {
+                number: signal.signal(number, self._note)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def _note(self, number, frame):
         if self.by is not None and time.monotonic() - self.at > TWICE:
             raise KeyboardInterrupt
-        self.by, self.at = self.by or number, self.at or time.monotonic()
+        self.by = self.by or number
+        self.at = self.at or time.monotonic()
 
     def asked(self, done, device):
         """The number of the signal that this process, or every few steps any of several, has had; None without one."""
@@ -180,11 +210,15 @@ class Stopped:
 
 # Files ---------------------------------------------------------------------------------------------
 
+
 def save(task, path, state):
     """Write the state of all parts of `task` and the progress, atomically."""
     if main_process():
-        whole = BytesIO()    # torch writing to a full disk does not say so
-        torch.save({**state, "parts": {name: part.state_dict() for name, part in task.parts.items()}}, whole)
+        whole = BytesIO()  # torch writing to a full disk does not say so
+        torch.save(
+            {**state, "parts": {name: part.state_dict() for name, part in task.parts.items()}},
+            whole,
+        )
         with io.atomic(path, "wb") as file:
             file.write(whole.getbuffer())
 
@@ -194,14 +228,22 @@ def restore(task, path):
     if not path.is_file():
         return {"step": 0, "history": [], "recent": [], "watched": [], "seconds": 0.0}
     try:
-        with warnings.catch_warnings(action="ignore"):      # of the pickle's protocol
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's protocol
             state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
             part.load_state_dict(state["parts"][name])
-        progress = {name: state[name] for name in ("step", "history", "recent", "watched", "seconds")}
-    except Exception as error:      # torch raises many kinds for damaged files
-        reason = "more than tensors and numbers, or damaged" if isinstance(error, pickle.UnpicklingError) else " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: not a checkpoint of this recipe ({reason or type(error).__name__}); delete it to start over") from None
+        progress = {
+            name: state[name] for name in ("step", "history", "recent", "watched", "seconds")
+        }
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = (
+            "more than tensors and numbers, or damaged"
+            if isinstance(error, pickle.UnpicklingError)
+            else " ".join(str(error).split())[:120]
+        )
+        raise InputError(
+            f"{path}: not a checkpoint of this recipe ({reason or type(error).__name__}); delete it to start over"
+        ) from None
     print(f"resumed at step {progress['step']}", flush=True)
     return progress
 
@@ -224,7 +266,9 @@ def finish(task, state, folder, device, best):
     for name, rows in (("history", state["history"]), ("watch", state["watched"])):
         if rows:
             io.write_rows(folder / f"{name}.csv", rows)
-    io.write_json(folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)})
+    io.write_json(
+        folder / "timing.json", {"seconds": round(state["seconds"], 2), "device": str(device)}
+    )
 
 
 def task(name, params, dataset, accelerator):

@@ -1,6 +1,5 @@
 """One optimiser's update: its rate, its average, fp16's scale, and the same result for any number of processes."""
 
-
 import math
 
 import torch
@@ -19,13 +18,24 @@ def rate_share(k, settings):
     """
     steps = settings.steps
     rise = settings.warmup if settings.warmup >= 1 else settings.warmup * steps
-    half_cosine = lambda a, b, place: b + (a - b) * (1 + math.cos(math.pi * place)) / 2     # from a to b
+
+    def half_cosine(a, b, place):
+        return b + (a - b) * (1 + math.cos(math.pi * place)) / 2  # from a to b
+
     if settings.shape == "trapezium":
         return min(1, (k + 1) / (rise + 1), (steps - k) / (settings.cooldown * steps + 1))
     if settings.shape == "cosine":
-        return (k + 1) / (rise + 1) if k < rise else half_cosine(1, 0, (k - rise) / max(steps - rise, 1))
+        return (
+            (k + 1) / (rise + 1)
+            if k < rise
+            else half_cosine(1, 0, (k - rise) / max(steps - rise, 1))
+        )
     peak = rise - 1
-    return half_cosine(1 / 25, 1, k / max(peak, 1)) if k <= peak else half_cosine(1, 1 / 25e4, (k - peak) / max(steps - 1 - peak, 1))
+    return (
+        half_cosine(1 / 25, 1, k / max(peak, 1))
+        if k <= peak
+        else half_cosine(1, 1 / 25e4, (k - peak) / max(steps - 1 - peak, 1))
+    )
 
 
 def pace(k, settings, *optimisers):
@@ -43,9 +53,12 @@ def share(batch, pieces, accelerator):
     process may have none. What was drawn for the whole batch is cut, so that any number of processes
     sees the same numbers.
     """
-    n, parts = len(batch[0]), pieces * accelerator.num_processes
+    n = len(batch[0])
+    parts = pieces * accelerator.num_processes
     for first in range(accelerator.process_index, min(parts, n), accelerator.num_processes):
-        part = [whole if whole is None else whole[first::parts] for whole in batch]     # every so many-th: noise levels rise along the batch
+        part = [
+            whole if whole is None else whole[first::parts] for whole in batch
+        ]  # every so many-th: noise levels rise along the batch
         yield part, len(part[0]) / n
 
 
@@ -57,7 +70,11 @@ class Update:
     """
 
     def __init__(self, net, optimiser, accelerator, clip=math.inf):
-        self.net, self.optimiser, self.accelerator, self.clip, self.skipped = net, optimiser, accelerator, clip, False
+        self.net = net
+        self.optimiser = optimiser
+        self.accelerator = accelerator
+        self.clip = clip
+        self.skipped = False
 
     def __call__(self, losses):
         """Update with the gradients of the sum of `losses`, scalars that may be computed one after the other; returns that sum."""
@@ -76,7 +93,10 @@ class Update:
             for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             replace([p.grad for p in parameters], lambda flat: self.accelerator.reduce(flat, "sum"))
-            replace([b for b in self.net.buffers() if b.is_floating_point()], lambda flat: self.accelerator.reduce(flat, "mean"))
+            replace(
+                [b for b in self.net.buffers() if b.is_floating_point()],
+                lambda flat: self.accelerator.reduce(flat, "mean"),
+            )
 
     def _step(self):
         scaler = self.accelerator.scaler
@@ -87,7 +107,9 @@ class Update:
         if scaler is None:
             return self.optimiser.step()
         before = scaler.get_scale()
-        scaler.step(self.optimiser)     # left out where a gradient is not finite; the scale is then halved
+        scaler.step(
+            self.optimiser
+        )  # left out where a gradient is not finite; the scale is then halved
         scaler.update()
         self.skipped = scaler.get_scale() < before
 
@@ -99,7 +121,9 @@ def scaler(accelerator):
 
 def skipped(*updates):
     """Whether fp16 has skipped one of the updates, as an entry of a step's losses; nothing without fp16."""
-    return {"skipped": float(any(u.skipped for u in updates))} if updates[0].accelerator.scaler else {}
+    return (
+        {"skipped": float(any(u.skipped for u in updates))} if updates[0].accelerator.scaler else {}
+    )
 
 
 @torch.no_grad()

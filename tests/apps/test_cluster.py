@@ -23,33 +23,60 @@ from lensnb.runs.run_folder import STEPS, Run
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "cluster"
 TINY = str(ROOT / "params/tiny.yaml")
-CUT = ("run=many data.n=120 train.steps=120 train.checkpoint_every=10 train.watch_every=0 sample.n=12 sample.frames=4 "
-       "evaluate.n=12 evaluate.bootstrap=10 evaluate.floors=2 evaluate.fit=0")
+CUT = (
+    "run=many data.n=120 train.steps=120 train.checkpoint_every=10 train.watch_every=0 sample.n=12 sample.frames=4 "
+    "evaluate.n=12 evaluate.bootstrap=10 evaluate.floors=2 evaluate.fit=0"
+)
 PROFILES = [ROOT / "profiles/slurm", ROOT / "profiles/kubernetes"]
 
 
 def environment(outputs, **given):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "LENSNB_OUTPUTS": str(outputs), "LENSNB_RECIPE": TINY, "HERE": str(HERE), "CLUSTER": str(outputs / "cluster")} | {
-        f"LENSNB_{name}": value for name, value in given.items()}
+    return (
+        os.environ
+        | {
+            "PATH": path,
+            "LENSNB_OUTPUTS": str(outputs),
+            "LENSNB_RECIPE": TINY,
+            "HERE": str(HERE),
+            "CLUSTER": str(outputs / "cluster"),
+        }
+        | {f"LENSNB_{name}": value for name, value in given.items()}
+    )
 
 
 def snakemake(outputs, *flags):
     """The command of `make run`, its own state kept beside the outputs."""
-    return ["snakemake", "--nolock", "--rerun-incomplete", "--directory", str(outputs), "--snakefile", str(ROOT / "Snakefile"), *flags]
+    return [
+        "snakemake",
+        "--nolock",
+        "--rerun-incomplete",
+        "--directory",
+        str(outputs),
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        *flags,
+    ]
 
 
 # Which jobs ----------------------------------------------------------------------------------------
 
+
 def jobs(outputs, **given):
     """The jobs of a dry run: rule -> number."""
-    done = subprocess.run(snakemake(outputs, "--cores", "1", "--dry-run"), env=environment(outputs, **given), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        snakemake(outputs, "--cores", "1", "--dry-run"),
+        env=environment(outputs, **given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     listed = done.stdout.rsplit("Job stats:", 1)[1].split("total")[0]
     return {name: int(number) for name, number in re.findall(r"^(\w+) +(\d+)$", listed, re.M)}
 
 
-STEPS = {step: 1 for step in STEPS}
+STEPS = dict.fromkeys(STEPS, 1)
 
 
 def test_one_recipe_is_one_job_a_step(tmp_path):
@@ -57,16 +84,39 @@ def test_one_recipe_is_one_job_a_step(tmp_path):
 
 
 def test_recipes_and_seeds_multiply_and_spread_makes_jobs_of_models_and_methods(tmp_path):
-    once = jobs(tmp_path, RECIPE=f"{TINY} {ROOT / 'params/mnist.yaml'}", SEEDS="0 1 2", SAMPLERS="ddim")
-    assert once == {name: 6 for name in (*STEPS, "report")} | {"all": 1}
+    once = jobs(
+        tmp_path, RECIPE=f"{TINY} {ROOT / 'params/mnist.yaml'}", SEEDS="0 1 2", SAMPLERS="ddim"
+    )
+    assert once == dict.fromkeys((*STEPS, "report"), 6) | {"all": 1}
     spread = jobs(tmp_path, SEEDS="0 1", SPREAD="1")
-    assert spread == {name: 2 for name in (*STEPS, "report")} | {"all": 1, "model": 4, "samples": 6, "evaluation": 6}
-    assert jobs(tmp_path, GENERATORS="gan", SPREAD="1") == STEPS | {"report": 1, "all": 1, "model": 1, "samples": 1, "evaluation": 1}
+    assert spread == dict.fromkeys((*STEPS, "report"), 2) | {
+        "all": 1,
+        "model": 4,
+        "samples": 6,
+        "evaluation": 6,
+    }
+    assert jobs(tmp_path, GENERATORS="gan", SPREAD="1") == STEPS | {
+        "report": 1,
+        "all": 1,
+        "model": 1,
+        "samples": 1,
+        "evaluation": 1,
+    }
 
 
 def test_a_wrong_list_is_one_sentence(tmp_path):
-    done = subprocess.run(snakemake(tmp_path, "--cores", "1"), env=environment(tmp_path, SAMPLERS="dim"), capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and "lensnb: dim: no such sampler; did you mean ddim?" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        snakemake(tmp_path, "--cores", "1"),
+        env=environment(tmp_path, SAMPLERS="dim"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (
+        done.returncode != 0
+        and "lensnb: dim: no such sampler; did you mean ddim?" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not list(tmp_path.glob("tiny*"))
 
 
@@ -74,12 +124,15 @@ def test_a_wrong_list_is_one_sentence(tmp_path):
 def test_a_profile_sets_memory_time_and_gpu_of_rules_that_there_are(profile):
     tree = yaml.safe_load((profile / "config.yaml").read_text())
     rules = tree["set-resources"]
-    assert set(rules) <= {*STEPS, "model", "samples", "evaluation", "report"} and tree["retries"] >= 1
+    assert (
+        set(rules) <= {*STEPS, "model", "samples", "evaluation", "report"} and tree["retries"] >= 1
+    )
     assert {name for name, needs in rules.items() if needs.get("gpu")} == {"model", "samples"}
     assert all(needs["mem_mb"] > 0 and needs["runtime"] > 0 for needs in rules.values())
 
 
 # As jobs -------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
@@ -88,7 +141,9 @@ def outputs(tmp_path_factory):
     (folder / "cluster").mkdir()
     given = environment(folder, SET=CUT, SEEDS="0 1", SAMPLERS="ddim", SPREAD="1")
     with open(folder / "log", "w") as log:
-        chain = subprocess.Popen(snakemake(folder, "--profile", str(HERE)), env=given, stdout=log, stderr=log, cwd=ROOT)
+        chain = subprocess.Popen(
+            snakemake(folder, "--profile", str(HERE)), env=given, stdout=log, stderr=log, cwd=ROOT
+        )
     try:
         lose(folder / "many-seed1/models/.diffusion.partial/checkpoint.pt", chain)
         assert chain.wait(timeout=1500) == 0, (folder / "log").read_text()[-5000:]
@@ -101,8 +156,12 @@ def lose(checkpoint, chain):
     """Kill the whole job that trains, as a machine that is lost would, once it has saved."""
     while not checkpoint.exists() and chain.poll() is None:
         time.sleep(0.02)
-    training = [p for p in psutil.process_iter(["cmdline"]) if "models/diffusion" in (p.info["cmdline"] or ())
-                and any(str(checkpoint.parents[2]) in word for word in p.info["cmdline"])]
+    training = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if "models/diffusion" in (p.info["cmdline"] or ())
+        and any(str(checkpoint.parents[2]) in word for word in p.info["cmdline"])
+    ]
     os.killpg(os.getpgid(training[0].pid), signal.SIGKILL)
 
 
@@ -112,7 +171,7 @@ def logs(outputs):
 
 def test_every_job_has_a_process_of_its_own_and_the_lost_one_a_second(outputs):
     ended = [path.read_text().strip() for path in (outputs / "cluster").glob("*.rc")]
-    assert ended == ["0"] * 18                              # the lost one said nothing
+    assert ended == ["0"] * 18  # the lost one said nothing
     assert len(logs(outputs)) == 19
     resumed = [text for text in logs(outputs).values() if "resumed at step" in text]
     assert len(resumed) == 1 and "many-seed1" in resumed[0]
@@ -121,31 +180,67 @@ def test_every_job_has_a_process_of_its_own_and_the_lost_one_a_second(outputs):
 def test_the_trainings_have_the_bits_of_those_that_nobody_disturbed(outputs, tmp_path):
     for recipe in selection.expand([TINY], CUT, [0, 1], samplers=["ddim"]):
         path = Run(recipe, tmp_path).write_recipe()
-        subprocess.run([sys.executable, "-m", "lensnb.apps.launch", str(path)], env=environment(tmp_path), check=True, capture_output=True, timeout=600)
+        subprocess.run(
+            [sys.executable, "-m", "lensnb.apps.launch", str(path)],
+            env=environment(tmp_path),
+            check=True,
+            capture_output=True,
+            timeout=600,
+        )
         for stage in ("data", "models/diffusion"):
-            assert artefact.digest(outputs / recipe.run / stage) == artefact.digest(tmp_path / recipe.run / stage), (recipe.run, stage)
-    digests = lambda stage: {artefact.digest(outputs / f"many-seed{k}" / stage) for k in (0, 1)}
+            assert artefact.digest(outputs / recipe.run / stage) == artefact.digest(
+                tmp_path / recipe.run / stage
+            ), (recipe.run, stage)
+
+    def digests(stage):
+        return {artefact.digest(outputs / f"many-seed{k}" / stage) for k in (0, 1)}
+
     assert len(digests("data")) == 1 and len(digests("models/diffusion")) == 2
 
 
 def test_both_comparisons_show_mean_and_spread_over_the_seeds(outputs):
     tables = [io.read_table(outputs / f"many-seed{k}" / "comparison/seeds.csv") for k in (0, 1)]
-    assert all(np.array_equal(tables[0][key], tables[1][key]) for key in tables[0]) and (tables[0]["seeds"] == 2).all()
-    values = [{(row["method"], row["metric"]): row["value"] for row in io.read_json(outputs / f"many-seed{k}" / "comparison/table.json")["rows"]}
-              for k in (0, 1)]
-    for method, metric, mean, spread in zip(*(tables[0][key] for key in ("method", "metric", "mean", "spread")), strict=True):
+    assert (
+        all(np.array_equal(tables[0][key], tables[1][key]) for key in tables[0])
+        and (tables[0]["seeds"] == 2).all()
+    )
+    values = [
+        {
+            (row["method"], row["metric"]): row["value"]
+            for row in io.read_json(outputs / f"many-seed{k}" / "comparison/table.json")["rows"]
+        }
+        for k in (0, 1)
+    ]
+    for method, metric, mean, spread in zip(
+        *(tables[0][key] for key in ("method", "metric", "mean", "spread")), strict=True
+    ):
         one, two = (v[method, metric] for v in values)
         assert np.isclose(mean, (one + two) / 2) and np.isclose(spread, abs(one - two) / 2**0.5)
     notebook = nbformat.read(outputs / "many-seed0/notebooks/05_compare.ipynb", as_version=4)
-    assert "Over 2 training seeds" in nbformat.writes(notebook) and (outputs / "many-seed0/figures/seeds.pdf").is_file()
+    assert (
+        "Over 2 training seeds" in nbformat.writes(notebook)
+        and (outputs / "many-seed0/figures/seeds.pdf").is_file()
+    )
 
 
 def test_what_is_done_is_not_done_again_and_what_is_deleted_is(outputs):
     given = {"SET": CUT, "SEEDS": "0 1", "SAMPLERS": "ddim", "SPREAD": "1"}
-    again = lambda: subprocess.run(snakemake(outputs, "--cores", "1", "--dry-run", "--quiet", "rules"), env=environment(outputs, **given),
-                                   capture_output=True, text=True, timeout=120).stdout
+
+    def again():
+        return subprocess.run(
+            snakemake(outputs, "--cores", "1", "--dry-run", "--quiet", "rules"),
+            env=environment(outputs, **given),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+
     assert "Nothing to be done" in again()
     (outputs / "many-seed1/evaluation/ddim/metrics.json").unlink()
     assert not load_recipe(outputs / "many-seed0/recipe.yaml").data.seed
     found = again()
-    assert re.search(r"evaluation +1\n", found) and re.search(r"05_compare +2\n", found) and not re.search(r"model +\d", found), found
+    assert (
+        re.search(r"evaluation +1\n", found)
+        and re.search(r"05_compare +2\n", found)
+        and not re.search(r"model +\d", found)
+    ), found

@@ -16,11 +16,35 @@ import yaml
 
 from lensnb import io
 
-RECIPE = {"run": "it", "device": "cpu", "threads": 1, "data": {"size": 32, "n": 40},
-          "model": {"width": 16, "dropout": 0.1},
-          "train": {"steps": 60, "batch": 8, "warmup": 3, "log_every": 7, "checkpoint_every": 1, "watch_every": 30, "keep": [20]},
-          "gan": {"steps": 30, "batch": 8, "width": 8, "latent": 8, "log_every": 7, "checkpoint_every": 1, "watch_every": 15},
-          "sample": {"n": 16, "methods": {"ddim": {"sampler": "ddim", "steps": 3}, "gan": {"model": "gan"}}}}
+RECIPE = {
+    "run": "it",
+    "device": "cpu",
+    "threads": 1,
+    "data": {"size": 32, "n": 40},
+    "model": {"width": 16, "dropout": 0.1},
+    "train": {
+        "steps": 60,
+        "batch": 8,
+        "warmup": 3,
+        "log_every": 7,
+        "checkpoint_every": 1,
+        "watch_every": 30,
+        "keep": [20],
+    },
+    "gan": {
+        "steps": 30,
+        "batch": 8,
+        "width": 8,
+        "latent": 8,
+        "log_every": 7,
+        "checkpoint_every": 1,
+        "watch_every": 15,
+    },
+    "sample": {
+        "n": 16,
+        "methods": {"ddim": {"sampler": "ddim", "steps": 3}, "gan": {"model": "gan"}},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +56,26 @@ def images(tmp_path_factory):
 
 def command(folder, images, launcher=(), **changes):
     """The command line of a training in `folder`, and its environment."""
-    tree = RECIPE | {"data": RECIPE["data"] | {"path": str(images)}} | {k: RECIPE.get(k, {}) | v for k, v in changes.items()}
+    tree = (
+        RECIPE
+        | {"data": RECIPE["data"] | {"path": str(images)}}
+        | {k: RECIPE.get(k, {}) | v for k, v in changes.items()}
+    )
     folder.mkdir(exist_ok=True)
     (folder / "it.yaml").write_text(yaml.safe_dump(tree))
-    environment = os.environ | {"LENSNB_OUTPUTS": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return [sys.executable, "-u", "-m", *launcher, "lensnb.apps.launch", str(folder / "it.yaml")], environment
+    environment = os.environ | {
+        "LENSNB_OUTPUTS": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return [
+        sys.executable,
+        "-u",
+        "-m",
+        *launcher,
+        "lensnb.apps.launch",
+        str(folder / "it.yaml"),
+    ], environment
 
 
 def finished(folder, images, launcher=(), **changes):
@@ -49,7 +88,9 @@ def finished(folder, images, launcher=(), **changes):
 
 def begun(folder, images, **changes):
     line, environment = command(folder, images, **changes)
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def until(process, happened):
@@ -70,25 +111,38 @@ def hashes(models):
     """The hash of every file of a model but its times and its recipe's, which name the folder of the images."""
     names = ("diffusion/model", "diffusion/step-20", "gan/model")
     found = {name: io.sha256(models / f"{name}.safetensors") for name in names}
-    return found | {name: (models / f"{name}.csv").read_text() for name in ("diffusion/history", "diffusion/watch", "gan/history", "gan/watch")}
+    return found | {
+        name: (models / f"{name}.csv").read_text()
+        for name in ("diffusion/history", "diffusion/watch", "gan/history", "gan/watch")
+    }
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_path):
-    rng, models = random.Random(0), tmp_path / "it/models"
+    rng = random.Random(0)
+    models = tmp_path / "it/models"
 
     def training(name):
         """Whether this process, not one before it, has come past a checkpoint."""
         with contextlib.suppress(FileNotFoundError):
             return (models / f".{name}.partial/checkpoint.pt").stat().st_mtime > started
 
-    writing = lambda name: training(name) and list(models.glob(f".{name}.partial/.*.partial"))
-    moments = [lambda: writing("diffusion"),                                                # in the middle of a write
-               lambda: (models / ".diffusion.partial/step-20.safetensors").exists(),        # right after an epoch's weights
-               lambda: training("diffusion") and rng.random() < 0.004,                      # somewhere
-               lambda: writing("gan"), lambda: training("gan") and rng.random() < 0.004]
-    killed, printed = 0, ""
+    def writing(name):
+        return training(name) and list(models.glob(f".{name}.partial/.*.partial"))
+
+    moments = [
+        lambda: writing("diffusion"),  # in the middle of a write
+        lambda: (
+            models / ".diffusion.partial/step-20.safetensors"
+        ).exists(),  # right after an epoch's weights
+        lambda: training("diffusion") and rng.random() < 0.004,  # somewhere
+        lambda: writing("gan"),
+        lambda: training("gan") and rng.random() < 0.004,
+    ]
+    killed = 0
+    printed = ""
     for moment in moments:
-        started, process = time.time(), begun(tmp_path, images)
+        started = time.time()
+        process = begun(tmp_path, images)
         until(process, moment)
         killed += process.poll() is None
         process.kill()
@@ -99,7 +153,9 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_pat
     assert not list(models.glob("*/.*")) and not list(models.glob("*/checkpoint.pt"))
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
 def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
     seldom = RECIPE["train"] | {"checkpoint_every": 1000}
     process = begun(tmp_path, images, train=seldom)
@@ -109,33 +165,60 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
             break
     out, error = process.communicate(timeout=120)
     assert process.returncode == status and "Traceback" not in error
-    assert "stopped and saved after step" in out and (tmp_path / "it/models/.diffusion.partial/checkpoint.pt").is_file()
+    assert (
+        "stopped and saved after step" in out
+        and (tmp_path / "it/models/.diffusion.partial/checkpoint.pt").is_file()
+    )
     assert "resumed at step" in finished(tmp_path, images, train=seldom)
-    assert io.sha256(tmp_path / "it/models/diffusion/model.safetensors") == hashes(whole)["diffusion/model"]
+    assert (
+        io.sha256(tmp_path / "it/models/diffusion/model.safetensors")
+        == hashes(whole)["diffusion/model"]
+    )
 
 
-TWO = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")      # with --cpu it starts one alone, and does not say so
+TWO = (
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "-m",
+)  # with --cpu it starts one alone, and does not say so
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_the_launcher_starts_two(device, tmp_path):
     """Else all that follows compares one process with itself."""
-    (tmp_path / "who.py").write_text(f"from lensnb import devices\non = devices.accelerator('{device}')\nopen(f'{{on.process_index}} of {{on.num_processes}}', 'w')\n")
+    (tmp_path / "who.py").write_text(
+        f"from lensnb import devices\non = devices.accelerator('{device}')\nopen(f'{{on.process_index}} of {{on.num_processes}}', 'w')\n"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", *TWO[:-1], "who.py"], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", *TWO[:-1], "who.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
     assert {p.name for p in tmp_path.iterdir()} == {"who.py", "0 of 2", "1 of 2"}, done.stderr
 
 
-CALM = {"model": {"width": 16, "dropout": 0.0}, "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
-        "gan": RECIPE["gan"] | {"steps": 6, "watch_every": 0}}
+CALM = {
+    "model": {"width": 16, "dropout": 0.0},
+    "train": RECIPE["train"] | {"steps": 12, "keep": [], "watch_every": 0, "log_every": 1},
+    "gan": RECIPE["gan"] | {"steps": 6, "watch_every": 0},
+}
 
 
 def together(folder, images, launcher, **changes):
     """Weights of both models and losses of the diffusion model after a training by so many processes."""
     finished(folder, images, launcher, **CALM | {"train": CALM["train"] | changes})
     models = folder / "it/models"
-    weights = {f"{name}.{key}": value for name in ("diffusion", "gan") for key, value in
-               safetensors.torch.load_file(models / f"{name}/model.safetensors").items()}
+    weights = {
+        f"{name}.{key}": value
+        for name in ("diffusion", "gan")
+        for key, value in safetensors.torch.load_file(models / f"{name}/model.safetensors").items()
+    }
     return weights, io.read_table(models / "diffusion/history.csv")["loss"]
 
 
@@ -147,28 +230,44 @@ def test_two_processes_are_one_within_rounding(images, tmp_path):
     one, losses = together(tmp_path / "one", images, ())
     two, same = together(tmp_path / "two", images, TWO, tracker="tensorboard")
     pieces, _ = together(tmp_path / "pieces", images, TWO, accumulate=2)
-    assert np.abs(losses - same).max() < 1e-5 * losses.max() and apart(one, two) < 2e-4 and apart(one, pieces) < 2e-4
+    assert (
+        np.abs(losses - same).max() < 1e-5 * losses.max()
+        and apart(one, two) < 2e-4
+        and apart(one, pieces) < 2e-4
+    )
     assert list((tmp_path / "two/it/tracking/diffusion").rglob("events*"))
     untouched, _ = together(tmp_path / "other", images, (), rate=5e-4)
-    assert apart(one, untouched) > 1e-3         # the bound is far below what training changes
+    assert apart(one, untouched) > 1e-3  # the bound is far below what training changes
 
 
 def kill(launcher):
-    for one in [launcher, *launcher.children(recursive=True)]:      # they are in sessions of their own
+    for one in [launcher, *launcher.children(recursive=True)]:  # they are in sessions of their own
         one.kill()
 
 
 def ask_the_second(launcher):
     """SIGTERM to one of two, as where a cluster's signal reaches one before a step and the other after it."""
-    second, = (one for one in launcher.children(recursive=True) if one.environ().get("RANK") == "1")
+    (second,) = (
+        one for one in launcher.children(recursive=True) if one.environ().get("RANK") == "1"
+    )
     second.terminate()
 
 
-@pytest.mark.parametrize("first, then, end", [((), TWO, kill), (TWO, (), kill), (TWO, (), ask_the_second)], ids=["1 to 2", "2 to 1", "2 asked to stop"])
+@pytest.mark.parametrize(
+    "first, then, end",
+    [((), TWO, kill), (TWO, (), kill), (TWO, (), ask_the_second)],
+    ids=["1 to 2", "2 to 1", "2 asked to stop"],
+)
 def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_path):
     whole, losses = together(tmp_path / "whole", images, (), steps=40, checkpoint_every=4)
-    line, environment = command(tmp_path / "parts", images, first, **CALM | {"train": CALM["train"] | {"steps": 40, "checkpoint_every": 4}})
-    process, out = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True), ""
+    line, environment = command(
+        tmp_path / "parts",
+        images,
+        first,
+        **CALM | {"train": CALM["train"] | {"steps": 40, "checkpoint_every": 4}},
+    )
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+    out = ""
     for text in process.stdout:
         out += text
         if text.startswith("step 5/"):
@@ -181,15 +280,31 @@ def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_pa
 
 
 def test_out_of_memory_is_a_sentence_with_values_that_fit(images, tmp_path):
-    line, environment = command(tmp_path, images, data=RECIPE["data"] | {"path": str(images)}, model={"width": 64, "patch": 1, "attention": []},
-                                train=RECIPE["train"] | {"batch": 32})
-    short = "import resource, sys, psutil, torch, lensnb.apps.launch, lensnb.evaluation.monitor, lensnb.datasets.pictures\n" \
-            "free = 500 * 2**20\n" \
-            "resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + free,) * 2)\n" \
-            "sys.exit(lensnb.apps.launch.main(sys.argv[1:]))"
-    done = subprocess.run([line[0], "-c", short, *line[4:]], env=environment, capture_output=True, text=True, timeout=300)
+    line, environment = command(
+        tmp_path,
+        images,
+        data=RECIPE["data"] | {"path": str(images)},
+        model={"width": 64, "patch": 1, "attention": []},
+        train=RECIPE["train"] | {"batch": 32},
+    )
+    short = (
+        "import resource, sys, psutil, torch, lensnb.apps.launch, lensnb.evaluation.monitor, lensnb.datasets.pictures\n"
+        "free = 500 * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + free,) * 2)\n"
+        "sys.exit(lensnb.apps.launch.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [line[0], "-c", short, *line[4:]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "out of memory: train.batch 32 in 1 piece needs about" in done.stderr and "train.accumulate=2 or train.batch=16" in done.stderr
+    assert (
+        "out of memory: train.batch 32 in 1 piece needs about" in done.stderr
+        and "train.accumulate=2 or train.batch=16" in done.stderr
+    )
 
 
 def test_a_notebook_launches_the_same(images, whole, tmp_path, monkeypatch):

@@ -12,7 +12,13 @@ from lensnb.recipes.recipe import Params
 from lensnb.runs.locks import locked
 from lensnb.runs.run_folder import STEPS, Run
 
-STATE = {"application/vnd.jupyter.widget-state+json": {"version_major": 2, "version_minor": 0, "state": {"m": {"model_name": "HTMLModel", "state": {}}}}}
+STATE = {
+    "application/vnd.jupyter.widget-state+json": {
+        "version_major": 2,
+        "version_minor": 0,
+        "state": {"m": {"model_name": "HTMLModel", "state": {}}},
+    }
+}
 
 
 def body(tmp_path, *cells):
@@ -22,27 +28,59 @@ def body(tmp_path, *cells):
 
 
 def test_equations_become_mathml_and_code_stays(tmp_path):
-    made = body(tmp_path, nbformat.v4.new_markdown_cell("Inline $x_0 + \\sigma$, and\n\n$$d^2 = \\lVert a \\rVert^2,$$\n\n`$HOME` costs \\$5 or \\$6."))
-    assert made.count("<math") == 2 and made.count('display="block"') == 1 and "<msub><mi>x</mi><mn>0</mn></msub>" in made
+    made = body(
+        tmp_path,
+        nbformat.v4.new_markdown_cell(
+            "Inline $x_0 + \\sigma$, and\n\n$$d^2 = \\lVert a \\rVert^2,$$\n\n`$HOME` costs \\$5 or \\$6."
+        ),
+    )
+    assert (
+        made.count("<math") == 2
+        and made.count('display="block"') == 1
+        and "<msub><mi>x</mi><mn>0</mn></msub>" in made
+    )
     assert "$HOME" in made and "$5 or $6" in re.sub(r"<[^>]+>", "", made).replace("\\", "")
 
 
 def test_every_equation_of_the_notebooks_is_understood():
     for path in sorted((io.home() / "notebooks").glob("*.ipynb")):
-        text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+        text = "\n".join(
+            c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+        )
         made = report.MATH.sub(report._mathml, text)
         left = [line for line in made.splitlines() if "$" in re.sub(r"`[^`]*`", "", line)]
         assert not left, (path.name, left)
-        assert not re.search(r"<m[a-z]+[^>]*>\\[a-z]+", made), path.name       # a command that was left as it is
+        assert not re.search(r"<m[a-z]+[^>]*>\\[a-z]+", made), (
+            path.name
+        )  # a command that was left as it is
 
 
 def test_links_lead_to_pages_and_nothing_is_asked_from_outside(tmp_path):
-    widget = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "m", "version_major": 2, "version_minor": 0},
-                                                     "text/plain": "VBox()"})
+    widget = nbformat.v4.new_output(
+        "display_data",
+        {
+            "application/vnd.jupyter.widget-view+json": {
+                "model_id": "m",
+                "version_major": 2,
+                "version_minor": 0,
+            },
+            "text/plain": "VBox()",
+        },
+    )
     cell = nbformat.v4.new_code_cell("widgets.lens()", outputs=[widget])
-    made = body(tmp_path, nbformat.v4.new_markdown_cell("[next](02_train.ipynb), [elsewhere](https://example.org/a.ipynb)"), cell)
+    made = body(
+        tmp_path,
+        nbformat.v4.new_markdown_cell(
+            "[next](02_train.ipynb), [elsewhere](https://example.org/a.ipynb)"
+        ),
+        cell,
+    )
     assert 'href="02_train.html"' in made and 'href="https://example.org/a.ipynb"' in made
-    assert '"model_id": "m"' in made and "$(" not in made and not re.search(r"(src|import)\s*=?\s*[\"'(]?https?:", made)
+    assert (
+        '"model_id": "m"' in made
+        and "$(" not in made
+        and not re.search(r"(src|import)\s*=?\s*[\"'(]?https?:", made)
+    )
 
 
 def test_a_report_of_half_a_chain_is_refused_and_an_older_one_stays(tmp_path):

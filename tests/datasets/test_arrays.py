@@ -23,13 +23,17 @@ from lensnb.errors import InputError
 
 def object_header(n):
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "|O", "fortran_order": False, "shape": (n,)})
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "|O", "fortran_order": False, "shape": (n,)}
+    )
     return head.getvalue()
 
 
 def header(shape, descr="<f8"):
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return head.getvalue()
 
 
@@ -51,8 +55,10 @@ BAD_BYTES = {
     "code in the header": (header((20, 8, 8)).replace(b"'<f8'", b"exit()"), "NumPy's format"),
     "records": (header((20, 8, 8), [("a", "<f8")]) + bytes(20 * 512), "type"),
     "bare pickle": (pickle.dumps([1, 2]), "magic"),
-    "truncated pickle": (object_header(2) + pickle.dumps(np.array([noise(8, 8), 1.0, "x"], object))[:300],
-                         "NumPy's format"),
+    "truncated pickle": (
+        object_header(2) + pickle.dumps(np.array([noise(8, 8), 1.0, "x"], object))[:300],
+        "NumPy's format",
+    ),
 }
 
 
@@ -76,11 +82,17 @@ def test_damaged_files_are_refused_by_name_in_little_memory(what, where, src, ou
 
 
 ARRAYS = {
-    "0-d": (np.float64(3), "()"), "1-d": (noise(20), "(20,)"), "5-d": (noise(20, 1, 1, 8, 8), "(20, 1, 1, 8, 8)"),
-    "complex": (noise(20, 8, 8) * 1j, "complex"), "text": (np.full((20, 8, 8), "a"), "<U1"),
-    "not square": (noise(20, 8, 9), "not square"), "not square colour": (noise(20, 8, 9, 3), "not square"),
-    "2 channels": (noise(20, 2, 8, 8), "(20, 2, 8, 8)"), "too few": (noise(5, 8, 8), "at least 2 of each"),
-    "one": (noise(8, 8), "at least 2 of each"), "dates": (np.zeros((20, 8, 8), "M8[s]"), "datetime"),
+    "0-d": (np.float64(3), "()"),
+    "1-d": (noise(20), "(20,)"),
+    "5-d": (noise(20, 1, 1, 8, 8), "(20, 1, 1, 8, 8)"),
+    "complex": (noise(20, 8, 8) * 1j, "complex"),
+    "text": (np.full((20, 8, 8), "a"), "<U1"),
+    "not square": (noise(20, 8, 9), "not square"),
+    "not square colour": (noise(20, 8, 9, 3), "not square"),
+    "2 channels": (noise(20, 2, 8, 8), "(20, 2, 8, 8)"),
+    "too few": (noise(5, 8, 8), "at least 2 of each"),
+    "one": (noise(8, 8), "at least 2 of each"),
+    "dates": (np.zeros((20, 8, 8), "M8[s]"), "datetime"),
 }
 
 
@@ -111,7 +123,7 @@ def test_forbidden_file(src, out, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, *args, **kwargs)
 
-    monkeypatch.setattr(arrays, "open", guarded, raising=False)      # root may read anything
+    monkeypatch.setattr(arrays, "open", guarded, raising=False)  # root may read anything
     assert "004.npy: Permission denied" in refusal(src, out)
 
 
@@ -128,7 +140,9 @@ def test_forbidden_folder(src, out, monkeypatch):
     assert "Permission denied" in refusal(src, out)
 
 
-@pytest.mark.parametrize("arrays", [{}, {"a": noise(12, 8, 8), "b": noise(12, 8, 8)}, {"a": noise(12)}])
+@pytest.mark.parametrize(
+    "arrays", [{}, {"a": noise(12, 8, 8), "b": noise(12, 8, 8)}, {"a": noise(12)}]
+)
 def test_npz_without_one_set_of_images(arrays, src, out):
     np.savez(src / "a.npz", **arrays)
     message = refusal(src / "a.npz", out)
@@ -138,7 +152,7 @@ def test_npz_without_one_set_of_images(arrays, src, out):
 def test_damaged_npz(src, out):
     np.savez_compressed(src / "a.npz", images=noise(12, 8, 8))
     whole = (src / "a.npz").read_bytes()
-    (src / "b.npz").write_bytes(whole[:len(whole) // 2])
+    (src / "b.npz").write_bytes(whole[: len(whole) // 2])
     (src / "c.npz").write_bytes(whole[:2000] + bytes(500) + whole[2500:])
     for name in "bc":
         assert f"{name}.npz: cannot be read" in refusal(src / f"{name}.npz", out)
@@ -155,10 +169,14 @@ def test_npz_members_cannot_write_elsewhere(src, out):
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_bytes_are_read_or_refused_in_words(tmp_path, junk, at):
     """Noise spliced into a plain array, an object array and an archive: InputError or an image, nothing else."""
-    plain, pair, packed = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    plain = io.BytesIO()
+    pair = io.BytesIO()
+    packed = io.BytesIO()
     np.save(plain, noise(8, 8))
     twin = np.empty(2, object)
     twin[:] = [noise(8, 8), 1.0]
@@ -166,7 +184,7 @@ def test_any_bytes_are_read_or_refused_in_words(tmp_path, junk, at):
     np.savez(packed, images=noise(4, 8, 8))
     for name, file in {"a.npy": plain, "b.npy": pair, "c.npz": packed}.items():
         whole = file.getvalue()
-        (tmp_path / name).write_bytes(whole[:at] + junk + whole[at + len(junk):])
+        (tmp_path / name).write_bytes(whole[:at] + junk + whole[at + len(junk) :])
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                 read(tmp_path / name, tmp_path / "out")
@@ -176,9 +194,13 @@ def test_any_bytes_are_read_or_refused_in_words(tmp_path, junk, at):
 
 # Pickles ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("mass", [float, np.float64, np.float32, np.array], ids=lambda m: m.__name__)
+
+@pytest.mark.parametrize(
+    "mass", [float, np.float64, np.float32, np.array], ids=lambda m: m.__name__
+)
 def test_object_arrays_of_image_and_mass(mass, src, out):
-    want, masses = noise(8, 8, 8), np.geomspace(1e-24, 1e-22, 8).astype(np.float32)
+    want = noise(8, 8, 8)
+    masses = np.geomspace(1e-24, 1e-22, 8).astype(np.float32)
     for i in range(8):
         image = [want[i], want[i][None], np.asfortranarray(want[i]), want[i].astype(">f8")][i % 4]
         deeplense_object(src / f"{i}.npy", image, mass(masses[i]))
@@ -195,7 +217,7 @@ def test_pickles_of_old_and_new_numpy(protocol, package, src, out):
         pair = np.empty(2, object)
         pair[:] = [image, np.float64(i)]
         body = pickle.dumps(pair, protocol)
-        if protocol == 3:       # the name stands as text without its length
+        if protocol == 3:  # the name stands as text without its length
             body = body.replace(b"numpy._core.multiarray", package.encode())
         (src / f"{i}.npy").write_bytes(object_header(2) + body)
     got = read(src, out)
@@ -219,6 +241,7 @@ def test_an_object_array_of_many_images_is_not_read_as_one(src, out):
 
 # Pickles with more than numbers -------------------------------------------------------------------
 
+
 class Payload:
     def __init__(self, function, *args):
         self.call = function, args
@@ -229,10 +252,14 @@ class Payload:
 
 def payloads(target):
     command = f"touch {target}"
-    return {"os.system": Payload(os.system, command), "eval": Payload(eval, f"open({str(target)!r}, 'w')"),
-            "Popen": Payload(subprocess.Popen, ["touch", str(target)]), "Path": Path(target),
-            "getattr": Payload(getattr, Payload(os.system, command), "x"),
-            "tensor": torch.zeros(2)}
+    return {
+        "os.system": Payload(os.system, command),
+        "eval": Payload(eval, f"open({str(target)!r}, 'w')"),
+        "Popen": Payload(subprocess.Popen, ["touch", str(target)]),
+        "Path": Path(target),
+        "getattr": Payload(getattr, Payload(os.system, command), "x"),
+        "tensor": torch.zeros(2),
+    }
 
 
 @pytest.mark.parametrize("what", ["os.system", "eval", "Popen", "Path", "getattr", "tensor"])
@@ -264,21 +291,42 @@ def short(text):
 
 def hostile_dtype_flags():
     """An object dtype whose flags say "no objects": numpy's own builder would take bytes for pointers."""
-    dtype = (b"cnumpy\ndtype\n" + pickle.MARK + short("O8") + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE
-             + pickle.REDUCE + pickle.MARK + b"K\x03" + short("|") + b"NNN" + b"K\x08K\x08K\x00" + b"tb")
-    return (b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
-            b"(K\x01K\x01\x85" + dtype + b"\x89C\x08" + struct.pack("<Q", 0x4141414141414141) + b"tb.")
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + pickle.MARK
+        + short("O8")
+        + pickle.NEWFALSE
+        + pickle.NEWTRUE
+        + pickle.TUPLE
+        + pickle.REDUCE
+        + pickle.MARK
+        + b"K\x03"
+        + short("|")
+        + b"NNN"
+        + b"K\x08K\x08K\x00"
+        + b"tb"
+    )
+    return (
+        b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+        b"(K\x01K\x01\x85" + dtype + b"\x89C\x08" + struct.pack("<Q", 0x4141414141414141) + b"tb."
+    )
 
 
 PICKLES = {
     "flags": hostile_dtype_flags(),
-    "memo": b"\x80\x04Nr" + struct.pack("<I", 2**24) + b"0N.",               # an index that takes 256 MB
-    "length": b"\x80\x04\x8e" + struct.pack("<Q", 2**28) + b"abc.",         # 256 MB of bytes, it says
+    "memo": b"\x80\x04Nr" + struct.pack("<I", 2**24) + b"0N.",  # an index that takes 256 MB
+    "length": b"\x80\x04\x8e" + struct.pack("<Q", 2**28) + b"abc.",  # 256 MB of bytes, it says
     "frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
-    "array": (b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85C\x01btR."),
-    "extension": b"\x80\x04\x82\x01.", "persistent": b"\x80\x04Pabc\n.", "nothing": b"\x80\x04N.",
+    "array": (
+        b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85C\x01btR."
+    ),
+    "extension": b"\x80\x04\x82\x01.",
+    "persistent": b"\x80\x04Pabc\n.",
+    "nothing": b"\x80\x04N.",
     "depth": b"\x80\x04" + b"(" * 100000 + b"t" * 100000 + b".",
-    "stack": b"\x80\x04tttt.", "module": b"\x80\x04cos\nsystem\n.", "submodule": b"\x80\x04cnumpy\nload\n.",
+    "stack": b"\x80\x04tttt.",
+    "module": b"\x80\x04cos\nsystem\n.",
+    "submodule": b"\x80\x04cnumpy\nload\n.",
 }
 
 

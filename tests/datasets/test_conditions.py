@@ -17,23 +17,66 @@ from lensnb.recipes.schema import Data
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Blobs whose class is their place, left or right, and whose theta_E is their brightness."""
-    folder, rng, n = tmp_path_factory.mktemp("blobs"), np.random.default_rng(0), 300
-    labels, bright = rng.integers(2, size=n), rng.uniform(1, 3, n)
+    folder = tmp_path_factory.mktemp("blobs")
+    rng = np.random.default_rng(0)
+    n = 300
+    labels = rng.integers(2, size=n)
+    bright = rng.uniform(1, 3, n)
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     centre = np.where(labels == 0, 4.0, 11.0)
-    images = bright[:, None, None] * np.exp(-((x - centre[:, None, None]) ** 2 + (y - 7.5) ** 2) / 8)
-    np.savez(folder / "blobs.npz", images=images.astype(np.float32), labels=labels, theta_E=bright, q=rng.uniform(0.5, 1, n), gamma=np.full(n, 0.1))
-    prepare_dataset(Data(path=str(folder / "blobs.npz"), size=16, scaling="linear"), 0, folder / "data")
+    images = bright[:, None, None] * np.exp(
+        -((x - centre[:, None, None]) ** 2 + (y - 7.5) ** 2) / 8
+    )
+    np.savez(
+        folder / "blobs.npz",
+        images=images.astype(np.float32),
+        labels=labels,
+        theta_E=bright,
+        q=rng.uniform(0.5, 1, n),
+        gamma=np.full(n, 0.1),
+    )
+    prepare_dataset(
+        Data(path=str(folder / "blobs.npz"), size=16, scaling="linear"), 0, folder / "data"
+    )
     return load_dataset(folder / "data")
 
 
 def recipe(kind="physics", **sample):
-    return validate({"device": "cpu", "data": {"size": 16}, "model": {"width": 16, "context": kind},
-                            "diffusion": {"weighting": "plain"},
-                            "train": {"steps": 500, "batch": 32, "rate": 3e-3, "warmup": 20, "flips": "none", "drop_context": 0.2},
-                            "sample": {"methods": {"m": {"sampler": "dpmpp_2m", "steps": 12, "spacing": "karras"},
-                                                   "guided": {"sampler": "dpmpp_2m", "steps": 12, "spacing": "karras", "guidance": 3.0},
-                                                   "free": {"sampler": "dpmpp_2m", "steps": 12, "spacing": "karras", "guidance": 0.0}}, **sample}}, "test")
+    return validate(
+        {
+            "device": "cpu",
+            "data": {"size": 16},
+            "model": {"width": 16, "context": kind},
+            "diffusion": {"weighting": "plain"},
+            "train": {
+                "steps": 500,
+                "batch": 32,
+                "rate": 3e-3,
+                "warmup": 20,
+                "flips": "none",
+                "drop_context": 0.2,
+            },
+            "sample": {
+                "methods": {
+                    "m": {"sampler": "dpmpp_2m", "steps": 12, "spacing": "karras"},
+                    "guided": {
+                        "sampler": "dpmpp_2m",
+                        "steps": 12,
+                        "spacing": "karras",
+                        "guidance": 3.0,
+                    },
+                    "free": {
+                        "sampler": "dpmpp_2m",
+                        "steps": 12,
+                        "spacing": "karras",
+                        "guidance": 0.0,
+                    },
+                },
+                **sample,
+            },
+        },
+        "test",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,65 +88,126 @@ def weights(dataset, tmp_path_factory):
 
 def test_rows_are_one_hot_classes_and_standardised_physics(dataset):
     rows = conditions.encode("physics", dataset, conditions.table("physics", dataset))
-    assert rows.shape == (300, 5) and rows.dtype == torch.float32 and conditions.width("physics", dataset) == 5
-    assert torch.equal(rows[:, :2].argmax(1), torch.from_numpy(dataset.labels)) and (rows[:, :2].sum(1) == 1).all()
+    assert (
+        rows.shape == (300, 5)
+        and rows.dtype == torch.float32
+        and conditions.width("physics", dataset) == 5
+    )
+    assert (
+        torch.equal(rows[:, :2].argmax(1), torch.from_numpy(dataset.labels))
+        and (rows[:, :2].sum(1) == 1).all()
+    )
     seen = dataset.truth["theta_E"][dataset.train]
-    assert np.abs(rows[:, 2].numpy() - (dataset.truth["theta_E"] - seen.mean()) / seen.std()).max() < 1e-5
-    assert rows[:, 4].abs().max() == 0                                  # gamma is the same everywhere: no scatter, no NaN
+    assert (
+        np.abs(rows[:, 2].numpy() - (dataset.truth["theta_E"] - seen.mean()) / seen.std()).max()
+        < 1e-5
+    )
+    assert rows[:, 4].abs().max() == 0  # gamma is the same everywhere: no scatter, no NaN
     assert conditions.encode("class", dataset, conditions.table("class", dataset)).shape == (300, 2)
     assert conditions.width("none", dataset) == 0
 
 
 def brightness(images):
     """Peak flux left and right of the middle, (N, 2)."""
-    return np.stack([images[:, 0, 7:9, 3:6].mean((1, 2)), images[:, 0, 7:9, 10:13].mean((1, 2))], axis=1)
+    return np.stack(
+        [images[:, 0, 7:9, 3:6].mean((1, 2)), images[:, 0, 7:9, 10:13].mean((1, 2))], axis=1
+    )
 
 
 def test_images_follow_what_they_are_asked_to_be(dataset, weights):
-    table = {"class": np.arange(40) % 2, "theta_E": np.repeat([1.2, 2.8], 20), "q": np.full(40, 0.75), "gamma": np.full(40, 0.1)}
+    table = {
+        "class": np.arange(40) % 2,
+        "theta_E": np.repeat([1.2, 2.8], 20),
+        "q": np.full(40, 0.75),
+        "gamma": np.full(40, 0.1),
+    }
     images = generator.load_generator(recipe(), "m", dataset, weights).draw(40, table=table)
     side = brightness(images)
     assert ((side[:, 1] > side[:, 0]) == (table["class"] == 1)).all()
-    faint, bright = side.max(1)[:20], side.max(1)[20:]
-    assert abs(faint.mean() / 1.2 - 1) < 0.25 and abs(bright.mean() / 2.8 - 1) < 0.25      # the blob's peak is theta_E, its 2x3 mean about 0.9
+    faint = side.max(1)[:20]
+    bright = side.max(1)[20:]
+    assert (
+        abs(faint.mean() / 1.2 - 1) < 0.25 and abs(bright.mean() / 2.8 - 1) < 0.25
+    )  # the blob's peak is theta_E, its 2x3 mean about 0.9
     free = generator.load_generator(recipe(), "free", dataset, weights).draw(40, table=table)
     asked_and_got = (brightness(free).argmax(1) == table["class"]).mean()
-    assert 0.2 < asked_and_got < 0.8                                    # without guidance the class is chance
+    assert 0.2 < asked_and_got < 0.8  # without guidance the class is chance
 
 
 def test_guidance_costs_two_evaluations_and_one_without_context_none(dataset, weights):
-    assert [generator.load_generator(recipe(), name, dataset, weights).nfe for name in ("m", "guided")] == [12, 24]
+    assert [
+        generator.load_generator(recipe(), name, dataset, weights).nfe for name in ("m", "guided")
+    ] == [12, 24]
 
 
-def test_without_a_table_contexts_are_those_of_training_images_and_belong_to_the_seed(dataset, weights):
+def test_without_a_table_contexts_are_those_of_training_images_and_belong_to_the_seed(
+    dataset, weights
+):
     made = generator.load_generator(recipe(), "m", dataset, weights)
     asked = made.asked(50, seed=1)
-    pairs = set(zip(dataset.truth["theta_E"][dataset.train].tolist(), dataset.labels[dataset.train].tolist(), strict=True))
-    assert {(t, c) for t, c in zip(asked["theta_E"].tolist(), asked["class"].tolist(), strict=True)} <= pairs
+    pairs = set(
+        zip(
+            dataset.truth["theta_E"][dataset.train].tolist(),
+            dataset.labels[dataset.train].tolist(),
+            strict=True,
+        )
+    )
+    assert {
+        (t, c) for t, c in zip(asked["theta_E"].tolist(), asked["class"].tolist(), strict=True)
+    } <= pairs
     assert np.array_equal(made.asked(10, seed=1, first=30)["theta_E"], asked["theta_E"][30:40])
     assert not np.array_equal(made.asked(50, seed=2)["theta_E"], asked["theta_E"])
     together = made.draw(6, seed=1)
-    assert np.abs(made.draw(2, seed=1, first=4, batch=1) - together[4:]).max() < 1e-3 * np.ptp(together)
+    assert np.abs(made.draw(2, seed=1, first=4, batch=1) - together[4:]).max() < 1e-3 * np.ptp(
+        together
+    )
 
 
 def test_a_table_file_is_used_in_turn_and_written_beside_the_images(dataset, weights, tmp_path):
-    io.write_table(tmp_path / "mine.csv", {"class": ["1", "0", "1"], "theta_E": [1.5, 2.5, 2.0], "q": [0.7] * 3, "gamma": [0.1] * 3, "note": ["a", "b", "c"]})
+    io.write_table(
+        tmp_path / "mine.csv",
+        {
+            "class": ["1", "0", "1"],
+            "theta_E": [1.5, 2.5, 2.0],
+            "q": [0.7] * 3,
+            "gamma": [0.1] * 3,
+            "note": ["a", "b", "c"],
+        },
+    )
     p = recipe(context=str(tmp_path / "mine.csv"), n=7, trajectory=2)
     pipeline.sample_method(p, "m", dataset, weights, tmp_path)
     written = io.read_table(tmp_path / "context.csv")
-    assert written["theta_E"].tolist() == [1.5, 2.5, 2.0, 1.5, 2.5, 2.0, 1.5] and written["class"].tolist() == [1, 0, 1, 1, 0, 1, 1]
+    assert written["theta_E"].tolist() == [1.5, 2.5, 2.0, 1.5, 2.5, 2.0, 1.5] and written[
+        "class"
+    ].tolist() == [1, 0, 1, 1, 0, 1, 1]
     images = np.load(tmp_path / "images.npy")
     assert (brightness(images).argmax(1) == written["class"]).all()
-    assert np.abs(np.load(tmp_path / "x0.npy")[-1] - images[:2].clip(0, 3)).max() < 0.1     # the trajectory is of the same images
+    assert (
+        np.abs(np.load(tmp_path / "x0.npy")[-1] - images[:2].clip(0, 3)).max() < 0.1
+    )  # the trajectory is of the same images
 
 
-@pytest.mark.parametrize("columns, expected", [
-    ({"class": ["0"], "q": [0.5], "gamma": [0.1]}, "columns with rows below are class, q, gamma; expected a header and rows with class, theta_E, q, gamma"),
-    ({"class": ["7"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class 7; "),
-    ({"class": ["left"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class left"),
-    ({"class": ["0"], "theta_E": ["big"], "q": [0.5], "gamma": [0.1]}, "column theta_E holds something else than finite numbers"),
-    ({"class": ["0"], "theta_E": ["nan"], "q": [0.5], "gamma": [0.1]}, "column theta_E holds something else than finite numbers"),
-    ({"class": [], "theta_E": [], "q": [], "gamma": []}, "columns with rows below are none")], ids=str)
+@pytest.mark.parametrize(
+    "columns, expected",
+    [
+        (
+            {"class": ["0"], "q": [0.5], "gamma": [0.1]},
+            "columns with rows below are class, q, gamma; expected a header and rows with class, theta_E, q, gamma",
+        ),
+        ({"class": ["7"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class 7; "),
+        ({"class": ["left"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class left"),
+        (
+            {"class": ["0"], "theta_E": ["big"], "q": [0.5], "gamma": [0.1]},
+            "column theta_E holds something else than finite numbers",
+        ),
+        (
+            {"class": ["0"], "theta_E": ["nan"], "q": [0.5], "gamma": [0.1]},
+            "column theta_E holds something else than finite numbers",
+        ),
+        ({"class": [], "theta_E": [], "q": [], "gamma": []}, "columns with rows below are none"),
+    ],
+    ids=str,
+)
 def test_a_wrong_table_is_one_sentence(columns, expected, dataset, tmp_path):
     io.write_table(tmp_path / "mine.csv", columns)
     with pytest.raises(InputError, match=expected):
@@ -118,7 +222,9 @@ def test_a_missing_or_empty_table_is_one_sentence(dataset, tmp_path):
         conditions.read(tmp_path / "empty.csv", "class", dataset)
     for content in (b"class,q\n1,2\n3\n", b"class\n\xff\xfe\n", b"class\n" + b"1" * 200_000):
         (tmp_path / "odd.csv").write_bytes(content)
-        with pytest.raises(InputError, match="odd.csv: cannot be read as a table .*; expected text with a header"):
+        with pytest.raises(
+            InputError, match="odd.csv: cannot be read as a table .*; expected text with a header"
+        ):
             conditions.read(tmp_path / "odd.csv", "class", dataset)
 
 
@@ -126,14 +232,20 @@ def test_images_without_labels_or_physics_cannot_be_asked_for(dataset):
 
     with pytest.raises(InputError, match="class is asked for, and the images have no labels"):
         conditions.width("class", dataclasses.replace(dataset, labels=None))
-    with pytest.raises(InputError, match="physics is asked for, and the images come without q and gamma"):
-        conditions.width("physics", dataclasses.replace(dataset, truth={"theta_E": dataset.truth["theta_E"]}))
+    with pytest.raises(
+        InputError, match="physics is asked for, and the images come without q and gamma"
+    ):
+        conditions.width(
+            "physics", dataclasses.replace(dataset, truth={"theta_E": dataset.truth["theta_E"]})
+        )
 
 
 def test_classes_go_by_name_or_number(tmp_path):
     from types import SimpleNamespace
 
-    lenses = SimpleNamespace(classes=("no_sub", "cdm", "vortex"), labels=np.zeros(3), truth={}, train=np.arange(3))
+    lenses = SimpleNamespace(
+        classes=("no_sub", "cdm", "vortex"), labels=np.zeros(3), truth={}, train=np.arange(3)
+    )
     for values in (["cdm", "no_sub"], ["1", "0"]):
         io.write_table(tmp_path / "mine.csv", {"class": values})
         assert conditions.read(tmp_path / "mine.csv", "class", lenses)["class"].tolist() == [1, 0]
@@ -143,17 +255,32 @@ def test_classes_go_by_name_or_number(tmp_path):
 
 
 def test_auto_is_told_all_that_is_known(dataset):
-    known = {"physics": dataset, "class": dataclasses.replace(dataset, truth={"theta_E": dataset.truth["theta_E"]}),
-             "none": dataclasses.replace(dataset, labels=None, classes=())}
+    known = {
+        "physics": dataset,
+        "class": dataclasses.replace(dataset, truth={"theta_E": dataset.truth["theta_E"]}),
+        "none": dataclasses.replace(dataset, labels=None, classes=()),
+    }
     for kind, images in known.items():
-        assert conditions.resolve("auto", images) == kind and conditions.width("auto", images) == conditions.width(kind, images)
+        assert conditions.resolve("auto", images) == kind and conditions.width(
+            "auto", images
+        ) == conditions.width(kind, images)
     assert conditions.resolve("none", dataset) == "none"
 
 
 @pytest.mark.parametrize("asked", [{"context": "mine.csv"}, {"guidance": 2}])
 def test_what_is_asked_of_images_that_nothing_is_known_of_is_refused(dataset, asked):
     method = {"sampler": "ddim", "steps": 2, **({"guidance": 2} if "guidance" in asked else {})}
-    p = validate({"device": "cpu", "data": {"size": 16}, "model": {"width": 16}, "sample": {"methods": {"a": method}, "context": asked.get("context")}}, "x")
+    p = validate(
+        {
+            "device": "cpu",
+            "data": {"size": 16},
+            "model": {"width": 16},
+            "sample": {"methods": {"a": method}, "context": asked.get("context")},
+        },
+        "x",
+    )
     unknown = dataclasses.replace(dataset, labels=None, classes=())
     with pytest.raises(InputError, match="these have no labels"):
-        generator.Generator(p, p.sample.methods["a"], unknown, generator.untrained("diffusion", p, unknown), "cpu")
+        generator.Generator(
+            p, p.sample.methods["a"], unknown, generator.untrained("diffusion", p, unknown), "cpu"
+        )

@@ -31,19 +31,24 @@ def test_minmax_per_image_and_the_way_back(src, out):
     want = noise(12, 8, 8) * np.geomspace(1e-6, 1e6, 12)[:, None, None]
     np.save(src / "a.npy", want)
     got = read(src / "a.npy", out, scaling="minmax")
-    low, high = want.min(axis=(1, 2)), want.max(axis=(1, 2))
-    assert (got.images.min(axis=(1, 2, 3)) == 0).all() and (got.images.max(axis=(1, 2, 3)) == 1).all()
+    low = want.min(axis=(1, 2))
+    high = want.max(axis=(1, 2))
+    assert (got.images.min(axis=(1, 2, 3)) == 0).all() and (
+        got.images.max(axis=(1, 2, 3)) == 1
+    ).all()
     np.testing.assert_allclose(got.truth["image_min"], low, rtol=1e-6)
     np.testing.assert_allclose(got.truth["image_max"], high, rtol=1e-6)
-    back = got.images[:, 0] * (got.truth["image_max"] - got.truth["image_min"])[:, None, None] \
+    back = (
+        got.images[:, 0] * (got.truth["image_max"] - got.truth["image_min"])[:, None, None]
         + got.truth["image_min"][:, None, None]
+    )
     assert (np.abs(back - want).max(axis=(1, 2)) < 1e-6 * np.abs(want).max(axis=(1, 2))).all()
 
 
 def test_memory_stays_constant(src, out):
-    big = np.lib.format.open_memmap(src / "a.npy", "w+", np.float64, (4000, 64, 64))      # 131 MB
+    big = np.lib.format.open_memmap(src / "a.npy", "w+", np.float64, (4000, 64, 64))  # 131 MB
     for i in range(0, 4000, 1000):
-        big[i:i + 1000] = noise(1000, 64, 64, seed=i)
+        big[i : i + 1000] = noise(1000, 64, 64, seed=i)
     del big
     tracemalloc.start()
     read(src / "a.npy", out, size=64, n=4000)
@@ -57,21 +62,40 @@ def test_a_second_prepare_leaves_nothing_of_the_first(src, out):
     np.save(src / "b.npy", noise(9, 8, 8))
     read(src / "a.npz", out)
     read(src / "b.npy", out)
-    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "heldout.npy", "images.npy", "train.npy"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "dataset.json",
+        "heldout.npy",
+        "images.npy",
+        "train.npy",
+    ]
 
 
 def test_same_seed_same_bytes(src, tmp_path):
-    np.savez(src / "a.npz", images=noise(30, 16, 16), labels=np.arange(30) % 2, zeta=noise(30), mass=noise(30))
+    np.savez(
+        src / "a.npz",
+        images=noise(30, 16, 16),
+        labels=np.arange(30) % 2,
+        zeta=noise(30),
+        mass=noise(30),
+    )
     for name in "ab":
         np.random.seed(ord(name))
         read(src / "a.npz", tmp_path / name, n=25, scaling="asinh")
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert files == ["dataset.json", "heldout.npy", "images.npy", "labels.npy", "train.npy", "truth.csv"]
+    assert files == [
+        "dataset.json",
+        "heldout.npy",
+        "images.npy",
+        "labels.npy",
+        "train.npy",
+        "truth.csv",
+    ]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 # Split --------------------------------------------------------------------------------------------
+
 
 @given(st.integers(2, 3000), st.floats(0.01, 0.5), st.integers(0, 2**31 - 1))
 @settings(max_examples=60, deadline=None)
@@ -89,13 +113,15 @@ def test_split_is_random_and_leaves_numpys_global_state_alone():
     before = np.random.get_state()[1].copy()
     held = np.array([split(100, 0.1, seed)[1] for seed in range(500)])
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-    often = np.bincount(held.ravel(), minlength=100)      # binomial(500, 0.1): 50 +- 6.7
+    often = np.bincount(held.ravel(), minlength=100)  # binomial(500, 0.1): 50 +- 6.7
     assert often.min() > 50 - 5 * 6.7 and often.max() < 50 + 5 * 6.7
 
 
 # Scaling ------------------------------------------------------------------------------------------
 
-pixels = hnp.arrays(np.float32, (4, 1, 4, 4), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False))
+pixels = hnp.arrays(
+    np.float32, (4, 1, 4, 4), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+)
 
 
 @given(pixels, st.sampled_from(["linear", "asinh", "minmax", "range"]))
@@ -116,7 +142,9 @@ def test_inverse_of_forward_is_the_image(images, kind):
     back = scaling.inverse(scaling.forward(tensor))
     assert back.dtype == torch.float32 and back.shape == (4, 4)
     np.testing.assert_allclose(back.numpy(), images[0, 0], rtol=0, atol=3e-5 * largest)
-    np.testing.assert_allclose(scaling.forward(tensor).numpy(), scaling.forward(images[0, 0]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        scaling.forward(tensor).numpy(), scaling.forward(images[0, 0]), rtol=1e-4, atol=1e-5
+    )
     seen = scaling.forward(images.astype(float))
     assert (seen.min(), seen.max()) == pytest.approx((scaling.low, scaling.high))
 
@@ -124,10 +152,18 @@ def test_inverse_of_forward_is_the_image(images, kind):
 @pytest.mark.parametrize("kind", ["linear", "asinh"])
 def test_scaling_equals_its_definition(kind):
     images = np.random.default_rng(3).gamma(0.5, 2.0, (50, 1, 8, 8)).astype(np.float32)
-    f = images.astype(float) if kind == "linear" else np.arcsinh(images / images.astype(float).std())
+    f = (
+        images.astype(float)
+        if kind == "linear"
+        else np.arcsinh(images / images.astype(float).std())
+    )
     scaling = Scaling.fit(images, kind)
-    np.testing.assert_allclose(scaling.forward(images.astype(float)), (f - f.mean()) / f.std() / 2, rtol=0, atol=1e-9)
-    assert scaling.softening == pytest.approx(images.astype(float).std() if kind == "asinh" else 1, rel=1e-9)
+    np.testing.assert_allclose(
+        scaling.forward(images.astype(float)), (f - f.mean()) / f.std() / 2, rtol=0, atol=1e-9
+    )
+    assert scaling.softening == pytest.approx(
+        images.astype(float).std() if kind == "asinh" else 1, rel=1e-9
+    )
 
 
 def test_minmax_maps_zero_and_one():
@@ -138,7 +174,8 @@ def test_minmax_maps_zero_and_one():
 
 def test_range_maps_the_ends_of_eight_bits_exactly():
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8)).astype(np.float32)
-    images[3, 0, 1, 2], images[7, 0, 4, 4] = 0, 255
+    images[3, 0, 1, 2] = 0
+    images[7, 0, 4, 4] = 255
     scaling = Scaling.fit(images, "range")
     assert (scaling.low, scaling.high, scaling.offset, scaling.scale) == (-1, 1, 127.5, 127.5)
     for x in (images, torch.from_numpy(images)):
@@ -151,13 +188,13 @@ def test_range_maps_the_ends_of_eight_bits_exactly():
 
 def test_range_is_that_of_all_training_pixels_and_not_of_each_image(src, out):
     images = noise(40, 8, 8) * np.arange(1, 41)[:, None, None]
-    images[split(40, 0.25, 0)[1][0], 0, 0] = 1e4        # held out
+    images[split(40, 0.25, 0)[1][0], 0, 0] = 1e4  # held out
     np.save(src / "a.npy", images)
     got = read(src, out, scaling="range")
     train = got.scaling.forward(got.images[got.train].astype(float))
     assert (train.min(), train.max()) == pytest.approx((-1, 1), abs=1e-12)
     assert np.ptp(train, axis=(1, 2, 3)).min() < 0.5
-    assert got.scaling.forward(got.images[got.heldout]).max() > 10      # not clipped
+    assert got.scaling.forward(got.images[got.heldout]).max() > 10  # not clipped
     assert got.scaling.inverse(-1.0) == pytest.approx(images[got.train].min(), rel=1e-6)
 
 
@@ -171,7 +208,9 @@ def test_chunked_fit_of_a_memory_map_equals_whole_array_statistics(kind, tmp_pat
     got = Scaling.fit(images, kind, rows)
     whole = np.array(images[rows], dtype=float)
     f = whole if kind == "linear" else np.arcsinh(whole / whole.std())
-    assert got.offset == pytest.approx(f.mean(), rel=1e-6) and got.scale == pytest.approx(2 * f.std(), rel=1e-6)
+    assert got.offset == pytest.approx(f.mean(), rel=1e-6) and got.scale == pytest.approx(
+        2 * f.std(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "asinh", "minmax", "range"])
@@ -184,7 +223,7 @@ def test_scaling_is_fitted_on_training_images_alone(kind, src, tmp_path):
     a, b = (read(src / f"{x}.npy", tmp_path / x, scaling=kind) for x in "ab")
     assert a.heldout.tolist() == held.tolist() == b.heldout.tolist()
     assert a.scaling == b.scaling and a.sigma_data == b.sigma_data
-    images[a.train[0], 0, 0] = 1e9      # the same outlier in the training part does change it
+    images[a.train[0], 0, 0] = 1e9  # the same outlier in the training part does change it
     np.save(src / "c.npy", images)
     c = read(src / "c.npy", tmp_path / "c", scaling=kind)
     if kind == "minmax":
@@ -214,6 +253,7 @@ def test_scaling_refusals():
 
 # Simulated images ---------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def fake_simulator(monkeypatch):
     def simulate(n, prior, seed, size, out):
@@ -221,7 +261,9 @@ def fake_simulator(monkeypatch):
         return out, {"theta_E": np.linspace(0.8, 1.6, n), "class": np.arange(n) % 3}
 
     monkeypatch.setattr(sources, "simulate", simulate)
-    monkeypatch.setattr(sources, "PRIORS", {"broad": types.SimpleNamespace(size=64, pixel_scale=0.08)})
+    monkeypatch.setattr(
+        sources, "PRIORS", {"broad": types.SimpleNamespace(size=64, pixel_scale=0.08)}
+    )
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
@@ -230,7 +272,11 @@ def test_simulated(channels, out, fake_simulator):
     got = load_dataset(out)
     want = np.random.default_rng(7).normal(5, 2, (40, 1, 16, 16)).astype(np.float32)
     np.testing.assert_array_equal(got.images, np.repeat(want, channels or 1, axis=1))
-    assert got.labels.tolist() == [i % 3 for i in range(40)] and got.classes == ("no_sub", "cdm", "vortex")
+    assert got.labels.tolist() == [i % 3 for i in range(40)] and got.classes == (
+        "no_sub",
+        "cdm",
+        "vortex",
+    )
     assert got.pixel_scale == pytest.approx(0.32)
     np.testing.assert_array_equal(got.truth["theta_E"], np.linspace(0.8, 1.6, 40))
     assert "broad" in got.source and "7" in got.source

@@ -25,7 +25,9 @@ from lensnb.recipes.schema import Data
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     """No test reaches the network, a proxy or the user's cache."""
-    monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/",))     # the discard port: nobody listens
+    monkeypatch.setattr(
+        mnist, "MIRRORS", ("http://127.0.0.1:9/",)
+    )  # the discard port: nobody listens
     monkeypatch.setenv("LENSNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("LENSNB_MNIST_URL", raising=False)
@@ -33,7 +35,10 @@ def alone(tmp_path, monkeypatch):
 
 def idx(array, code=8):
     """The bytes of an IDX file, by its published definition."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.astype("u1").tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+        + array.astype("u1").tobytes()
+    )
 
 
 def digits(n=20, side=28, seed=1):
@@ -52,6 +57,7 @@ def write(folder, split="train", mark="-", end="", seed=1, **replaced):
 
 
 # IDX files ----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("end", ["", ".gz"])
 @pytest.mark.parametrize("mark", ["-", "."])
@@ -85,7 +91,7 @@ def test_the_train_files_are_read_alone_and_those_of_t10k_if_there_are_no_others
 def test_without_labels(src, out):
     write(src)
     (src / "train-labels-idx1-ubyte").unlink()
-    write(src, split="t10k")        # whose labels are not those of the train files
+    write(src, split="t10k")  # whose labels are not those of the train files
     got = read(src, out, size=28)
     assert got.labels is None and got.source.endswith("without labels")
 
@@ -95,7 +101,10 @@ def test_a_subset_keeps_each_image_with_its_label(src, out):
     write(src, images=idx(images), labels=idx(labels))
     got = read(src, out, size=28, n=20)
     index = [int(np.flatnonzero((images == image[0]).all(axis=(1, 2)))[0]) for image in got.images]
-    assert index == sorted(set(index)) != list(range(20)) and got.labels.tolist() == labels[index].tolist()
+    assert (
+        index == sorted(set(index)) != list(range(20))
+        and got.labels.tolist() == labels[index].tolist()
+    )
     assert got.source.startswith("20 of 60 images")
 
 
@@ -111,8 +120,11 @@ BAD = {
     "no pixels": (IMAGES[:16], "promises 15680 bytes"),
     "too long": (IMAGES + b"\1", "promises 15680 bytes for shape (20, 28, 28) and more follow"),
     "no image": (idx(np.zeros((0, 28, 28))), "promises 0 bytes"),
-    "absurd": (b"\0\0\x08\x03" + b"\xff" * 12 + bytes(1000), f"promises {(2**32 - 1)**3} bytes"),
-    "8 GB": (b"\0\0\x08\x03" + struct.pack(">3I", 2**13, 2**10, 2**10) + bytes(1000), "promises 8589934592 bytes"),
+    "absurd": (b"\0\0\x08\x03" + b"\xff" * 12 + bytes(1000), f"promises {(2**32 - 1) ** 3} bytes"),
+    "8 GB": (
+        b"\0\0\x08\x03" + struct.pack(">3I", 2**13, 2**10, 2**10) + bytes(1000),
+        "promises 8589934592 bytes",
+    ),
     "oblong": (idx(noise(20, 28, 27)), "not square"),
 }
 
@@ -130,10 +142,16 @@ def test_damaged_images_are_refused_by_name_in_little_memory(what, end, src, out
     assert peak < 20e6 and not (out / ".npz").exists()
 
 
-@pytest.mark.parametrize("labels, expected", [
-    (idx(np.arange(19)), "19 labels for the 20 images"), (idx(np.arange(21)), "21 labels for the 20 images"),
-    (idx(np.zeros((20, 1))), "has 2 dimensions; expected 1"), (idx(np.arange(20))[:-1], "and 19 follow"),
-], ids=["too few", "too many", "two dimensions", "truncated"])
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        (idx(np.arange(19)), "19 labels for the 20 images"),
+        (idx(np.arange(21)), "21 labels for the 20 images"),
+        (idx(np.zeros((20, 1))), "has 2 dimensions; expected 1"),
+        (idx(np.arange(20))[:-1], "and 19 follow"),
+    ],
+    ids=["too few", "too many", "two dimensions", "truncated"],
+)
 def test_labels_that_do_not_fit(labels, expected, src, out):
     write(src, labels=labels)
     message = refusal(src, out)
@@ -141,18 +159,30 @@ def test_labels_that_do_not_fit(labels, expected, src, out):
 
 
 def damaged(packed, at):
-    return packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1:]
+    return packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :]
 
 
-@pytest.mark.parametrize("what, expected", [
-    ("plain", "Not a gzipped file"), ("truncated", "ended before"), ("checksum", "CRC check failed"),
-    ("body", "cannot be read")])
+@pytest.mark.parametrize(
+    "what, expected",
+    [
+        ("plain", "Not a gzipped file"),
+        ("truncated", "ended before"),
+        ("checksum", "CRC check failed"),
+        ("body", "cannot be read"),
+    ],
+)
 def test_damaged_gzip(what, expected, src, out):
     write(src, end=".gz")
     path = src / "train-images-idx3-ubyte.gz"
     packed = path.read_bytes()
-    path.write_bytes({"plain": IMAGES, "truncated": packed[:-2000], "checksum": damaged(packed, len(packed) - 8),
-                      "body": damaged(packed, 12)}[what])
+    path.write_bytes(
+        {
+            "plain": IMAGES,
+            "truncated": packed[:-2000],
+            "checksum": damaged(packed, len(packed) - 8),
+            "body": damaged(packed, 12),
+        }[what]
+    )
     message = refusal(src, out)
     assert f"{path}: " in message and expected in message
 
@@ -163,7 +193,11 @@ def test_idx_files_beside_other_images(other, src, out):
     save_each((src / other).parent, noise(1, 8, 8), ["a.npy"])
     (src / other).parent.joinpath("a.npy").rename(src / other)
     message = refusal(src, out)
-    assert "train-images-idx3-ubyte" in message and other.split("/")[-1] in message and "keep one kind" in message
+    assert (
+        "train-images-idx3-ubyte" in message
+        and other.split("/")[-1] in message
+        and "keep one kind" in message
+    )
 
 
 def test_labels_of_ones_own_are_refused(src, out):
@@ -173,11 +207,14 @@ def test_labels_of_ones_own_are_refused(src, out):
 
 # Download -----------------------------------------------------------------------------------------
 
+
 class Server:
     """A loopback server: path -> body; `asked` are the paths that were asked for."""
 
     def __init__(self, bodies):
-        self.bodies, self.asked, self.promise = bodies, [], lambda body: len(body)
+        self.bodies = bodies
+        self.asked = []
+        self.promise = lambda body: len(body)
         answer = self.answer
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -213,8 +250,10 @@ class Server:
 def published(monkeypatch):
     """Small files in the place of MNIST's, with their hashes: name -> bytes."""
     images, labels = digits()
-    bodies = {"train-images-idx3-ubyte.gz": gzip.compress(idx(images)),
-              "train-labels-idx1-ubyte.gz": gzip.compress(idx(labels))}
+    bodies = {
+        "train-images-idx3-ubyte.gz": gzip.compress(idx(images)),
+        "train-labels-idx1-ubyte.gz": gzip.compress(idx(labels)),
+    }
     for name, body in bodies.items():
         monkeypatch.setitem(mnist.SHA256, name, hashlib.sha256(body).hexdigest())
     return bodies
@@ -230,7 +269,9 @@ def server(published, monkeypatch):
 
 
 def fetch(out, **knobs):
-    prepare_dataset(Data(download="mnist", **{"size": 28, "scaling": "range", "holdout": 0.25} | knobs), 0, out)
+    prepare_dataset(
+        Data(download="mnist", **{"size": 28, "scaling": "range", "holdout": 0.25} | knobs), 0, out
+    )
     return load_dataset(out)
 
 
@@ -240,16 +281,27 @@ def kept(tmp_path):
 
 def is_the_published(got):
     images, labels = digits()
-    return np.array_equal(got.images[:, 0], images) and np.array_equal(got.labels, labels) and "MNIST" in got.source
+    return (
+        np.array_equal(got.images[:, 0], images)
+        and np.array_equal(got.labels, labels)
+        and "MNIST" in got.source
+    )
 
 
 def is_digits(got, capsys):
     """Whether these are scikit-learn's digits, and both the note and the one printed line say so."""
     lines = capsys.readouterr().out.splitlines()
-    return len(got.images) == 1797 and mnist.STAND_IN in got.source and len(lines) == 1 and mnist.STAND_IN in lines[0]
+    return (
+        len(got.images) == 1797
+        and mnist.STAND_IN in got.source
+        and len(lines) == 1
+        and mnist.STAND_IN in lines[0]
+    )
 
 
-def test_a_download_is_checked_kept_and_used_without_the_server(server, out, tmp_path, published, capsys):
+def test_a_download_is_checked_kept_and_used_without_the_server(
+    server, out, tmp_path, published, capsys
+):
     got = fetch(out)
     assert is_the_published(got) and got.classes == tuple("0123456789")
     assert got.source == "20 images of MNIST, its train files, checked by sha256"
@@ -265,9 +317,13 @@ def test_a_wrong_file_is_refused_with_both_hashes_and_not_kept(server, out, tmp_
     server.bodies[name] = wrong = gzip.compress(idx(np.arange(20)))
     with pytest.raises(InputError) as caught:
         fetch(out)
-    for part in (name, hashlib.sha256(wrong).hexdigest(), hashlib.sha256(published[name]).hexdigest()):
+    for part in (
+        name,
+        hashlib.sha256(wrong).hexdigest(),
+        hashlib.sha256(published[name]).hexdigest(),
+    ):
         assert part in str(caught.value)
-    assert kept(tmp_path) == ["train-images-idx3-ubyte.gz"]     # the right one
+    assert kept(tmp_path) == ["train-images-idx3-ubyte.gz"]  # the right one
     assert not (out / "images.npy").exists() and not (out / ".npz").exists()
 
 
@@ -275,13 +331,18 @@ def test_the_published_hashes_refuse_what_is_not_mnist(out, tmp_path, monkeypatc
     """Without the `published` fixture: the hashes in the code are those of the real files."""
     server = Server({name: gzip.compress(b"not MNIST") for name in mnist.SHA256})
     monkeypatch.setattr(mnist, "MIRRORS", (server.url,))
-    with pytest.raises(InputError, match="expected 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"):
+    with pytest.raises(
+        InputError,
+        match="expected 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    ):
         fetch(out)
     server.close()
     assert kept(tmp_path) == []
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again_and_never_used(server, out, tmp_path, published, capsys):
+def test_a_damaged_file_in_the_cache_is_fetched_again_and_never_used(
+    server, out, tmp_path, published, capsys
+):
     fetch(out)
     bad = tmp_path / "cache" / "train-images-idx3-ubyte.gz"
     bad.write_bytes(gzip.compress(idx(digits(seed=3)[0])))
@@ -309,7 +370,9 @@ def test_a_truncated_body_of_no_stated_length_is_refused(server, out, tmp_path, 
 
 def test_a_body_without_end_is_cut_off(server, out, tmp_path, published, monkeypatch):
     monkeypatch.setattr(mnist, "LARGEST", 1000)
-    server.bodies["train-images-idx3-ubyte.gz"] = long = published["train-images-idx3-ubyte.gz"] + bytes(10**6)
+    server.bodies["train-images-idx3-ubyte.gz"] = long = published[
+        "train-images-idx3-ubyte.gz"
+    ] + bytes(10**6)
     with pytest.raises(InputError, match=f"found sha256 {hashlib.sha256(long[:1000]).hexdigest()}"):
         fetch(out)
     assert kept(tmp_path) == []
@@ -358,9 +421,14 @@ def test_digits_stand_in_without_a_network(out, tmp_path, capsys):
     assert got.images.shape == (1797, 1, 28, 28) and got.classes == tuple("0123456789")
     np.testing.assert_array_equal(got.labels, want.target)
     for image, small in zip(got.images[::100, 0], want.images[::100], strict=True):
-        np.testing.assert_allclose(image, zoom(small, 3.5, order=1, mode="nearest", grid_mode=True), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            image, zoom(small, 3.5, order=1, mode="nearest", grid_mode=True), rtol=0, atol=1e-5
+        )
     assert got.images.min() == 0 and 12 < got.images.max() <= 16
-    assert json.loads((out / "dataset.json").read_text())["source"] == f"1797 images of {mnist.STAND_IN}"
+    assert (
+        json.loads((out / "dataset.json").read_text())["source"]
+        == f"1797 images of {mnist.STAND_IN}"
+    )
 
 
 def test_without_scikit_learn_a_sentence_says_so(out, monkeypatch):
@@ -376,7 +444,9 @@ def test_a_cache_that_cannot_be_written(server, out, tmp_path, monkeypatch):
         fetch(out)
 
 
-def test_the_cache_lies_in_the_project_unless_told_otherwise(server, out, tmp_path, published, monkeypatch):
+def test_the_cache_lies_in_the_project_unless_told_otherwise(
+    server, out, tmp_path, published, monkeypatch
+):
     monkeypatch.delenv("LENSNB_CACHE")
     monkeypatch.setattr(mnist.store, "home", lambda: tmp_path)
     fetch(out)
@@ -385,7 +455,9 @@ def test_the_cache_lies_in_the_project_unless_told_otherwise(server, out, tmp_pa
 
 @pytest.mark.parametrize("other", [{"path": "images"}, {"labels": "labels.npy"}])
 def test_a_download_excludes_a_source_of_ones_own(other):
-    with pytest.raises(InputError, match="data: download mnist brings its own .*; leave out path and labels"):
+    with pytest.raises(
+        InputError, match="data: download mnist brings its own .*; leave out path and labels"
+    ):
         validate({"data": {"download": "mnist"} | other}, "mine.yaml")
     assert validate({"data": {"download": "mnist"}}, "mine.yaml").data.download == "mnist"
     assert Params().data.download is None

@@ -15,7 +15,13 @@ from skimage.transform import downscale_local_mean, resize_local_mean
 
 from lensnb.datasets import pictures
 
-COLOUR = ("astronaut", "chelsea", "coffee", "rocket", "retina")     # 300 to 1411 pixels, most of them oblong
+COLOUR = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "retina",
+)  # 300 to 1411 pixels, most of them oblong
 GREY = ("camera", "coins", "text")
 MIXED = ("camera", *COLOUR, "coins", "text")
 
@@ -29,7 +35,9 @@ def centre(array):
     """The central square of (..., H, W), one pixel to the left and top where there is a choice."""
     h, w = array.shape[-2:]
     side = min(h, w)
-    return array[..., (h - side) // 2:(h - side) // 2 + side, (w - side) // 2:(w - side) // 2 + side]
+    return array[
+        ..., (h - side) // 2 : (h - side) // 2 + side, (w - side) // 2 : (w - side) // 2 + side
+    ]
 
 
 def worst(got, want):
@@ -40,7 +48,7 @@ def worst(got, want):
 def cuttings(name="chelsea", n=8, height=96, width=121):
     """n overlapping cuttings (H, W, 3) of a photograph."""
     photo = getattr(photographs, name)()
-    return [photo[10 * i:10 * i + height, 12 * i:12 * i + width] for i in range(n)]
+    return [photo[10 * i : 10 * i + height, 12 * i : 12 * i + width] for i in range(n)]
 
 
 def save(folder, arrays, name="{:03}.png", **options):
@@ -51,6 +59,7 @@ def save(folder, arrays, name="{:03}.png", **options):
 
 # Sizes, channels and classes ----------------------------------------------------------------------
 
+
 def test_photographs_are_cropped_to_a_square_and_averaged(src, out):
     """To 1e-4 of the 255 units of 8 bits; oracle: scikit-image's mean over the area of a pixel."""
     photos = [getattr(photographs, name)() for name in COLOUR]
@@ -58,7 +67,9 @@ def test_photographs_are_cropped_to_a_square_and_averaged(src, out):
     got = read(src, out, size=32, holdout=0.4)
     assert got.images.shape == (5, 3, 32, 32) and got.images.dtype == np.float32
     for image, photo in zip(got.images, photos, strict=True):
-        want = resize_local_mean(centre(planes(photo)), (32, 32), channel_axis=0, preserve_range=True)
+        want = resize_local_mean(
+            centre(planes(photo)), (32, 32), channel_axis=0, preserve_range=True
+        )
         assert worst(image, want) < 1e-4 and np.ptp(want) > 100
     assert worst(got.images[0], downscale_local_mean(planes(photos[0]), (1, 16, 16))) < 1e-4
     assert got.labels is None and got.pixel_scale is None and got.source == f"5 images of {src}"
@@ -71,10 +82,16 @@ def test_grey_beside_colour(channels, src, out):
     got = read(src, out, size=16, channels=channels).images
     assert got.shape == (8, channels or 3, 16, 16)
     for image, photo in zip(got, photos, strict=True):
-        want = resize_local_mean(centre(planes(photo)), (16, 16), channel_axis=0, preserve_range=True)
-        want = want.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(want, 3 // len(want), axis=0)
+        want = resize_local_mean(
+            centre(planes(photo)), (16, 16), channel_axis=0, preserve_range=True
+        )
+        want = (
+            want.mean(axis=0, keepdims=True)
+            if channels == 1
+            else np.repeat(want, 3 // len(want), axis=0)
+        )
         assert worst(image, want) < 1e-4
-    grey = got[[0, 6, 7]]       # of the files that are grey
+    grey = got[[0, 6, 7]]  # of the files that are grey
     assert (grey == grey[:, :1]).all()
 
 
@@ -87,22 +104,30 @@ def test_enlarging_and_the_odd_pixel_of_the_crop(src, out):
     small = [c[:7, :10] for c in cuttings()]
     save(src, small)
     got = np.array(read(src, out, size=8).images)
-    save(src, [c[:, 1:8] for c in small])       # (10 - 7) // 2 = 1
+    save(src, [c[:, 1:8] for c in small])  # (10 - 7) // 2 = 1
     np.testing.assert_array_equal(read(src, out, size=8).images, got)
 
 
 def test_classes_and_splits_from_folders(src, out):
-    for name, part in {"train/cat": slice(0, 5), "train/dog": slice(5, 12), "test/cat": slice(12, 14)}.items():
+    for name, part in {
+        "train/cat": slice(0, 5),
+        "train/dog": slice(5, 12),
+        "test/cat": slice(12, 14),
+    }.items():
         save(src / name, cuttings(n=14, height=40, width=40)[part])
     got = read(src, out, size=40)
     assert got.classes == ("cat", "dog") and got.labels.tolist() == [0] * 5 + [1] * 7
     assert got.source == f"12 images of {src}, its train folder alone (test left unread)"
-    np.testing.assert_array_equal(got.images, [planes(c) for c in cuttings(n=14, height=40, width=40)[:12]])
+    np.testing.assert_array_equal(
+        got.images, [planes(c) for c in cuttings(n=14, height=40, width=40)[:12]]
+    )
 
 
 def test_suffixes_in_any_case_and_nothing_else(src, out):
     arrays = cuttings(n=7, height=32, width=32)
-    for array, name in zip(arrays, ["a.PNG", "b.Bmp", "c.TIF", "d.tiff", "e.png", "f.WEBP", "g.bmp"], strict=True):
+    for array, name in zip(
+        arrays, ["a.PNG", "b.Bmp", "c.TIF", "d.tiff", "e.png", "f.WEBP", "g.bmp"], strict=True
+    ):
         Image.fromarray(array).save(src / name, **({"lossless": True} if "WEBP" in name else {}))
     (src / "notes.txt").write_text("no image")
     (src / ".hidden.png").write_text("no image")
@@ -123,13 +148,24 @@ def test_a_choice_of_pictures_keeps_their_classes(src, out):
     save(src / "a", arrays[:12])
     save(src / "b", arrays[12:])
     got = read(src, out, size=32, n=20)
-    index = [next(i for i, a in enumerate(arrays) if np.array_equal(planes(a), image)) for image in got.images]
-    assert index == sorted(set(index)) and len(index) == 20 and got.labels.tolist() == [int(i >= 12) for i in index]
+    index = [
+        next(i for i, a in enumerate(arrays) if np.array_equal(planes(a), image))
+        for image in got.images
+    ]
+    assert (
+        index == sorted(set(index))
+        and len(index) == 20
+        and got.labels.tolist() == [int(i >= 12) for i in index]
+    )
 
 
 def test_memory_stays_constant(src, out):
     """Ten pictures of 16 MB each in double precision: one at a time is held, with its copies."""
-    save(src, [np.roll(photographs.retina()[:820, :820], 50 * i, axis=0) for i in range(10)], compress_level=1)
+    save(
+        src,
+        [np.roll(photographs.retina()[:820, :820], 50 * i, axis=0) for i in range(10)],
+        compress_level=1,
+    )
     tracemalloc.start()
     read(src, out, size=64)
     peak = tracemalloc.get_traced_memory()[1]
@@ -138,6 +174,7 @@ def test_memory_stays_constant(src, out):
 
 
 # Modes --------------------------------------------------------------------------------------------
+
 
 def grey(c):
     return c.mean(axis=2).round().astype(np.uint8)
@@ -155,7 +192,10 @@ def indexed(c):
 
 
 def cmyk(c):
-    return Image.merge("CMYK", [Image.fromarray(255 - c[..., i]) for i in range(3)] + [Image.new("L", c.shape[1::-1])])
+    return Image.merge(
+        "CMYK",
+        [Image.fromarray(255 - c[..., i]) for i in range(3)] + [Image.new("L", c.shape[1::-1])],
+    )
 
 
 def palette_with_a_hole(c):
@@ -164,28 +204,50 @@ def palette_with_a_hole(c):
     return image, {"transparency": 3}, colours[np.asarray(image)]
 
 
-MODES = {     # format: of a cutting (H, W, 3) uint8 the picture, options for its file, and the expected values
+MODES = {  # format: of a cutting (H, W, 3) uint8 the picture, options for its file, and the expected values
     "L.png": lambda c: (Image.fromarray(grey(c)), {}, grey(c)),
     "1.png": lambda c: (Image.fromarray(grey(c) > 120), {}, 255 * (grey(c) > 120)),
     "1.tif": lambda c: (Image.fromarray(grey(c) > 120), {}, 255 * (grey(c) > 120)),
-    "LA.png": lambda c: (Image.fromarray(np.dstack([grey(c), ramp(c)])), {}, grey(c) * (ramp(c) / 255)),
+    "LA.png": lambda c: (
+        Image.fromarray(np.dstack([grey(c), ramp(c)])),
+        {},
+        grey(c) * (ramp(c) / 255),
+    ),
     "I;16.png": lambda c: (Image.fromarray(grey(c) * np.uint16(257)), {}, grey(c) * 257.0),
     "I;16.tif": lambda c: (Image.fromarray(grey(c) * np.uint16(257)), {}, grey(c) * 257.0),
-    "I;16B.tif": lambda c: (Image.fromarray((grey(c) * np.uint16(257)).astype(">u2")), {}, grey(c) * 257.0),
+    "I;16B.tif": lambda c: (
+        Image.fromarray((grey(c) * np.uint16(257)).astype(">u2")),
+        {},
+        grey(c) * 257.0,
+    ),
     "I.tif": lambda c: (Image.fromarray(grey(c).astype(np.int32) * -70000), {}, grey(c) * -70000.0),
     "F.tif": lambda c: (Image.fromarray(grey(c) / np.float32(7)), {}, grey(c) / np.float32(7)),
     "RGB.png": lambda c: (Image.fromarray(c), {}, c),
     "RGB.webp": lambda c: (Image.fromarray(c), {"lossless": True}, c),
-    "RGBA.png": lambda c: (Image.fromarray(np.dstack([c, ramp(c)])), {}, c * (ramp(c) / 255)[..., None]),
-    "RGBA.webp": lambda c: (Image.fromarray(np.dstack([c, ramp(c)])), {"lossless": True, "exact": True},
-                            c * (ramp(c) / 255)[..., None]),
+    "RGBA.png": lambda c: (
+        Image.fromarray(np.dstack([c, ramp(c)])),
+        {},
+        c * (ramp(c) / 255)[..., None],
+    ),
+    "RGBA.webp": lambda c: (
+        Image.fromarray(np.dstack([c, ramp(c)])),
+        {"lossless": True, "exact": True},
+        c * (ramp(c) / 255)[..., None],
+    ),
     "P.png": lambda c: (indexed(c)[0], {}, indexed(c)[1][np.asarray(indexed(c)[0])]),
     "P.gif": lambda c: (indexed(c)[0], {}, indexed(c)[1][np.asarray(indexed(c)[0])]),
     "P with a hole.png": palette_with_a_hole,
-    "L with a hole.png": lambda c: (Image.fromarray(grey(c)), {"transparency": int(grey(c)[40, 60])},
-                                    np.where(grey(c) == grey(c)[40, 60], 0, grey(c))),
+    "L with a hole.png": lambda c: (
+        Image.fromarray(grey(c)),
+        {"transparency": int(grey(c)[40, 60])},
+        np.where(grey(c) == grey(c)[40, 60], 0, grey(c)),
+    ),
     "L.gif": lambda c: (Image.fromarray(grey(c)), {"optimize": False}, grey(c)),
-    "P of greys.gif": lambda c: (Image.fromarray(grey(c)), {"optimize": True}, np.dstack([grey(c)] * 3)),
+    "P of greys.gif": lambda c: (
+        Image.fromarray(grey(c)),
+        {"optimize": True},
+        np.dstack([grey(c)] * 3),
+    ),
     "CMYK.tif": lambda c: (cmyk(c), {}, c),
 }
 
@@ -199,7 +261,9 @@ def test_every_mode_becomes_one_or_three_channels(mode, src, out):
         wants.append(centre(planes(want)))
     got = read(src, out, size=96).images
     assert got.shape == (8, 1 if mode[0] in "L1IF" else 3, 96, 96)
-    blended = mode.startswith(("LA", "RGBA"))       # Pillow rounds the product of value and opacity to whole numbers
+    blended = mode.startswith(
+        ("LA", "RGBA")
+    )  # Pillow rounds the product of value and opacity to whole numbers
     assert worst(got, np.array(wants)) <= (1.01 if blended else 0)
 
 
@@ -225,21 +289,30 @@ def test_the_first_frame_of_an_animation(kind, src, out):
     np.testing.assert_array_equal(got[:, 0], arrays)
 
 
-STORED = {      # how an upright picture lies in a file with each EXIF orientation (CIPA DC-008, table of tag 274)
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+STORED = {  # how an upright picture lies in a file with each EXIF orientation (CIPA DC-008, table of tag 274)
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, -1),
 }
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tif"])
 def test_orientation_as_exif_tells(kind, src, out):
-    upright = cuttings(height=32, width=43)[0]      # an odd difference: turned after cropping, it would be off by one
+    upright = cuttings(height=32, width=43)[
+        0
+    ]  # an odd difference: turned after cropping, it would be off by one
     for orientation, stored in STORED.items():
         exif = Image.Exif()
         exif[274] = orientation
         options = {"lossless": True} if kind == "webp" else {}
-        Image.fromarray(np.ascontiguousarray(stored(upright))).save(src / f"{orientation}.{kind}", exif=exif, **options)
+        Image.fromarray(np.ascontiguousarray(stored(upright))).save(
+            src / f"{orientation}.{kind}", exif=exif, **options
+        )
     got = read(src, out, size=32).images
     np.testing.assert_array_equal(got, [centre(planes(upright))] * 8)
     assert not np.array_equal(got[0], got[0][:, ::-1])
@@ -247,36 +320,57 @@ def test_orientation_as_exif_tells(kind, src, out):
 
 # Refusals -----------------------------------------------------------------------------------------
 
+
 def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def png_head(width, height):
     """A PNG that claims a size and holds next to nothing."""
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def with_a_flipped_bit(content):
     at = content.index(b"IDAT") + 200
-    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1:]
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
 
 
 def test_a_damaged_picture_is_refused_by_name(src, out):
     save(src, cuttings(), "{:03}.jpg")
     save(src, cuttings(n=1), "whole.png")
-    jpeg, png = (src / "000.jpg").read_bytes(), (src / "whole.png").read_bytes()
+    jpeg = (src / "000.jpg").read_bytes()
+    png = (src / "whole.png").read_bytes()
     gif = b"GIF89a" + struct.pack("<HHBBB", 32, 32, 0, 0, 0)
-    bad = {"a.jpg": jpeg[:len(jpeg) // 2], "b.jpg": jpeg[:30], "empty.jpeg": b"", "a.gif": gif,
-           "a.png": png[:len(png) // 2], "b.png": with_a_flipped_bit(png),
-           "text.png": b"hello world, this is text", "array.png": b"\x93NUMPY\x01\x00"}
+    bad = {
+        "a.jpg": jpeg[: len(jpeg) // 2],
+        "b.jpg": jpeg[:30],
+        "empty.jpeg": b"",
+        "a.gif": gif,
+        "a.png": png[: len(png) // 2],
+        "b.png": with_a_flipped_bit(png),
+        "text.png": b"hello world, this is text",
+        "array.png": b"\x93NUMPY\x01\x00",
+    }
     for name, content in bad.items():
         (src / name).write_bytes(content)
         message = refusal(src, out)
-        assert message.startswith(f"{src / name}: cannot be read as a picture (") and "save it again" in message
+        assert (
+            message.startswith(f"{src / name}: cannot be read as a picture (")
+            and "save it again" in message
+        )
         assert not (out / "dataset.json").exists()
         (src / name).unlink()
-    assert len(read(src, out).images) == 9      # the control: without them the folder is read
+    assert len(read(src, out).images) == 9  # the control: without them the folder is read
 
 
 @pytest.mark.parametrize("side", [5800, 9000, 12000, 65535])
@@ -307,7 +401,7 @@ def test_no_decoder_that_starts_a_program(src, out, monkeypatch):
     save(src, cuttings())
     Image.fromarray(cuttings()[0]).save(src / "evil.png", "EPS")
     Image.open(src / "evil.png").load()
-    assert started == [1]       # the control: Pillow would start it
+    assert started == [1]  # the control: Pillow would start it
     assert "evil.png: cannot be read as a picture" in refusal(src, out)
     assert started == [1]
 
@@ -322,7 +416,10 @@ def test_arrays_beside_pictures(src, out):
     save(src, cuttings())
     save_each(src / "arrays", noise(3, 8, 8))
     message = refusal(src, out)
-    assert "holds .npy files such as 000.npy and pictures such as 000.png; keep one kind there" in message
+    assert (
+        "holds .npy files such as 000.npy and pictures such as 000.png; keep one kind there"
+        in message
+    )
 
 
 def test_deep_beside_shallow(src, out):

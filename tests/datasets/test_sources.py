@@ -11,13 +11,17 @@ from images import deeplense_object, noise, read, refusal, save_each
 from lensnb.datasets import sources
 
 REAL = Path(__file__).parents[3] / "shared/data"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images beside the project ({REAL})")
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no real images beside the project ({REAL})"
+)
 
 
 SHAPED = {
-    "N,H,W": (lambda a: a[:, 0], 1), "N,1,H,W": (lambda a: a, 1),
+    "N,H,W": (lambda a: a[:, 0], 1),
+    "N,1,H,W": (lambda a: a, 1),
     "N,H,W,1": (lambda a: np.moveaxis(a, 1, 3), 1),
-    "N,3,H,W": (lambda a: a, 3), "N,H,W,3": (lambda a: np.moveaxis(a, 1, 3), 3),
+    "N,3,H,W": (lambda a: a, 3),
+    "N,H,W,3": (lambda a: np.moveaxis(a, 1, 3), 3),
     "fortran order": (lambda a: np.asfortranarray(a), 3),
 }
 
@@ -37,15 +41,21 @@ def test_single_array_in_any_layout(kind, src, out):
 @pytest.mark.parametrize("kind", ["H,W", "1,H,W", "H,W,3", "several N,H,W"])
 def test_folder_in_any_layout(kind, src, out):
     want = noise(12, 3 if kind == "H,W,3" else 1, 8, 8)
-    files = {"H,W": list(want[:, 0]), "1,H,W": list(want), "H,W,3": list(np.moveaxis(want, 1, 3)),
-             "several N,H,W": [want[:5, 0], want[5:6, 0], want[6:, 0]]}[kind]
+    files = {
+        "H,W": list(want[:, 0]),
+        "1,H,W": list(want),
+        "H,W,3": list(np.moveaxis(want, 1, 3)),
+        "several N,H,W": [want[:5, 0], want[5:6, 0], want[6:, 0]],
+    }[kind]
     save_each(src, files)
     (src / "notes.txt").write_text("not an image")
     (src / ".hidden.npy").write_text("not an image")
     np.testing.assert_array_equal(read(src, out).images, want.astype(np.float32))
 
 
-@pytest.mark.parametrize("dtype", ["<f8", ">f8", "<f4", ">f4", "<f2", ">i2", "<i8", "u1", ">u4", "?", "longdouble"])
+@pytest.mark.parametrize(
+    "dtype", ["<f8", ">f8", "<f4", ">f4", "<f2", ">i2", "<i8", "u1", ">u4", "?", "longdouble"]
+)
 def test_dtype_and_byte_order_do_not_matter(dtype, src, out):
     whole = np.random.default_rng(2).integers(0, 2 if dtype == "?" else 100, (10, 8, 8))
     np.save(src / "a.npy", whole.astype(dtype))
@@ -56,8 +66,13 @@ def test_dtype_and_byte_order_do_not_matter(dtype, src, out):
 @pytest.mark.parametrize("label_key", ["labels", "y"])
 @pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
 def test_npz(key, label_key, pack, src, out):
-    want, labels, mass = noise(12, 8, 8), np.arange(12) % 3 * 10, noise(12)
-    pack(src / "a.npz", **{key: want, label_key: labels, "mass_ev": mass, "pairs": noise(12, 2), "note": "text"})
+    want = noise(12, 8, 8)
+    labels = np.arange(12) % 3 * 10
+    mass = noise(12)
+    pack(
+        src / "a.npz",
+        **{key: want, label_key: labels, "mass_ev": mass, "pairs": noise(12, 2), "note": "text"},
+    )
     got = read(src / "a.npz", out)
     np.testing.assert_array_equal(got.images[:, 0], want.astype(np.float32))
     np.testing.assert_array_equal(np.array(got.classes, int)[got.labels], labels)
@@ -78,7 +93,7 @@ def test_labels_from_their_own_file(src, out):
 def test_class_folders_of_deeplense(prefix, src, out):
     want = noise(12, 8, 8)
     for k, name in enumerate(["no", "sphere", "vort"]):
-        save_each(src / prefix / name, want[4 * k:4 * k + 4])
+        save_each(src / prefix / name, want[4 * k : 4 * k + 4])
     got = read(src, out)
     assert got.classes == ("no_sub", "cdm", "vortex")
     assert got.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -121,7 +136,10 @@ def test_at_most_n_are_read_at_random_by_seed_in_proportion(src, out):
     want = noise(200, 8, 8)
     np.savez(src / "a.npz", images=want, labels=np.array([0] * 150 + [1] * 50))
     got = read(src / "a.npz", out, n=40)
-    kept = [int(np.flatnonzero((want.astype(np.float32) == image[0]).all(axis=(1, 2)))[0]) for image in got.images]
+    kept = [
+        int(np.flatnonzero((want.astype(np.float32) == image[0]).all(axis=(1, 2)))[0])
+        for image in got.images
+    ]
     assert len(set(kept)) == 40 and kept == sorted(kept)
     assert np.bincount(got.labels).tolist() == [30, 10]
     assert [int(i >= 150) for i in kept] == got.labels.tolist()
@@ -138,18 +156,24 @@ def test_a_choice_among_stacks_and_single_images_keeps_each_with_its_mass(src, o
     for i in range(30, 60):
         deeplense_object(src / f"{i:03}.npy", want[i], float(i))
     got = read(src, out, n=33)
-    index = [int(np.flatnonzero((want.astype(np.float32) == image[0]).all(axis=(1, 2)))[0]) for image in got.images]
+    index = [
+        int(np.flatnonzero((want.astype(np.float32) == image[0]).all(axis=(1, 2)))[0])
+        for image in got.images
+    ]
     assert len(set(index)) == 33 and index == sorted(index) and min(index) < 20
     np.testing.assert_array_equal(got.truth["mass"], [i if i >= 30 else np.nan for i in index])
 
 
 # Real images --------------------------------------------------------------------------------------
 
+
 @needs_real
 def test_real_folder_pixel_by_pixel(out):
     files = sorted((REAL / "paltas").glob("*.npy"))
     got = read(REAL / "paltas", out, size=64)
-    np.testing.assert_array_equal(got.images[:, 0], np.stack([np.load(f) for f in files]).astype(np.float32))
+    np.testing.assert_array_equal(
+        got.images[:, 0], np.stack([np.load(f) for f in files]).astype(np.float32)
+    )
 
 
 @needs_real
@@ -169,7 +193,9 @@ def test_real_deeplense_in_class_folders(src, out):
 
 
 @needs_real
-@pytest.mark.parametrize("name", ["model_I_axion", "model_II_axion", "model_II_cdm", "model_III_no_sub"])
+@pytest.mark.parametrize(
+    "name", ["model_I_axion", "model_II_axion", "model_II_cdm", "model_III_no_sub"]
+)
 def test_real_npz(name, out):
     plain = np.load(REAL / f"deeplensesim/{name}.npz")
     got = read(REAL / f"deeplensesim/{name}.npz", out, size=64)
@@ -177,11 +203,14 @@ def test_real_npz(name, out):
     np.testing.assert_array_equal(got.truth["axion_mass_ev"], plain["axion_mass_ev"])
     if images.shape[1:] == (64, 64):
         np.testing.assert_array_equal(got.images[:, 0], images)
-    else:       # photon counts: the mean count a pixel stays
-        np.testing.assert_allclose(got.images.astype(float).mean(axis=(1, 2, 3)), images.mean(axis=(1, 2)), rtol=1e-6)
+    else:  # photon counts: the mean count a pixel stays
+        np.testing.assert_allclose(
+            got.images.astype(float).mean(axis=(1, 2, 3)), images.mean(axis=(1, 2)), rtol=1e-6
+        )
 
 
 # Resizing -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("old, new", [(150, 64), (128, 64), (101, 64), (65, 64), (9, 8)])
 def test_shrinking_is_the_exact_area_mean(old, new):
@@ -189,7 +218,7 @@ def test_shrinking_is_the_exact_area_mean(old, new):
     x = noise(2, 1, old, old)
     want = x[:, 0]
     for axis in (1, 2):
-        shape = [*want.shape[:axis], new, old, *want.shape[axis + 1:]]
+        shape = [*want.shape[:axis], new, old, *want.shape[axis + 1 :]]
         want = np.repeat(want, new, axis).reshape(shape).mean(axis=axis + 1)
     got = sources.resize(x, new)
     np.testing.assert_allclose(got[:, 0], want, rtol=0, atol=1e-10)
@@ -199,18 +228,19 @@ def test_shrinking_is_the_exact_area_mean(old, new):
 @pytest.mark.parametrize("old, new", [(8, 64), (28, 64), (60, 64), (63, 64)])
 def test_enlarging_keeps_the_mean_within_a_hundredth_of_the_peak_and_a_plane_exactly(old, new):
     y, x = np.mgrid[:old, :old] - (old - 1) / 2
-    ring = np.exp(-(np.hypot(x, y) - old / 4)**2 / (old / 10)**2)[None, None]
+    ring = np.exp(-((np.hypot(x, y) - old / 4) ** 2) / (old / 10) ** 2)[None, None]
     got = sources.resize(ring, new)
     assert got.shape == (1, 1, new, new)
     assert abs(got.mean() - ring.mean()) < 0.01 * ring.max()
     plane = sources.resize((2 * x + 3 * y)[None, None], new)[0, 0]
-    cut = math.ceil(new / old)      # beyond the outermost old centres the edge is repeated
+    cut = math.ceil(new / old)  # beyond the outermost old centres the edge is repeated
     v, u = (np.mgrid[:new, :new] - (new - 1) / 2) * old / new
     inner = (slice(cut, -cut),) * 2
     np.testing.assert_allclose(plane[inner], (2 * u + 3 * v)[inner], rtol=0, atol=1e-10)
 
 
 # Refusals -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
 def test_pixels_that_are_no_numbers(value, src, out):
@@ -242,11 +272,11 @@ def test_constant_images(scaling, src, out):
 
 def test_an_image_that_becomes_constant(src, out):
     images = noise(20, 16, 16)
-    images[4] = np.indices((16, 16)).sum(axis=0) % 2      # a chessboard averages to grey
+    images[4] = np.indices((16, 16)).sum(axis=0) % 2  # a chessboard averages to grey
     np.save(src / "a.npy", images)
     assert "image 4: constant" in refusal(src / "a.npy", out)
     images = noise(20, 8, 8)
-    images[7] = 1e8 + np.arange(64).reshape(8, 8) / 64     # differs in double precision alone
+    images[7] = 1e8 + np.arange(64).reshape(8, 8) / 64  # differs in double precision alone
     np.save(src / "a.npy", images)
     assert "image 7: constant" in refusal(src / "a.npy", out)
 
@@ -258,7 +288,7 @@ def test_paths(src, out, tmp_path):
     assert "no .npy file" in refusal(src, out)
     assert "expected a folder of .npy files" in refusal(src / "readme.txt", out)
     assert "embedded null" in refusal(f"{src}/a\0b", out)
-    os.mkfifo(src / "pipe.npy")     # opening it would wait for ever
+    os.mkfifo(src / "pipe.npy")  # opening it would wait for ever
     assert "pipe.npy: expected a file" in refusal(src / "pipe.npy", out)
 
 
@@ -268,9 +298,16 @@ def test_mixed_shapes_name_both(src, out):
     assert all(part in message for part in ("000.npy", "009.npy", "(1, 8, 8)", "(1, 16, 16)"))
 
 
-@pytest.mark.parametrize("labels, expected", [
-    (np.arange(11), "(11,)"), (np.zeros((12, 1), int), "(12, 1)"), (np.zeros(12), "float64"),
-    (np.full(12, "a"), "<U1"), (np.array([1, None], object), "image")])
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        (np.arange(11), "(11,)"),
+        (np.zeros((12, 1), int), "(12, 1)"),
+        (np.zeros(12), "float64"),
+        (np.full(12, "a"), "<U1"),
+        (np.array([1, None], object), "image"),
+    ],
+)
 def test_bad_labels(labels, expected, src, out):
     np.save(src / "a.npy", noise(12, 8, 8))
     np.save(src / "b.npy", labels)
@@ -284,7 +321,9 @@ def test_bad_labels(labels, expected, src, out):
 def test_labels_that_cannot_be(src, out):
     save_each(src, noise(12, 8, 8))
     assert "class sub-folders" in refusal(src, out, labels="labels.npy")
-    assert "nolabels.npy: No such file" in refusal(src / "000.npy", out, labels=str(src / "nolabels.npy"))
+    assert "nolabels.npy: No such file" in refusal(
+        src / "000.npy", out, labels=str(src / "nolabels.npy")
+    )
 
 
 def test_class_folders_mixed_with_files(src, out):

@@ -31,7 +31,9 @@ def browser():
         except playwright.Error as error:
             if os.environ.get("LENSNB_BROWSER") == "required":
                 raise
-            pytest.skip(f"no Chromium here (install it, or call `playwright install chromium`): {str(error).splitlines()[0]}")
+            pytest.skip(
+                f"no Chromium here (install it, or call `playwright install chromium`): {str(error).splitlines()[0]}"
+            )
         yield made
         made.close()
 
@@ -42,16 +44,29 @@ def project(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for part in ("notebooks", "params"):
         shutil.copytree(ROOT / part, folder / part)
-    env = os.environ | {"LENSNB_OUTPUTS": str(folder / "outputs"), "JUPYTER_DATA_DIR": str(folder / "jupyter"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "LENSNB_OUTPUTS": str(folder / "outputs"),
+        "JUPYTER_DATA_DIR": str(folder / "jupyter"),
+        "OMP_NUM_THREADS": "1",
+    }
     for step in (*STEPS, "report"):
-        done = subprocess.run([sys.executable, "-m", "lensnb.apps.execute", step, "--recipe", "params/tiny.yaml"], cwd=folder, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "lensnb.apps.execute", step, "--recipe", "params/tiny.yaml"],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
     tiny = yaml.safe_load((folder / "params/tiny.yaml").read_text()) | {"run": "inlab"}
     for path in (folder / "notebooks").glob("*.ipynb"):
         notebook = publish_notebooks.read(path)
-        publish_notebooks.tagged(notebook, "parameters")[0].source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in tiny.items())
+        publish_notebooks.tagged(notebook, "parameters")[0].source += "\n" + "\n".join(
+            f"{key} = {value!r}" for key, value in tiny.items()
+        )
         for cell in publish_notebooks.code_cells(notebook):
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs = []
+            cell.execution_count = None
         path.write_text(json.dumps(notebook))
     return folder, env
 
@@ -91,21 +106,34 @@ def test_a_notebook_opens_runs_and_shows_no_error(name, tab, lab, project):
     cells = publish_notebooks.code_cells(notebook)
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
-    promised = sum("widget-view" in mime for c in cells for o in c.outputs for mime in o.get("data", {}))
-    tab.wait_for_function("count => document.querySelectorAll('.jp-OutputArea-output .jupyter-widgets.widget-box').length >= count", arg=promised)
+    promised = sum(
+        "widget-view" in mime for c in cells for o in c.outputs for mime in o.get("data", {})
+    )
+    tab.wait_for_function(
+        "count => document.querySelectorAll('.jp-OutputArea-output .jupyter-widgets.widget-box').length >= count",
+        arg=promised,
+    )
     assert "Error displaying widget" not in tab.inner_text("body") and tab.problems == []
     tab.screenshot(path=SHOTS / f"{name}.png")
 
 
 def test_a_run_in_jupyterlab_wrote_the_files_of_papermill(project, lab):
     outputs = project[0] / "outputs"
-    digests = [{str(p.parent.relative_to(outputs / run)): artefact.digest(p.parent) for p in (outputs / run).rglob("artefact.json")}
-               for run in ("tiny", "inlab")]
+    digests = [
+        {
+            str(p.parent.relative_to(outputs / run)): artefact.digest(p.parent)
+            for p in (outputs / run).rglob("artefact.json")
+        }
+        for run in ("tiny", "inlab")
+    ]
     assert len(digests[0]) == 11
     for digest in digests:
-        del digest["figures"]       # one of them shows seconds
+        del digest["figures"]  # one of them shows seconds
     assert digests[0] == digests[1]
-    assert all(io.sha256(outputs / "tiny/figures" / name) == io.sha256(outputs / "inlab/figures" / name) for name in ("gallery.png", "ratios.pdf"))
+    assert all(
+        io.sha256(outputs / "tiny/figures" / name) == io.sha256(outputs / "inlab/figures" / name)
+        for name in ("gallery.png", "ratios.pdf")
+    )
 
 
 def test_handles_keys_play_and_choices_change_the_picture_of_a_signed_run(tab, lab):
@@ -124,18 +152,20 @@ def test_handles_keys_play_and_choices_change_the_picture_of_a_signed_run(tab, l
     tab.mouse.move(box["x"] + 400, box["y"], steps=5)
     tab.mouse.up()
     shown = changed(tab, shown)
-    assert any("step 12 of 12" in picture for picture in shown)         # dragged to the end
+    assert any("step 12 of 12" in picture for picture in shown)  # dragged to the end
     tab.screenshot(path=SHOTS / "journey.png")
-    tab.locator(".jp-OutputArea select").nth(0).select_option(index=1)                 # another image
+    tab.locator(".jp-OutputArea select").nth(0).select_option(index=1)  # another image
     shown = changed(tab, shown)
     tab.locator(".jp-OutputArea select").nth(1).select_option(label="DDIM")
     shown = changed(tab, shown)
-    assert any("DDIM, step" in picture for picture in shown) and not any("DDPM, step" in picture for picture in shown)
+    assert any("DDIM, step" in picture for picture in shown) and not any(
+        "DDPM, step" in picture for picture in shown
+    )
     handle.focus()
     tab.keyboard.press("Home")
     shown = changed(tab, shown)
     tab.locator(".jupyter-widgets.widget-play button, .widget-play button").first.click()
-    changed(tab, changed(tab, shown))                                   # moves on by itself
+    changed(tab, changed(tab, shown))  # moves on by itself
 
 
 def test_a_knob_asks_the_kernel_for_a_new_lens(tab, lab):
@@ -149,15 +179,21 @@ def test_a_knob_asks_the_kernel_for_a_new_lens(tab, lab):
     tab.screenshot(path=SHOTS / "lens.png")
 
 
-def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(browser, project, tmp_path):
+def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
+    browser, project, tmp_path
+):
     report = shutil.copytree(project[0] / "outputs/tiny/report", tmp_path / "sent to a colleague")
     context = browser.new_context(offline=True, viewport={"width": 1300, "height": 1000})
-    tab, asked, problems = context.new_page(), [], []
+    tab = context.new_page()
+    asked = []
+    problems = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.goto(f"file://{report}/index.html")
     assert "comes closest" in tab.inner_text("main") and tab.locator("table").count() >= 3
-    assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)")
+    assert tab.evaluate(
+        "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)"
+    )
     tab.screenshot(path=SHOTS / "report.png", full_page=True)
     tab.get_by_role("link", name="03_sample").first.click()
     tab.wait_for_url("**/03_sample.html")
@@ -175,7 +211,9 @@ def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(b
     shown = changed(tab, shown, "main")
     tab.locator("button").first.click()
     changed(tab, shown, "main")
-    assert tab.locator("input[type=range][disabled]").count() >= 2      # those of the live draw ask for a kernel
+    assert (
+        tab.locator("input[type=range][disabled]").count() >= 2
+    )  # those of the live draw ask for a kernel
     tab.screenshot(path=SHOTS / "report_sample.png", full_page=True)
     for step in STEPS:
         tab.goto(f"file://{report}/{step}.html")

@@ -22,7 +22,8 @@ def test_the_bar_of_a_gallery_is_that_of_its_stretch():
     images = np.random.default_rng(0).gamma(1, 5, size=(8, 1, 16, 16))
     figure = figures.gallery({"real": images}, pixel_scale=0.1)
     bar = figure.axes[-1]
-    norm, span = bar._colorbar.mappable.norm, figures.limits(images)
+    norm = bar._colorbar.mappable.norm
+    span = figures.limits(images)
     values = np.linspace(*span, 30)
     assert np.abs(norm(values) - figures.stretch(values, *span)).max() < 1e-12
     assert np.abs(norm.inverse(norm(values)) - values).max() < 1e-9 and bar.get_ylabel()
@@ -41,10 +42,19 @@ def test_every_pixel_is_in_the_histogram_wherever_the_images_lie(shift):
     rng = np.random.default_rng(1)
     real = rng.exponential(size=(4, 1, 32, 32)).astype(np.float32)
     bright = real.copy()
-    bright[:, :, 0, 0], bright[:, :, 0, 1] = 50, -50
-    steps = {patch.get_label(): patch.get_data() for patch in figures.intensities({"real": real + shift, "bright": bright + shift}).axes[0].patches}
+    bright[:, :, 0, 0] = 50
+    bright[:, :, 0, 1] = -50
+    steps = {
+        patch.get_label(): patch.get_data()
+        for patch in figures.intensities({"real": real + shift, "bright": bright + shift})
+        .axes[0]
+        .patches
+    }
     shares = {name: values * np.diff(edges) for name, (values, edges, _) in steps.items()}
-    assert all(share.sum() == pytest.approx(1) for share in shares.values()) and (shares["real"] > 0).sum() > 40
+    assert (
+        all(share.sum() == pytest.approx(1) for share in shares.values())
+        and (shares["real"] > 0).sum() > 40
+    )
     beyond = shares["bright"][[0, -1]] - shares["real"][[0, -1]]
     assert beyond == pytest.approx(4 / real.size, abs=2 / real.size)
 
@@ -55,10 +65,18 @@ def test_a_gallery_in_colour_has_no_bar():
 
 
 def test_figures_have_labelled_axes_with_units_and_save_as_vector_and_raster(tmp_path):
-    curve = {"frequency": [1, 2], "log_power": [1, 0], "log_power_error": [0.1, 0.1], "radius": [1, 2],
-             "profile": [3, 2], "profile_error": [0.1, 0.1]}
+    curve = {
+        "frequency": [1, 2],
+        "log_power": [1, 0],
+        "log_power_error": [0.1, 0.1],
+        "radius": [1, 2],
+        "profile": [3, 2],
+        "profile_error": [0.1, 0.1],
+    }
     for scale, unit in ((0.1, "arcsec"), (None, "pixel")):
-        figure = figures.spectra({"ddim": {"pixel_scale": scale, "generated": curve, "real": curve}})
+        figure = figures.spectra(
+            {"ddim": {"pixel_scale": scale, "generated": curve, "real": curve}}
+        )
         assert all(unit in axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
     figures.save(figure, tmp_path, "spectra")
     assert (tmp_path / "spectra.pdf").read_bytes()[:4] == b"%PDF"

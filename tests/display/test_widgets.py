@@ -25,9 +25,20 @@ def _fresh():
 def trajectories():
     """Noise all the way, which packs worst, for four methods."""
     rng = np.random.default_rng(0)
-    made = lambda key, n: ({"step": np.arange(1.0, n + 1), key: np.geomspace(80, 0.01, n)}, rng.normal(size=(n, 4, 1, 64, 64)).astype(np.float32),
-                           rng.gamma(1, 5, size=(n, 4, 1, 64, 64)).astype(np.float32))
-    return {"ddpm": made("sigma", 40), "ddim": made("sigma", 40), "dpm": made("sigma", 11), "gan": made("angle_deg", 40)}
+
+    def made(key, n):
+        return (
+            {"step": np.arange(1.0, n + 1), key: np.geomspace(80, 0.01, n)},
+            rng.normal(size=(n, 4, 1, 64, 64)).astype(np.float32),
+            rng.gamma(1, 5, size=(n, 4, 1, 64, 64)).astype(np.float32),
+        )
+
+    return {
+        "ddpm": made("sigma", 40),
+        "ddim": made("sigma", 40),
+        "dpm": made("sigma", 11),
+        "gan": made("angle_deg", 40),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +54,11 @@ def pixels(page, which=0):
 
 def links(box):
     """(source, its trait) -> targets, of all links that exist."""
-    return [(w.source[0], w.source[1], w.target[0]) for w in _instances.values() if type(w).__name__ == "Link"]
+    return [
+        (w.source[0], w.source[1], w.target[0])
+        for w in _instances.values()
+        if type(w).__name__ == "Link"
+    ]
 
 
 def stored():
@@ -56,31 +71,49 @@ def test_a_journey_of_four_methods_stays_below_a_megabyte(trajectories, real):
 
 
 def test_a_gallery_of_five_times_forty_two_images_stays_below_a_megabyte(real):
-    sets = dict.fromkeys(("real", "ddpm", "ddim", "dpm", "gan"), np.concatenate([real, real, real[:2]]))
-    widgets.gallery(sets, {name: ["ring 1.2, flux 1e4, ellipticity 0.1, noise 1.0"] * 42 for name in sets})
+    sets = dict.fromkeys(
+        ("real", "ddpm", "ddim", "dpm", "gan"), np.concatenate([real, real, real[:2]])
+    )
+    widgets.gallery(
+        sets, {name: ["ring 1.2, flux 1e4, ellipticity 0.1, noise 1.0"] * 42 for name in sets}
+    )
     assert stored() < 1_000_000
 
 
 def test_everything_that_moves_is_linked_in_the_browser(trajectories, real):
     box = widgets.journey(trajectories, real, images=2)
-    (play, slider, pause), which = box.children[0].children, box.children[1]
+    play, slider, pause = box.children[0].children
+    which = box.children[1]
     left, right = box.children[2].children
     found = links(box)
     assert (play, "value", slider) in found and (pause, "value", play) in found
     ways = left.children[1].children
-    assert right.children[1].children == ways and len(ways) == 4        # one model, two views
-    assert (left.children[0], "index", left.children[1]) in found and (right.children[0], "index", right.children[1]) in found
+    assert right.children[1].children == ways and len(ways) == 4  # one model, two views
+    assert (left.children[0], "index", left.children[1]) in found and (
+        right.children[0],
+        "index",
+        right.children[1],
+    ) in found
     for way in ways:
         assert (which, "index", way) in found and len(way.children) == 2
-        assert all((slider, "value", stack) in found and len(stack.children) == slider.max + 1 for stack in way.children)
-    assert [c.value for c in (left.children[0], right.children[0])] == [left.children[1].selected_index, right.children[1].selected_index] == [0, 3]
+        assert all(
+            (slider, "value", stack) in found and len(stack.children) == slider.max + 1
+            for stack in way.children
+        )
+    assert (
+        [c.value for c in (left.children[0], right.children[0])]
+        == [left.children[1].selected_index, right.children[1].selected_index]
+        == [0, 3]
+    )
 
 
 def test_a_frame_shows_the_image_and_the_moment_that_it_names(trajectories, real):
     box = widgets.journey(trajectories, real, images=2, count=5)
     ways = box.children[2].children[0].children[1].children
     table, x, x0 = trajectories["ddim"]
-    page = ways[1].children[1].children[2].value                        # DDIM, second image, third of five moments: 19 or 20 of 0..39
+    page = (
+        ways[1].children[1].children[2].value
+    )  # DDIM, second image, third of five moments: 19 or 20 of 0..39
     moment = int(re.search(r"DDIM, step (\d+) of 40", page)[1]) - 1
     assert moment in (19, 20) and f"sigma {table['sigma'][moment]:.3g}" in page
     noisy = ((x[moment, 1, 0] + 1.5) / 3).clip(0, 1) * (html.COARSE - 1)
@@ -93,17 +126,29 @@ def test_a_frame_shows_the_image_and_the_moment_that_it_names(trajectories, real
 
 def test_a_method_with_fewer_steps_waits_for_the_others(trajectories, real):
     box = widgets.journey(trajectories, real, images=1, count=30)
-    pages = [page.value for page in box.children[2].children[0].children[1].children[2].children[0].children]
+    pages = [
+        page.value
+        for page in box.children[2].children[0].children[1].children[2].children[0].children
+    ]
     steps = [int(re.search(r"step (\d+) of 11", page)[1]) for page in pages]
-    assert steps[0] == 1 and steps[-1] == 11 and set(steps) == set(range(1, 12)) and steps == sorted(steps)
+    assert (
+        steps[0] == 1
+        and steps[-1] == 11
+        and set(steps) == set(range(1, 12))
+        and steps == sorted(steps)
+    )
 
 
 def test_the_curves_of_a_frame_are_its_profile_and_spectrum(trajectories, real):
     x0 = trajectories["ddpm"][2][-1, :1]
-    curves, places = widgets._curves(x0)[0], np.linspace(0, 31, widgets.POINTS).round().astype(int)
+    curves = widgets._curves(x0)[0]
+    places = np.linspace(0, 31, widgets.POINTS).round().astype(int)
     assert np.abs(curves[0] - np.arcsinh(image_stats.radial_profile(x0)[0][places])).max() < 1e-12
     svg = html.curve([0, 1, 2], [2, 1, 0], "#ff0000", "a < b", (0, 2), size=(101, 51))
-    assert re.findall(r'points="([^"]+)"', svg) == ["1,0 50,25 100,50", "1,50 50,25 100,0"] and 'aria-label="a &lt; b"' in svg
+    assert (
+        re.findall(r'points="([^"]+)"', svg) == ["1,0 50,25 100,50", "1,50 50,25 100,0"]
+        and 'aria-label="a &lt; b"' in svg
+    )
 
 
 def test_every_picture_and_knob_is_labelled(trajectories, real):
@@ -116,7 +161,9 @@ def test_every_picture_and_knob_is_labelled(trajectories, real):
         if isinstance(widget, ipywidgets.HTML):
             assert "http" not in widget.value and "<script" not in widget.value
             assert widget.value.count("<img") == len(re.findall(r'<img alt="[^"]+', widget.value))
-            assert widget.value.count("<svg") == len(re.findall(r'<svg role="img" aria-label="[^"]+', widget.value))
+            assert widget.value.count("<svg") == len(
+                re.findall(r'<svg role="img" aria-label="[^"]+', widget.value)
+            )
 
 
 def test_a_gallery_shows_every_image_beside_its_own_caption(real):
@@ -124,19 +171,29 @@ def test_a_gallery_shows_every_image_beside_its_own_caption(real):
     pages = [page.value for page in box.children[1].children[0].children]
     assert len(pages) == 2 + 1 == box.children[0].children[1].max + 1
     figures = [f for page in pages for f in re.findall(r"<figure.*?</figure>", page)]
-    assert [re.search(r"<figcaption>(.*?)<", f)[1] for f in figures] == [f"number {i}" for i in range(20)]
+    assert [re.search(r"<figcaption>(.*?)<", f)[1] for f in figures] == [
+        f"number {i}" for i in range(20)
+    ]
     shown = figures.stretch(real[13, 0], *figures.limits(real)) * (html.FINE - 1)
     assert np.abs(pixels(figures[13])[1:65, 1:65] - shown).max() <= 0.5 + 1e-4
 
 
 def test_a_lens_answers_its_knobs():
     box = widgets.lens(pixels=32)
-    knobs, shown = {k.description: k for k in box.children[0].children}, box.children[1]
+    knobs = {k.description: k for k in box.children[0].children}
+    shown = box.children[1]
     before = shown.value
     knobs["Einstein radius [arcsec]"].value = 1.7
     assert shown.value != before and "Einstein radius 1.70 arcsec" in shown.value
-    radius = lambda page: float(np.average(np.hypot(*np.indices((34, 34)) - 16.5), weights=pixels(page).astype(float) ** 2))
-    assert radius(shown.value) > 1.2 * radius(before)                   # the ring has grown, from 1.2 to 1.7 arcsec
+
+    def radius(page):
+        return float(
+            np.average(
+                np.hypot(*np.indices((34, 34)) - 16.5), weights=pixels(page).astype(float) ** 2
+            )
+        )
+
+    assert radius(shown.value) > 1.2 * radius(before)  # the ring has grown, from 1.2 to 1.7 arcsec
 
 
 class Echo:
@@ -146,7 +203,10 @@ class Echo:
         classes = ("a", "b")
         examples = staticmethod(lambda n: np.random.default_rng(0).random((n, 1, 8, 8)))
 
-    nfe, steps, guidance, method = 10, 10, 1.0, types.SimpleNamespace(steps=10)
+    nfe = 10
+    steps = 10
+    guidance = 1.0
+    method = types.SimpleNamespace(steps=10)
 
     def asked(self, n, seed=0, first=0, table=None):
         return {"class": np.arange(n) % 2, "theta_E": np.linspace(1, 2, n)}
@@ -163,9 +223,19 @@ class Echo:
 
 def test_a_live_draw_hands_its_knobs_to_the_model():
     box = widgets.live({"ddim": Echo()}, images=2)
-    knobs, shown = {k.description: k for k in box.children[0].children}, box.children[1]
-    assert list(knobs) == ["method", "steps", "seed", "class", "Einstein radius [arcsec]", "guidance"]
-    assert "10 network evaluations" in shown.value and re.search(r"2 images in \d+\.\d\d s", shown.value)
+    knobs = {k.description: k for k in box.children[0].children}
+    shown = box.children[1]
+    assert list(knobs) == [
+        "method",
+        "steps",
+        "seed",
+        "class",
+        "Einstein radius [arcsec]",
+        "guidance",
+    ]
+    assert "10 network evaluations" in shown.value and re.search(
+        r"2 images in \d+\.\d\d s", shown.value
+    )
     knobs["steps"].value = 25
     assert "25 network evaluations" in shown.value
     dark = pixels(shown.value)[1:9, 1:9].mean()
@@ -180,6 +250,7 @@ def test_a_refusal_stands_where_the_picture_would():
 
         def draw(self, n, seed=0, table=None):
             raise widgets.InputError("sampler: no such steps")
+
     assert "sampler: no such steps" in widgets.live({"ddim": Refusing()}).children[1].value
 
 
@@ -187,5 +258,9 @@ def test_captions_say_what_is_measured(real):
     from lensnb.evaluation import morphology
 
     first = tables.captions(real[:2], pixel_scale=0.1)[0]
-    radius, flux = morphology.ring_radius(real[:1], 0.1)[0, 0], image_stats.total_flux(real[:1])[0, 0]
-    assert first.startswith(f'ring {radius:.2f}", flux {flux:,.0f}, ') and "pixels" in tables.captions(real[:1])[0]
+    radius = morphology.ring_radius(real[:1], 0.1)[0, 0]
+    flux = image_stats.total_flux(real[:1])[0, 0]
+    assert (
+        first.startswith(f'ring {radius:.2f}", flux {flux:,.0f}, ')
+        and "pixels" in tables.captions(real[:1])[0]
+    )

@@ -20,14 +20,22 @@ from lensnb.lensing.priors import PRIORS
 from lensnb.lensing.simulate import render, simulate
 from lensnb.recipes.recipe import validate
 
-N, BROAD = 250, PRIORS["broad"]
+N = 250
+BROAD = PRIORS["broad"]
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lenses")
-    p = validate({"data": {"n": 5 * N, "holdout": 1 / 5}, "model": {"context": "physics"}, "sample": {"n": N},
-                         "evaluate": {"n": N, "bootstrap": 25, "floors": 10, "fit": 8}}, "test")
+    p = validate(
+        {
+            "data": {"n": 5 * N, "holdout": 1 / 5},
+            "model": {"context": "physics"},
+            "sample": {"n": N},
+            "evaluate": {"n": N, "bootstrap": 25, "floors": 10, "fit": 8},
+        },
+        "test",
+    )
     prepare_dataset(p.data, 11, folder)
     return Judge(p, load_dataset(folder))
 
@@ -46,7 +54,9 @@ def test_images_are_measured_a_few_at_a_time(judge, fresh, monkeypatch):
     whole = judge.rows(fresh[0])
     monkeypatch.setattr(judge_module, "CHUNK", 64)
     parts = judge.rows(Part(fresh[0], np.arange(N)))
-    assert whole.keys() == parts.keys() and all(np.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-6) for name in whole)
+    assert whole.keys() == parts.keys() and all(
+        np.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-6) for name in whole
+    )
 
 
 def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fresh, monkeypatch):
@@ -55,7 +65,9 @@ def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fres
     few = judge._measured("neighbours", ruler, made, None)
     spoiled = np.concatenate([made[:20], np.full_like(made[20:], 100)])
     assert few["density"]["larger_is_better"] is None and few["recall"]["larger_is_better"] is True
-    assert few["precision"]["n"] == 20 and few == judge._measured("neighbours", ruler, spoiled, None)
+    assert few["precision"]["n"] == 20 and few == judge._measured(
+        "neighbours", ruler, spoiled, None
+    )
 
 
 def blurred(images, truth, rng):
@@ -77,7 +89,9 @@ def only_ten_per_cent(images, truth, rng):
 
 def ring_larger(factor):
     """The same lenses, simulated anew with a larger ring."""
-    return lambda images, truth, rng: render(truth | {name: factor * truth[name] for name in ("theta_E", "theta_E_smooth")}).numpy()
+    return lambda images, truth, rng: render(
+        truth | {name: factor * truth[name] for name in ("theta_E", "theta_E_smooth")}
+    ).numpy()
 
 
 def psf_wider(images, truth, rng):
@@ -89,16 +103,39 @@ def substructure_left_out(images, truth, rng):
     return render(truth | smooth | {"theta_E_smooth": truth["theta_E"]}).numpy()
 
 
-FAULTS = {      # fault -> measures that must see it with so few images, more than 3 sigma beyond the floor
+FAULTS = {  # fault -> measures that must see it with so few images, more than 3 sigma beyond the floor
     "blur": (blurred, ("told_apart", "spectrum", "noise_level", "minkowski", "scattering")),
-    "noise x1.2": (lambda x, t, rng: x + rng.normal(0, 0.66, x.shape), ("spectrum", "noise_level", "minkowski", "scattering")),
+    "noise x1.2": (
+        lambda x, t, rng: x + rng.normal(0, 0.66, x.shape),
+        ("spectrum", "noise_level", "minkowski", "scattering"),
+    ),
     "flux x1.1": (lambda x, t, rng: 1.1 * x, ("spectrum",)),
-    "phases random": (phases_random, ("fld", "kid", "told_apart", "precision", "lenses_found", "intensity", "profile", "ring_radius", "multipoles", "minkowski")),
-    "halves mixed": (cut_and_mixed, ("fld", "told_apart", "readings", "usefulness", "multipoles", "minkowski")),
+    "phases random": (
+        phases_random,
+        (
+            "fld",
+            "kid",
+            "told_apart",
+            "precision",
+            "lenses_found",
+            "intensity",
+            "profile",
+            "ring_radius",
+            "multipoles",
+            "minkowski",
+        ),
+    ),
+    "halves mixed": (
+        cut_and_mixed,
+        ("fld", "told_apart", "readings", "usefulness", "multipoles", "minkowski"),
+    ),
     "ten per cent distinct": (only_ten_per_cent, ("recall", "coverage")),
     "ring +10 %": (ring_larger(1.1), ("profile", "ring_radius")),
     "PSF +30 %": (psf_wider, ("spectrum",)),
-    "substructure left out": (substructure_left_out, ("fld", "fld_by_class", "kid", "recall", "coverage", "told_apart")),
+    "substructure left out": (
+        substructure_left_out,
+        ("fld", "fld_by_class", "kid", "recall", "coverage", "told_apart"),
+    ),
 }
 
 
@@ -106,75 +143,132 @@ FAULTS = {      # fault -> measures that must see it with so few images, more th
 def test_a_fault_is_seen_by_those_that_can_see_it(fault, judge, fresh):
     spoil, seen_by = FAULTS[fault]
     found = judge.measured(spoil(fresh[0], fresh[1], np.random.default_rng(0)).astype(np.float32))
-    missed = {name: round(compare.badness(found[name]), 1) for name in seen_by if compare.badness(found[name]) < 3}
+    missed = {
+        name: round(compare.badness(found[name]), 1)
+        for name in seen_by
+        if compare.badness(found[name]) < 3
+    }
     assert not missed
 
 
 def test_a_ring_three_per_cent_larger_is_measured_if_not_yet_certain(judge, fresh, as_real):
-    found, true = judge.measured(ring_larger(1.03)(*fresh, None))["ring_radius"], as_real["ring_radius"]
-    assert compare.badness(found) > compare.badness(true) + 0.5             # beyond 3 at n = 2,000
+    found = judge.measured(ring_larger(1.03)(*fresh, None))["ring_radius"]
+    true = as_real["ring_radius"]
+    assert compare.badness(found) > compare.badness(true) + 0.5  # beyond 3 at n = 2,000
     larger = found["mean"]["generated"]["value"] - true["mean"]["generated"]["value"]
-    assert abs(larger / (0.03 * fresh[1]["theta_E"].mean()) - 1) < 0.2 and found["mean"]["real"] == true["mean"]["real"]
+    assert (
+        abs(larger / (0.03 * fresh[1]["theta_E"].mean()) - 1) < 0.2
+        and found["mean"]["real"] == true["mean"]["real"]
+    )
 
 
 def test_fresh_real_images_are_seen_by_none(as_real):
     found = as_real
-    alarms = {name: round(compare.badness(m), 1) for name, m in found.items() if compare.badness(m) > 3}
-    assert len(alarms) <= 1, alarms                 # 22 measures at 3 sigma, and errors that are themselves estimates
+    alarms = {
+        name: round(compare.badness(m), 1) for name, m in found.items() if compare.badness(m) > 3
+    }
+    assert len(alarms) <= 1, (
+        alarms
+    )  # 22 measures at 3 sigma, and errors that are themselves estimates
     assert all(compare.badness(m) < 5 for m in found.values())
     assert 0.7 < found["fld"]["ratio"] < 1.4 and abs(found["told_apart"]["value"] - 0.5) < 0.12
     unbiased = found["fld"]["at_infinity"]
     assert abs(unbiased["value"]) < 2 * unbiased["error"] < found["fld"]["floor"]
-    assert found["lenses_found"]["value"] > 0.95 and abs(found["usefulness"]["value"] - 1) < 0.06 and found["usefulness"]["labels"] == "read"
+    assert (
+        found["lenses_found"]["value"] > 0.95
+        and abs(found["usefulness"]["value"] - 1) < 0.06
+        and found["usefulness"]["labels"] == "read"
+    )
     assert set(found) < set(figures.METRICS)
 
 
 def test_shuffled_labels_are_seen_by_class_and_by_nothing_else(judge, fresh):
     asked = {"class": np.asarray(fresh[1]["class"])}
-    right, wrong = judge.measured(fresh[0], asked), judge.measured(fresh[0], {"class": np.random.default_rng(0).permutation(asked["class"])})
+    right = judge.measured(fresh[0], asked)
+    wrong = judge.measured(
+        fresh[0], {"class": np.random.default_rng(0).permutation(asked["class"])}
+    )
     assert compare.badness(right["fld_by_class"]) < 4 and compare.badness(wrong["fld_by_class"]) > 5
     assert compare.badness(right["usefulness"]) < 3 and compare.badness(wrong["usefulness"]) > 5
     assert right["usefulness"]["labels"] == "asked" and wrong["usefulness"]["value"] < 0.7
-    assert all(right[name]["value"] == wrong[name]["value"] for name in right if name not in ("fld_by_class", "usefulness"))
+    assert all(
+        right[name]["value"] == wrong[name]["value"]
+        for name in right
+        if name not in ("fld_by_class", "usefulness")
+    )
 
 
 def test_what_is_no_lens_is_not_asked_to_be_one(tmp_path):
-    p = validate({"data": {"n": 96, "holdout": 1 / 6}, "sample": {"n": 16}, "evaluate": {"n": 16, "bootstrap": 10, "floors": 2}}, "test")
+    p = validate(
+        {
+            "data": {"n": 96, "holdout": 1 / 6},
+            "sample": {"n": 16},
+            "evaluate": {"n": 16, "bootstrap": 10, "floors": 2},
+        },
+        "test",
+    )
     prepare_dataset(p.data, 3, tmp_path)
     lenses = load_dataset(tmp_path)
     galaxies = replace(lenses, images=non_lenses(96, 1, ("spiral", "elliptical")))
-    for dataset, asked, names in ((lenses, None, {"lenses_found", "usefulness"}), (galaxies, None, set()),
-                                  (galaxies, {"class": np.arange(16) % 3}, {"usefulness"}), (replace(galaxies, labels=None), None, set())):
+    for dataset, asked, names in (
+        (lenses, None, {"lenses_found", "usefulness"}),
+        (galaxies, None, set()),
+        (galaxies, {"class": np.arange(16) % 3}, {"usefulness"}),
+        (replace(galaxies, labels=None), None, set()),
+    ):
         found = Judge(p, dataset).measured(dataset.images[dataset.heldout], asked)
         assert {"lenses_found", "usefulness"} & set(found) == names
 
 
 def test_the_lens_fit_tells_lenses_from_mixtures_of_halves(judge, fresh):
     images = fresh[0][:8]
-    good, bad = judge.lens_fit(images), judge.lens_fit(cut_and_mixed(images, None, None))
-    assert compare.badness(good) < 3 and bad["value"] > 4 * good["value"] and bad["generated"]["median"] > 3 > good["generated"]["median"] > 0.8
+    good = judge.lens_fit(images)
+    bad = judge.lens_fit(cut_and_mixed(images, None, None))
+    assert (
+        compare.badness(good) < 3
+        and bad["value"] > 4 * good["value"]
+        and bad["generated"]["median"] > 3 > good["generated"]["median"] > 0.8
+    )
     assert good["real"] == bad["real"] and good["real"]["above_1.1"]["n"] == 24
 
 
 @pytest.mark.parametrize("constant", [1, 16])
 def test_constant_images_are_judged_like_any_other(tmp_path, constant):
-    p = validate({"data": {"n": 96, "holdout": 1 / 6}, "sample": {"n": 16}, "evaluate": {"n": 16, "bootstrap": 10, "floors": 2, "fit": 4}}, "test")
+    p = validate(
+        {
+            "data": {"n": 96, "holdout": 1 / 6},
+            "sample": {"n": 16},
+            "evaluate": {"n": 16, "bootstrap": 10, "floors": 2, "fit": 4},
+        },
+        "test",
+    )
     prepare_dataset(p.data, 3, tmp_path)
     dataset = load_dataset(tmp_path)
     images = dataset.images[dataset.heldout]
     images[:constant] = 2.5
     evaluate(Judge(p, dataset), "any", images, None, tmp_path)
     found = io.read_json(tmp_path / "metrics.json")["metrics"]
-    assert found["fld"]["at_infinity"] is None                          # 16 images, 64 features
-    assert found["lens_fit"]["value"] > 1 and (found["lens_fit"]["generated"]["median"] == 0) == (constant > 2)
+    assert found["fld"]["at_infinity"] is None  # 16 images, 64 features
+    assert found["lens_fit"]["value"] > 1 and (found["lens_fit"]["generated"]["median"] == 0) == (
+        constant > 2
+    )
     assert all(np.isfinite([tree["value"], tree["error"]]).all() for tree in found.values())
 
 
-@pytest.mark.parametrize("scale, told", [(0.05, {"pixel_scale": 0.1, "psf_fwhm": 0.17}), (None, {"pixel_scale": 1, "psf_fwhm": 0.17})])
+@pytest.mark.parametrize(
+    "scale, told",
+    [(0.05, {"pixel_scale": 0.1, "psf_fwhm": 0.17}), (None, {"pixel_scale": 1, "psf_fwhm": 0.17})],
+)
 def test_the_psf_is_in_arcsec_or_in_the_pixels_that_are_fitted(tmp_path, scale, told):
     """Images of 32 pixels, averaged to 16: a pixel of those that are fitted is two of the file's."""
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(40, 32, 32)))
-    p = validate({"data": {"path": str(tmp_path / "mine.npy"), "size": 16, "pixel_scale": scale}, "evaluate": {"psf_fwhm": 0.17}}, "test")
+    p = validate(
+        {
+            "data": {"path": str(tmp_path / "mine.npy"), "size": 16, "pixel_scale": scale},
+            "evaluate": {"psf_fwhm": 0.17},
+        },
+        "test",
+    )
     prepare_dataset(p.data, 0, tmp_path)
     assert optics(p, load_dataset(tmp_path)) == pytest.approx(told)
 
@@ -182,7 +276,9 @@ def test_the_psf_is_in_arcsec_or_in_the_pixels_that_are_fitted(tmp_path, scale, 
 def test_too_few_images_are_one_sentence(tmp_path):
     p = validate({"data": {"n": 60}, "evaluate": {"n": 100}}, "test")
     prepare_dataset(p.data, 0, tmp_path)
-    with pytest.raises(InputError, match="evaluate: 6 images on each side, and 8 are needed; bring more images"):
+    with pytest.raises(
+        InputError, match="evaluate: 6 images on each side, and 8 are needed; bring more images"
+    ):
         Judge(p, load_dataset(tmp_path))
 
 
@@ -190,7 +286,11 @@ def test_obedience_of_real_images_is_the_readers_own_error(judge, fresh):
     asked = {name: np.asarray(fresh[1][name]) for name in ("class", "theta_E", "q", "gamma")}
     both = judge.obedience(fresh[0], asked)
     for whose in ("generated", "real"):
-        assert both[whose]["theta_E"]["scatter"] < 0.03 and abs(both[whose]["theta_E"]["bias"]) < 0.01 and both[whose]["class"]["share"] > 0.78
+        assert (
+            both[whose]["theta_E"]["scatter"] < 0.03
+            and abs(both[whose]["theta_E"]["bias"]) < 0.01
+            and both[whose]["class"]["share"] > 0.78
+        )
     swapped = judge.obedience(fresh[0], asked | {"theta_E": asked["theta_E"][::-1]})["generated"]
     assert swapped["theta_E"]["scatter"] > 0.15 and swapped["q"] == both["generated"]["q"]
 
@@ -204,10 +304,15 @@ def with_dataset(judge, **changes):
 
 def test_classes_are_compared_by_name(judge, fresh):
     asked = {name: np.asarray(fresh[1][name]) for name in ("class", "q")}
-    plain, place = judge.obedience(fresh[0], asked), np.array([1, 2, 0])    # where each of its classes is in another order
+    # where each of its classes is in another order
+    plain = judge.obedience(fresh[0], asked)
+    place = np.array([1, 2, 0])
     order = tuple(judge.dataset.classes[k] for k in np.argsort(place))
     sorted_otherwise = with_dataset(judge, classes=order, labels=place[judge.dataset.labels])
-    assert sorted_otherwise.obedience(fresh[0], asked | {"class": place[asked["class"]]}) == plain and plain["real"]["class"]["share"] > 0.78
+    assert (
+        sorted_otherwise.obedience(fresh[0], asked | {"class": place[asked["class"]]}) == plain
+        and plain["real"]["class"]["share"] > 0.78
+    )
     digits = with_dataset(judge, classes=("0", "1", "2"))
     assert all(set(table) == {"q"} for table in digits.obedience(fresh[0], asked).values())
     assert digits.obedience(fresh[0], {"class": asked["class"]}) is None
@@ -217,93 +322,189 @@ def test_lengths_are_compared_in_arcsec_of_the_images(judge, fresh):
     asked = {name: np.asarray(fresh[1][name]) for name in ("class", "theta_E", "q")}
     truth = judge.dataset.truth
     plain = judge.obedience(fresh[0], asked)
-    coarser = with_dataset(judge, pixel_scale=3 * judge.dataset.pixel_scale, truth=truth | {"theta_E": 3 * truth["theta_E"]})
+    coarser = with_dataset(
+        judge,
+        pixel_scale=3 * judge.dataset.pixel_scale,
+        truth=truth | {"theta_E": 3 * truth["theta_E"]},
+    )
     found = coarser.obedience(fresh[0], asked | {"theta_E": 3 * asked["theta_E"]})
     for whose in ("generated", "real"):
-        assert found[whose]["theta_E"]["scatter"] == pytest.approx(3 * plain[whose]["theta_E"]["scatter"]) and found[whose]["q"] == plain[whose]["q"]
-    assert set(with_dataset(judge, pixel_scale=None).obedience(fresh[0], asked)["real"]) == {"class", "q"}
+        assert (
+            found[whose]["theta_E"]["scatter"]
+            == pytest.approx(3 * plain[whose]["theta_E"]["scatter"])
+            and found[whose]["q"] == plain[whose]["q"]
+        )
+    assert set(with_dataset(judge, pixel_scale=None).obedience(fresh[0], asked)["real"]) == {
+        "class",
+        "q",
+    }
 
 
 def row(method, metric, value, error=0.1, group="features", larger=False, sigma=1.0):
-    return {"method": method, "metric": metric, "value": value, "error": error, "group": group, "larger_is_better": larger, "sigma": sigma,
-            "floor": 1.0, "floor_error": 0.1, "ratio": value, "n": 9}
+    return {
+        "method": method,
+        "metric": metric,
+        "value": value,
+        "error": error,
+        "group": group,
+        "larger_is_better": larger,
+        "sigma": sigma,
+        "floor": 1.0,
+        "floor_error": 0.1,
+        "ratio": value,
+        "n": 9,
+    }
 
 
 def test_best_is_only_who_is_ahead_by_more_than_the_error():
-    a, b = row("a", "fld", 1.0), row("b", "fld", 1.1)
+    a = row("a", "fld", 1.0)
+    b = row("b", "fld", 1.1)
     assert compare.clear_winner([a, b], {}) is None and compare.clear_winner([a], {}) is None
     assert compare.clear_winner([a, row("b", "fld", 1.2)], {}) is a
-    c, d = row("c", "recall", 0.9, larger=True), row("d", "recall", 0.3, larger=True)
+    c = row("c", "recall", 0.9, larger=True)
+    d = row("d", "recall", 0.3, larger=True)
     assert compare.clear_winner([d, c], {}) is c
-    assert compare.badness(row("a", "recall", 0, larger=True, sigma=-4)) == 4 and compare.badness(row("a", "fld", 0, sigma=-4)) == -4
+    assert (
+        compare.badness(row("a", "recall", 0, larger=True, sigma=-4)) == 4
+        and compare.badness(row("a", "fld", 0, sigma=-4)) == -4
+    )
 
 
 def test_density_is_best_where_it_is_that_of_real_images():
-    over, under, near = (row(name, "density", value, larger=None, sigma=10 * (value - 1)) for name, value in (("a", 1.7), ("b", 0.6), ("c", 1.1)))
-    assert compare.clear_winner([over, under, near], {}) is near and compare.clear_winner([over, under], {}) is under
+    over, under, near = (
+        row(name, "density", value, larger=None, sigma=10 * (value - 1))
+        for name, value in (("a", 1.7), ("b", 0.6), ("c", 1.1))
+    )
+    assert (
+        compare.clear_winner([over, under, near], {}) is near
+        and compare.clear_winner([over, under], {}) is under
+    )
     assert [compare.badness(r) for r in (over, under, near)] == pytest.approx([7, 4, 1])
-    shared = np.random.default_rng(0).normal(size=50)                   # what moves both up takes one away from the floor, and the other to it
+    shared = np.random.default_rng(0).normal(
+        size=50
+    )  # what moves both up takes one away from the floor, and the other to it
     worse, error = compare.gap(under, over, {"a": {"density": shared}, "b": {"density": shared}})
     assert (worse, error) == (pytest.approx(0.3), pytest.approx(2 * shared.std(ddof=1)))
 
 
 def test_what_never_scatters_is_as_bad_as_the_side_it_lies_on():
-    for value, larger, bad in ((0.0, True, np.inf), (2.0, True, -np.inf), (2.0, False, np.inf), (0.0, False, -np.inf), (0.0, None, np.inf)):
+    for value, larger, bad in (
+        (0.0, True, np.inf),
+        (2.0, True, -np.inf),
+        (2.0, False, np.inf),
+        (0.0, False, -np.inf),
+        (0.0, None, np.inf),
+    ):
         assert compare.badness(row("a", "any", value, larger=larger, sigma=None)) == bad
-    rows = [row("a", "precision", 0.0, larger=True, sigma=None), row("a", "density", 0.5, larger=None, sigma=-4.0), row("a", "fld", 0.5, sigma=-4.0)]
+    rows = [
+        row("a", "precision", 0.0, larger=True, sigma=None),
+        row("a", "density", 0.5, larger=None, sigma=-4.0),
+        row("a", "fld", 0.5, sigma=-4.0),
+    ]
     assert [text.get_text() for text in figures.sigmas(rows).axes[0].texts] == ["inf", "4", "-4"]
 
 
 def test_the_error_of_a_difference_is_that_of_the_paired_resamplings():
     shared, own = np.random.default_rng(0).normal(size=(2, 400)) * [[0.1], [0.01]]
-    a, b = row("a", "fld", 1.0), row("b", "fld", 1.1)
+    a = row("a", "fld", 1.0)
+    b = row("b", "fld", 1.1)
     deviations = {"a": {"fld": shared}, "b": {"fld": shared + own}}
     assert compare.gap(a, b, deviations) == (pytest.approx(0.1), pytest.approx(own.std(ddof=1)))
-    assert compare.clear_winner([b, a], deviations) is a and compare.clear_winner([b, a], {"a": deviations["a"]}) is None
-    worse, error = compare.gap(row("a", "recall", 0.9, larger=True), row("b", "recall", 0.8, larger=True), deviations)
-    assert (worse, error) == (pytest.approx(0.1), pytest.approx(0.02**0.5))         # without deviations: independent
+    assert (
+        compare.clear_winner([b, a], deviations) is a
+        and compare.clear_winner([b, a], {"a": deviations["a"]}) is None
+    )
+    worse, error = compare.gap(
+        row("a", "recall", 0.9, larger=True), row("b", "recall", 0.8, larger=True), deviations
+    )
+    assert (worse, error) == (
+        pytest.approx(0.1),
+        pytest.approx(0.02**0.5),
+    )  # without deviations: independent
     same = {"a": {"fld": shared}, "b": {"fld": shared}}
     assert compare.clear_winner([a, row("b", "fld", 1.0)], same) is None
 
 
-ROWS = [row("a", "fld", 2.0), row("b", "fld", 3.0), row("a", "told_apart", 0.7), row("b", "told_apart", 0.9),
-        row("a", "spectrum", 1, group="physics", sigma=2), row("b", "spectrum", 1, group="physics", sigma=30)]
+ROWS = [
+    row("a", "fld", 2.0),
+    row("b", "fld", 3.0),
+    row("a", "told_apart", 0.7),
+    row("b", "told_apart", 0.9),
+    row("a", "spectrum", 1, group="physics", sigma=2),
+    row("b", "spectrum", 1, group="physics", sigma=30),
+]
 
 
 def test_the_verdict_is_three_sentences_of_the_numbers():
     closest, physics, told = compare.verdict(ROWS, {})
     assert "a comes closest, 2.0 times" in closest and "b by 7.1 sigma" in closest
-    assert "a is within 3 sigma of real images in 1 of 1" in physics and "b is within 3 sigma of real images in 0 of 1, worst in spectrum (30 sigma)" in physics
+    assert (
+        "a is within 3 sigma of real images in 1 of 1" in physics
+        and "b is within 3 sigma of real images in 0 of 1, worst in spectrum (30 sigma)" in physics
+    )
     assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
 
 
 def test_the_verdict_counts_in_paired_errors():
     shared, own = np.random.default_rng(0).normal(size=(2, 50))
     own = 0.25 * (own - own.mean()) / own.std(ddof=1)
-    assert "b by 4.0 sigma" in compare.verdict(ROWS, {"a": {"fld": shared}, "b": {"fld": shared + own}})[0]
+    assert (
+        "b by 4.0 sigma"
+        in compare.verdict(ROWS, {"a": {"fld": shared}, "b": {"fld": shared + own}})[0]
+    )
     equal = [*ROWS[:1], row("b", "fld", 2.0), *ROWS[2:]]
-    assert "behind it are b by nothing." in compare.verdict(equal, {m: {"fld": shared} for m in "ab"})[0]
+    assert (
+        "behind it are b by nothing."
+        in compare.verdict(equal, {m: {"fld": shared} for m in "ab"})[0]
+    )
 
 
 def test_evaluations_are_compared_on_one_reference(judge, fresh, tmp_path):
     noisy = fresh[0] + np.random.default_rng(0).normal(0, 0.3, fresh[0].shape).astype(np.float32)
     asked = {name: np.asarray(fresh[1][name]) for name in ("class", "theta_E", "q", "gamma")}
-    for name, images in (("good", fresh[0]), ("bad", noisy)):           # the same images, but for the noise: a pair
+    for name, images in (
+        ("good", fresh[0]),
+        ("bad", noisy),
+    ):  # the same images, but for the noise: a pair
         (tmp_path / name).mkdir()
         evaluate(judge, name, images, asked, tmp_path / name)
-        tree, behind = io.read_json(tmp_path / name / "metrics.json")["metrics"], io.read_table(tmp_path / name / "deviations.csv")
-        assert set(tree) - set(behind) == {"told_apart", "lenses_found"} and not any("deviations" in m for m in tree.values())
-        assert all(abs(np.std(behind[key], ddof=1) / tree[key]["error"] - 1) < 1e-6 for key in behind)
-    run = SimpleNamespace(params=SimpleNamespace(sample=SimpleNamespace(methods=["good", "bad"])), need=lambda stage: tmp_path / stage.partition("/")[2])
+        tree = io.read_json(tmp_path / name / "metrics.json")["metrics"]
+        behind = io.read_table(tmp_path / name / "deviations.csv")
+        assert set(tree) - set(behind) == {"told_apart", "lenses_found"} and not any(
+            "deviations" in m for m in tree.values()
+        )
+        assert all(
+            abs(np.std(behind[key], ddof=1) / tree[key]["error"] - 1) < 1e-6 for key in behind
+        )
+    run = SimpleNamespace(
+        params=SimpleNamespace(sample=SimpleNamespace(methods=["good", "bad"])),
+        need=lambda stage: tmp_path / stage.partition("/")[2],
+    )
     rows = {(r["metric"], r["method"]): r for r in compare.table(run)}
     assert rows["spectrum", "good"]["best"] and not rows["spectrum", "bad"]["best"]
     good, bad = (rows["fld", method] for method in ("good", "bad"))
-    assert compare.gap(good, bad, compare.deviations_of(run))[1] < 0.6 * np.hypot(good["error"], bad["error"])
+    assert compare.gap(good, bad, compare.deviations_of(run))[1] < 0.6 * np.hypot(
+        good["error"], bad["error"]
+    )
 
 
 def test_the_means_of_each_model_are_one_sentence():
-    cost = lambda model, seen: {"model": model, "training_images_seen": seen, "training_minutes": 2.04, "parameters": 1_040_000}
-    told = compare.footing({"ddpm": cost("diffusion", 320), "ddim": cost("diffusion", 320), "gan": cost("gan", 320)}, 45)
-    assert told == ("Of the same 45 training images, turned and flipped, diffusion saw 320 in 2.0 minutes and draws with 1.04 million parameters; "
-                    "gan saw 320 in 2.0 minutes and draws with 1.04 million parameters. The number of images seen is the same for all.")
-    assert "same for all" not in compare.footing({"ddpm": cost("diffusion", 320), "gan": cost("gan", 100)}, 45)
+    def cost(model, seen):
+        return {
+            "model": model,
+            "training_images_seen": seen,
+            "training_minutes": 2.04,
+            "parameters": 1_040_000,
+        }
+
+    told = compare.footing(
+        {"ddpm": cost("diffusion", 320), "ddim": cost("diffusion", 320), "gan": cost("gan", 320)},
+        45,
+    )
+    assert told == (
+        "Of the same 45 training images, turned and flipped, diffusion saw 320 in 2.0 minutes and draws with 1.04 million parameters; "
+        "gan saw 320 in 2.0 minutes and draws with 1.04 million parameters. The number of images seen is the same for all."
+    )
+    assert "same for all" not in compare.footing(
+        {"ddpm": cost("diffusion", 320), "gan": cost("gan", 100)}, 45
+    )

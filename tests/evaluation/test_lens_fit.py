@@ -16,7 +16,7 @@ from lensnb.lensing import priors, simulate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lenstronomy.npz"
 PRIOR = priors.PRIORS["broad"]
-SMOOTH = "theta_E_smooth x y source_x source_y source_radius source_n".split()
+SMOOTH = ["theta_E_smooth", "x", "y", "source_x", "source_y", "source_radius", "source_n"]
 TWICE = {"e": ("q", "phi"), "source_e": ("source_q", "source_phi"), "gamma": ("gamma", "phi_gamma")}
 
 
@@ -52,14 +52,19 @@ def real():
 def smooth():
     """10 images without substructure: noisy, and without noise, (10, 1, 64, 64) each; their truth."""
     truth = rows(priors.draw_truth(30, seed=5), np.s_[::3])
-    return simulate.render(truth).numpy(), simulate.clean_images(truth, no_points(10), PRIOR)[:, None].numpy(), truth
+    return (
+        simulate.render(truth).numpy(),
+        simulate.clean_images(truth, no_points(10), PRIOR)[:, None].numpy(),
+        truth,
+    )
 
 
 # ---- what is put in comes out
 
+
 def test_noise_free_lenses_are_recovered(smooth):
     _, clean, truth = smooth
-    found = lens_fit.fit(clean, noise=0.05, photons=0)     # a thousandth of the peak
+    found = lens_fit.fit(clean, noise=0.05, photons=0)  # a thousandth of the peak
     assert found.chi2.max() < 1e-3 and found.freedom == 64 * 64 - 15
     wrong = errors(found.parameters, truth)
     assert max(wrong.values()) < 2e-3 and wrong["theta_E_smooth"] < 2e-4, wrong
@@ -80,32 +85,51 @@ def test_lenstronomys_lenses_are_recovered():
     images = truth["images"][:, None]
     found = lens_fit.fit(images, noise=images.max((1, 2, 3)) / 1000, photons=0)
     wrong = errors(found.parameters, truth)
-    assert found.chi2.max() < 1e-2 and wrong.pop("source_n") < 2e-2 and max(wrong.values()) < 1e-3, wrong
+    assert (
+        found.chi2.max() < 1e-2 and wrong.pop("source_n") < 2e-2 and max(wrong.values()) < 1e-3
+    ), wrong
 
 
 def test_another_telescope():
     """The public DeepLenseSim set 2 through lenstronomy: its pixels, its PSF, its one ray a pixel."""
-    truth, prior = golden("deeplensesim-2"), priors.PRIORS["deeplensesim-2"]
+    truth = golden("deeplensesim-2")
+    prior = priors.PRIORS["deeplensesim-2"]
     image = truth["images"][:1, None]
-    found = lens_fit.fit(image, prior.pixel_scale, prior.psf_fwhm, noise=image.max() / 1000, photons=0, oversample=1)
-    assert found.parameters["theta_E_smooth"][0] == pytest.approx(priors.DEEPLENSE_RADIUS * priors.DEEPLENSE_SCALE, abs=1e-3)
-    for name, value in {"q": 0.9 / 1.1, "source_n": 1.0, "source_radius": 0.25, "gamma": 0.05 * priors.DEEPLENSE_SCALE}.items():
+    found = lens_fit.fit(
+        image, prior.pixel_scale, prior.psf_fwhm, noise=image.max() / 1000, photons=0, oversample=1
+    )
+    assert found.parameters["theta_E_smooth"][0] == pytest.approx(
+        priors.DEEPLENSE_RADIUS * priors.DEEPLENSE_SCALE, abs=1e-3
+    )
+    for name, value in {
+        "q": 0.9 / 1.1,
+        "source_n": 1.0,
+        "source_radius": 0.25,
+        "gamma": 0.05 * priors.DEEPLENSE_SCALE,
+    }.items():
         assert found.parameters[name][0] == pytest.approx(value, abs=0.01), name
 
 
 def test_the_parameters_render_the_model(real):
     """Names, angles and units are the simulator's: it turns them into the same image."""
-    found, six = real[2], np.s_[::10]
+    found = real[2]
+    six = np.s_[::10]
     table = rows(found.parameters, six)
     table |= dict.fromkeys(("vortex_mass", "vortex_angle", "vortex_half_length"), np.zeros(6))
-    light = simulate.clean_images(table, no_points(6), replace(PRIOR, snr=None, background=0.0)).numpy()
+    light = simulate.clean_images(
+        table, no_points(6), replace(PRIOR, snr=None, background=0.0)
+    ).numpy()
     image = light * table["brightness"][:, None, None] + table["background"][:, None, None]
     np.testing.assert_allclose(image, found.model[six, 0], atol=1e-3 * image.max())
 
 
 def test_slopes_are_the_slopes():
-    p = torch.tensor([[0.4, 0.1, -0.05, 0.01, 0.02, 0.03, -0.02, 0.03, 0.05, 0.08, 1.0, 0.1, 0.2],
-                      [0.3, -0.06, 0.1, 0.0, 0.01, 0.0, 0.04, -0.04, 0.01, 0.06, 0.8, -0.2, 0.1]])
+    p = torch.tensor(
+        [
+            [0.4, 0.1, -0.05, 0.01, 0.02, 0.03, -0.02, 0.03, 0.05, 0.08, 1.0, 0.1, 0.2],
+            [0.3, -0.06, 0.1, 0.0, 0.01, 0.0, 0.04, -0.04, 0.01, 0.06, 0.8, -0.2, 0.1],
+        ]
+    )
     optics = lens_fit.Optics((24, 32), 0.05, 2)
     slopes = optics.slopes(p)
     assert slopes.shape == (2, 13, 24, 32)
@@ -116,6 +140,7 @@ def test_slopes_are_the_slopes():
 
 
 # ---- what it judges
+
 
 def test_classes_stand_apart(real):
     _, truth, found = real
@@ -142,10 +167,12 @@ def test_signal_to_noise_as_the_truth_says(real):
 
 def test_chi2_residual_model_and_image_agree(real):
     images, _, found = real
-    np.testing.assert_allclose((found.residual**2).sum((1, 2, 3)) / found.freedom, found.chi2, rtol=1e-5)
+    np.testing.assert_allclose(
+        (found.residual**2).sum((1, 2, 3)) / found.freedom, found.chi2, rtol=1e-5
+    )
     light = found.model - found.parameters["background"][:, None, None, None]
     signal = simulate.ring_signal(torch.tensor(light[:, 0])).numpy()[:, None, None, None]
-    variance = 1 + light / signal      # sky, and as much again from photons on the ring
+    variance = 1 + light / signal  # sky, and as much again from photons on the ring
     np.testing.assert_allclose(images - found.model, found.residual * np.sqrt(variance), atol=2e-3)
 
 
@@ -169,12 +196,15 @@ def test_wrong_noise_and_blur_show(smooth):
     images, clean, _ = smooth
     right = np.median(lens_fit.fit(images, noise=1.0).chi2)
     loud = np.median(lens_fit.fit(clean + 1.2 * (images - clean), noise=1.0).chi2)
-    blurred = np.median(lens_fit.fit(ndimage.gaussian_filter(images, (0, 0, 0.5, 0.5)), noise=1.0).chi2)
+    blurred = np.median(
+        lens_fit.fit(ndimage.gaussian_filter(images, (0, 0, 0.5, 0.5)), noise=1.0).chi2
+    )
     assert right == pytest.approx(1, abs=0.03)
     assert loud / right == pytest.approx(1.44, abs=0.05) and blurred < 0.6
 
 
 # ---- the noise
+
 
 def test_sky_noise_read_off_the_image(real):
     images, _, _ = real
@@ -184,12 +214,13 @@ def test_sky_noise_read_off_the_image(real):
     assert lens_fit.sky_noise(np.zeros((1, 1, 8, 8))) == 1
     bare = np.zeros((1, 1, 16, 16))
     bare[..., 8, 8] = 50
-    assert lens_fit.sky_noise(bare) == pytest.approx(0.05)      # a thousandth of the range
+    assert lens_fit.sky_noise(bare) == pytest.approx(0.05)  # a thousandth of the range
 
 
 def test_without_a_noise_the_image_shows_it(smooth):
     images, *_ = smooth
-    given, read = lens_fit.fit(images, noise=1.0), lens_fit.fit(images)
+    given = lens_fit.fit(images, noise=1.0)
+    read = lens_fit.fit(images)
     np.testing.assert_allclose(read.noise, lens_fit.sky_noise(images))
     np.testing.assert_allclose(read.chi2 * read.noise**2, given.chi2, rtol=0.01)
     assert np.median(read.chi2) == pytest.approx(1, abs=0.05)
@@ -203,10 +234,13 @@ def test_noise_of_each_image_and_of_each_pixel(smooth):
     np.testing.assert_allclose(sky.noise, scale)
     of_pixels = np.sqrt(1 + clean / truth["exposure"][:, None, None, None])
     for noise in (of_pixels, of_pixels[0, 0]):
-        assert np.median(lens_fit.fit(images[:1], noise=noise[:1] if noise.ndim == 4 else noise).chi2) == pytest.approx(1, abs=0.06)
+        assert np.median(
+            lens_fit.fit(images[:1], noise=noise[:1] if noise.ndim == 4 else noise).chi2
+        ) == pytest.approx(1, abs=0.06)
 
 
 # ---- the same every time
+
 
 def test_same_seed_same_bits(smooth):
     images, *_ = smooth
@@ -219,7 +253,9 @@ def test_an_image_does_not_depend_on_its_batch(real):
     order = np.array([31, 5, 50, 0, 12])
     again = lens_fit.fit(images[order], noise=1.0, batch=3)
     np.testing.assert_allclose(again.chi2, found.chi2[order], atol=1e-4)
-    np.testing.assert_allclose(again.parameters["theta_E_smooth"], found.parameters["theta_E_smooth"][order], atol=1e-4)
+    np.testing.assert_allclose(
+        again.parameters["theta_E_smooth"], found.parameters["theta_E_smooth"][order], atol=1e-4
+    )
 
 
 def test_units(smooth):
@@ -228,18 +264,24 @@ def test_units(smooth):
     one = lens_fit.fit(images[:3], noise=1.0)
     other = lens_fit.fit(images[:3] * 1e-3 + 5, 1, 1.7, noise=1e-3)
     np.testing.assert_allclose(other.chi2, one.chi2, atol=1e-3)
-    np.testing.assert_allclose(other.parameters["theta_E_smooth"], 10 * one.parameters["theta_E_smooth"], rtol=1e-3)
-    np.testing.assert_allclose(other.parameters["background"], 5 + 1e-3 * one.parameters["background"], atol=1e-5)
+    np.testing.assert_allclose(
+        other.parameters["theta_E_smooth"], 10 * one.parameters["theta_E_smooth"], rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        other.parameters["background"], 5 + 1e-3 * one.parameters["background"], atol=1e-5
+    )
 
 
 def test_a_second_start_leaves_a_wrong_minimum():
     """A lens that the descent from its own ring misses."""
     image = simulate.render(priors.draw_truth(1, seed=7, start=108)).numpy()
-    alone, several = lens_fit.fit(image, noise=1.0, starts=1), lens_fit.fit(image, noise=1.0)
+    alone = lens_fit.fit(image, noise=1.0, starts=1)
+    several = lens_fit.fit(image, noise=1.0)
     assert alone.chi2[0] > 2 and several.chi2[0] < 1.1 and several.start[0] > 0 == alone.start[0]
 
 
 # ---- edges
+
 
 def test_what_is_no_lens_at_all_gets_finite_numbers():
     rng = np.random.default_rng(0)
@@ -247,18 +289,26 @@ def test_what_is_no_lens_at_all_gets_finite_numbers():
     images[0] = rng.standard_normal((1, 64, 64))
     images[1, 0, 30, 40] = 1e6
     images[2, 0, :, :32] = 100
-    images[3] = -50 * np.exp(-np.hypot(*np.mgrid[-32:32, -32:32]) / 5)     # a hole
-    found = lens_fit.fit(images, photons=0)      # the last is 0 everywhere
-    assert np.isfinite(found.chi2).all() and np.isfinite(found.model).all() and np.isfinite(found.residual).all()
+    images[3] = -50 * np.exp(-np.hypot(*np.mgrid[-32:32, -32:32]) / 5)  # a hole
+    found = lens_fit.fit(images, photons=0)  # the last is 0 everywhere
+    assert (
+        np.isfinite(found.chi2).all()
+        and np.isfinite(found.model).all()
+        and np.isfinite(found.residual).all()
+    )
     assert all(np.isfinite(column).all() for column in found.parameters.values())
-    assert found.chi2[0] == pytest.approx(1, abs=0.1) and found.parameters["snr"][0] < 5   # noise alone fits, as nothing
+    assert (
+        found.chi2[0] == pytest.approx(1, abs=0.1) and found.parameters["snr"][0] < 5
+    )  # noise alone fits, as nothing
     assert found.chi2[2:4].min() > 2 and found.chi2[4] == 0
 
 
 def test_channels_are_averaged(smooth):
     images, *_ = smooth
     colours = np.concatenate([images[:2] * k for k in (0.5, 1.5, 1.0)], axis=1)
-    np.testing.assert_allclose(lens_fit.fit(colours, noise=1.0).chi2, lens_fit.fit(images[:2], noise=1.0).chi2, atol=1e-4)
+    np.testing.assert_allclose(
+        lens_fit.fit(colours, noise=1.0).chi2, lens_fit.fit(images[:2], noise=1.0).chi2, atol=1e-4
+    )
 
 
 def test_oblong_images(smooth):
@@ -271,23 +321,29 @@ def test_oblong_images(smooth):
 NAN = np.full((2, 1, 8, 8), np.nan)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"images": NAN}, r"image 0 holds NaN or infinite pixels \(as do 1 others\)"),
-    ({"images": np.zeros((8, 8))}, r"images have shape \(8, 8\), expected \(N, C, H, W\)"),
-    ({"images": np.zeros((0, 1, 8, 8))}, r"images have shape \(0, 1, 8, 8\)"),
-    ({"images": np.zeros((1, 1, 4, 8))}, "at least 8 x 8 pixels"),
-    ({"noise": 0.0}, r"noise has shape \(\) and values from 0"),
-    ({"noise": np.nan}, "noise has shape .* expected positive"),
-    ({"noise": np.ones(3)}, r"noise has shape \(3,\) .* expected positive ones of shape \(\), \(2,\), \(8, 8\)"),
-    ({"photons": -1}, "photons is -1, expected a finite number of at least 0"),
-    ({"pixel_scale": 0}, "pixel_scale is 0, expected a finite number of at least 1e-08"),
-    ({"pixel_scale": None}, "pixel_scale is None"),
-    ({"psf_fwhm": np.inf}, "psf_fwhm is inf"),
-    ({"starts": 0}, "starts is 0, expected a whole number of at least 1"),
-    ({"oversample": 1.5}, "oversample is 1.5"),
-    ({"seed": -1}, "seed is -1"),
-    ({"batch": 0}, "batch is 0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"images": NAN}, r"image 0 holds NaN or infinite pixels \(as do 1 others\)"),
+        ({"images": np.zeros((8, 8))}, r"images have shape \(8, 8\), expected \(N, C, H, W\)"),
+        ({"images": np.zeros((0, 1, 8, 8))}, r"images have shape \(0, 1, 8, 8\)"),
+        ({"images": np.zeros((1, 1, 4, 8))}, "at least 8 x 8 pixels"),
+        ({"noise": 0.0}, r"noise has shape \(\) and values from 0"),
+        ({"noise": np.nan}, "noise has shape .* expected positive"),
+        (
+            {"noise": np.ones(3)},
+            r"noise has shape \(3,\) .* expected positive ones of shape \(\), \(2,\), \(8, 8\)",
+        ),
+        ({"photons": -1}, "photons is -1, expected a finite number of at least 0"),
+        ({"pixel_scale": 0}, "pixel_scale is 0, expected a finite number of at least 1e-08"),
+        ({"pixel_scale": None}, "pixel_scale is None"),
+        ({"psf_fwhm": np.inf}, "psf_fwhm is inf"),
+        ({"starts": 0}, "starts is 0, expected a whole number of at least 1"),
+        ({"oversample": 1.5}, "oversample is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch": 0}, "batch is 0"),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
         lens_fit.fit(**{"images": np.zeros((2, 1, 8, 8))} | arguments)
@@ -295,5 +351,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_importing_needs_torch_and_numpy_alone():
     code = "import sys, lensnb.evaluation.lens_fit; print({'caustics', 'astropy', 'scipy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
     assert done.stdout.strip() == "set()", done.stderr

@@ -14,33 +14,52 @@ def lenses():
     return {"train": images[:1000], "held": images[1000:1200], "fresh": images[1200:]}
 
 
-CHANGES = {"exact": lambda x, rng: x, "noisy": lambda x, rng: x + rng.normal(0, 1, x.shape), "turned": lambda x, rng: np.rot90(x, 3, (2, 3)),
-           "mirrored": lambda x, rng: x[:, :, :, ::-1], "brighter": lambda x, rng: 1.4 * x + 3}
+CHANGES = {
+    "exact": lambda x, rng: x,
+    "noisy": lambda x, rng: x + rng.normal(0, 1, x.shape),
+    "turned": lambda x, rng: np.rot90(x, 3, (2, 3)),
+    "mirrored": lambda x, rng: x[:, :, :, ::-1],
+    "brighter": lambda x, rng: 1.4 * x + 3,
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_ten_per_cent_copies_are_found_and_named(change, lenses):
     rng = np.random.default_rng(0)
-    made, source = lenses["fresh"].copy(), rng.choice(1000, 20, replace=False)
+    made = lenses["fresh"].copy()
+    source = rng.choice(1000, 20, replace=False)
     made[:20] = CHANGES[change](lenses["train"][source], rng)
     found = memorisation.memorised(made, lenses["train"], lenses["held"], pairs=20)
     assert 0.1 <= found["share"] < 0.15 and found["n"] == 200
-    assert {(i, j) for i, j, _ in found["pairs"]} == set(zip(range(20), source.tolist(), strict=True))
+    assert {(i, j) for i, j, _ in found["pairs"]} == set(
+        zip(range(20), source.tolist(), strict=True)
+    )
     assert max(ratio for *_, ratio in found["pairs"]) < 0.5 * found["threshold"]
 
 
 def test_fresh_images_are_no_copies(lenses):
     found = memorisation.memorised(lenses["fresh"], lenses["train"], lenses["held"])
-    assert found["share"] < found["floor"] + 4 * (found["floor"] / 200) ** 0.5 and abs(found["ratio"] - found["real_ratio"]) < 0.05
+    assert (
+        found["share"] < found["floor"] + 4 * (found["floor"] / 200) ** 0.5
+        and abs(found["ratio"] - found["real_ratio"]) < 0.05
+    )
 
 
 @pytest.mark.parametrize("held", [20, 100])
 def test_the_floor_is_the_rate_of_false_alarms(held, monkeypatch):
     """Of images that are like the held-out ones in all; a hundredth of a few is less than one."""
-    rng, images = np.random.default_rng(3), np.ones((200, 1, 8, 8))
-    monkeypatch.setattr(memorisation, "nearest", lambda rows, *_: (rng.lognormal(size=len(rows)), np.zeros(len(rows), int)))
+    rng = np.random.default_rng(3)
+    images = np.ones((200, 1, 8, 8))
+    monkeypatch.setattr(
+        memorisation,
+        "nearest",
+        lambda rows, *_: (rng.lognormal(size=len(rows)), np.zeros(len(rows), int)),
+    )
     found = [memorisation.memorised(images, images[:1], images[:held]) for _ in range(1000)]
-    assert abs(np.mean([tree["share"] for tree in found]) / found[0]["floor"] - 1) < 0.12 and found[0]["floor"] > 1.5 * memorisation.RARE
+    assert (
+        abs(np.mean([tree["share"] for tree in found]) / found[0]["floor"] - 1) < 0.12
+        and found[0]["floor"] > 1.5 * memorisation.RARE
+    )
 
 
 def test_nearest_is_the_brute_force_minimum_over_all_symmetries():
@@ -48,10 +67,14 @@ def test_nearest_is_the_brute_force_minimum_over_all_symmetries():
     a, b = (memorisation.maps(rng.normal(size=(n, 1, 32, 32))) for n in (7, 11))
     square = b.view(-1, 16, 16).numpy()
     ways = [np.rot90(m, k, (1, 2)) for m in (square, square[:, :, ::-1]) for k in range(4)]
-    apart = np.stack([np.linalg.norm(a.numpy()[:, None] - w.reshape(1, 11, 256), axis=2) for w in ways]).min(0)
+    apart = np.stack(
+        [np.linalg.norm(a.numpy()[:, None] - w.reshape(1, 11, 256), axis=2) for w in ways]
+    ).min(0)
     for pool in ([b], b.split(4)):
         distance, index = memorisation.nearest(a, pool, chunk=3)
-        assert np.abs(distance - apart.min(1)).max() < 1e-5 and np.array_equal(index, apart.argmin(1))
+        assert np.abs(distance - apart.min(1)).max() < 1e-5 and np.array_equal(
+            index, apart.argmin(1)
+        )
     alone, other = memorisation.nearest(a, a.split(3), np.arange(7), chunk=2)
     assert (other != np.arange(7)).all() and alone.min() > 0.1
     _, other = memorisation.nearest(a, a.split(3), np.array([0, -1, 2, 3, -1, 5, 6]), chunk=2)
@@ -63,7 +86,9 @@ def test_a_part_of_the_held_out_images_says_what_is_usual_of_all(lenses, monkeyp
     whole = memorisation.memorised(lenses["fresh"], lenses["train"], lenses["held"])
     monkeypatch.setattr(memorisation, "YARDSTICK", 100)
     part = memorisation.memorised(lenses["fresh"], lenses["train"], lenses["held"])
-    assert part["ratio"] == whole["ratio"] and abs(part["real_ratio"] / whole["real_ratio"] - 1) < 0.03
+    assert (
+        part["ratio"] == whole["ratio"] and abs(part["real_ratio"] / whole["real_ratio"] - 1) < 0.03
+    )
     assert part["threshold"] != whole["threshold"]
 
 
@@ -72,4 +97,6 @@ def test_maps_are_area_means_of_unit_length():
     means = image.mean(1).reshape(16, 4, 16, 4).mean((1, 3)).ravel()
     expected = (means - means.mean()) / np.linalg.norm(means - means.mean())
     assert np.abs(memorisation.maps(image)[0].numpy() - expected).max() < 1e-5
-    assert torch.isfinite(memorisation.maps(np.ones((2, 1, 32, 32)))).all()      # a constant image has no direction, and no NaN
+    assert torch.isfinite(
+        memorisation.maps(np.ones((2, 1, 32, 32)))
+    ).all()  # a constant image has no direction, and no NaN

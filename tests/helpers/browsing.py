@@ -11,13 +11,17 @@ import urllib.request
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-            "notebook-extension/tracker": {"windowingMode": "none"}}     # all cells are on the page, not those in view alone
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}  # all cells are on the page, not those in view alone
 
 
 def launch(tool):
     """A headless Chromium of the system, or playwright's own."""
-    return tool.chromium.launch(executable_path=next(filter(None, map(shutil.which, NAMES)), None), args=FLAGS)
+    return tool.chromium.launch(
+        executable_path=next(filter(None, map(shutil.which, NAMES)), None), args=FLAGS
+    )
 
 
 @contextlib.contextmanager
@@ -30,11 +34,30 @@ def jupyterlab(folder, scratch, env):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1",
-               "--IdentityProvider.token=secret", f"--ServerApp.root_dir={folder}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        f"--ServerApp.port={port}",
+        "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=secret",
+        f"--ServerApp.root_dir={folder}",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     with open(scratch / "lab.log", "w") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env | {
-            "JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(scratch / "workspaces")})
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=env
+            | {
+                "JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings"),
+                "JUPYTERLAB_WORKSPACES_DIR": str(scratch / "workspaces"),
+            },
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         while not _answers(address):
@@ -61,7 +84,9 @@ def open_notebook(tab, lab, path):
 
 def run_all(tab, save=True):
     """Run every cell with a real kernel, and save."""
-    tab.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'")
+    tab.wait_for_function(
+        "window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+    )
     tab.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
     tab.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     if save:
@@ -70,5 +95,8 @@ def run_all(tab, save=True):
 
 def pictures(tab, inside=".jp-OutputArea"):
     """What a widget shows: the alternative texts and sources of its visible pictures."""
-    return tab.evaluate("""inside => [...document.querySelectorAll(inside + ' figure img')].filter(i => i.offsetParent)
-                           .map(i => i.alt + i.src)""", inside)
+    return tab.evaluate(
+        """inside => [...document.querySelectorAll(inside + ' figure img')].filter(i => i.offsetParent)
+                           .map(i => i.alt + i.src)""",
+        inside,
+    )

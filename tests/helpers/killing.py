@@ -25,13 +25,35 @@ WAYS = ("SIGINT", "SIGTERM", "SIGKILL", "lost machine")
 
 def begin(outputs, overrides=""):
     """Start the chain as `make run` does, in a group of its own; its state and log lie beside the outputs."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "LENSNB_OUTPUTS": str(outputs),
-                                "LENSNB_RECIPE": str(ROOT / "params/tiny.yaml"), "LENSNB_SET": overrides}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "LENSNB_OUTPUTS": str(outputs),
+        "LENSNB_RECIPE": str(ROOT / "params/tiny.yaml"),
+        "LENSNB_SET": overrides,
+    }
     outputs.mkdir(parents=True, exist_ok=True)
     with open(outputs / "log", "a") as log:
-        return subprocess.Popen(["snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete", "--directory", str(outputs),
-                                 "--snakefile", str(ROOT / "Snakefile")], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a background shell ignores it
+        return subprocess.Popen(
+            [
+                "snakemake",
+                "--cores",
+                "1",
+                "--quiet",
+                "all",
+                "--nolock",
+                "--rerun-incomplete",
+                "--directory",
+                str(outputs),
+                "--snakefile",
+                str(ROOT / "Snakefile"),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # a background shell ignores it
 
 
 def kill(chain, way):
@@ -48,7 +70,16 @@ def kill(chain, way):
 
 def under_way(outputs):
     """The stages that are half made, or none."""
-    return ", ".join(sorted(str(p.parent.name) + "/" + p.name[1:].removesuffix(".partial") for p in outputs.rglob(".*.partial") if p.is_dir())) or "none"
+    return (
+        ", ".join(
+            sorted(
+                str(p.parent.name) + "/" + p.name[1:].removesuffix(".partial")
+                for p in outputs.rglob(".*.partial")
+                if p.is_dir()
+            )
+        )
+        or "none"
+    )
 
 
 def killed(outputs, times, seed, least, most, overrides=""):
@@ -56,9 +87,11 @@ def killed(outputs, times, seed, least, most, overrides=""):
 
     A chain that ends earlier is left as it is: its last start finds nothing to do.
     """
-    moments, deaths = random.Random(seed), []
+    moments = random.Random(seed)
+    deaths = []
     for i in range(times):
-        chain, way = begin(outputs, overrides), WAYS[i % len(WAYS)]
+        chain = begin(outputs, overrides)
+        way = WAYS[i % len(WAYS)]
         try:
             chain.wait(moments.uniform(least, most))
         except subprocess.TimeoutExpired:
@@ -71,17 +104,29 @@ def killed(outputs, times, seed, least, most, overrides=""):
 
 def digests(run):
     """What every stage of a run holds, but for the figures, of which one shows seconds."""
-    return {str(p.parent.relative_to(run)): artefact.digest(p.parent) for p in run.rglob("artefact.json") if p.parent.name != "figures"}
+    return {
+        str(p.parent.relative_to(run)): artefact.digest(p.parent)
+        for p in run.rglob("artefact.json")
+        if p.parent.name != "figures"
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", nargs=2, type=float, default=(8, 30), help="at least and at most, before each death; a start takes 8 to 15")
+    parser.add_argument(
+        "--seconds",
+        nargs=2,
+        type=float,
+        default=(8, 30),
+        help="at least and at most, before each death; a start takes 8 to 15",
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        whole, deaths, seed = Path(scratch) / "whole", [], given.seed
+        whole = Path(scratch) / "whole"
+        deaths = []
+        seed = given.seed
         assert begin(whole).wait() == 0, (whole / "log").read_text()
         while len(deaths) < given.times:
             seed += 1

@@ -34,19 +34,39 @@ def test_the_quick_recipe_names_and_comments_every_knob():
             branch = branch[part]
     knobs = [line for line in text.splitlines() if ":" in line and not line.endswith(":")]
     silent = {line.split(":")[0].strip() for line in knobs if "#" not in line}
-    assert silent <= {"dropout", "epochs", "flips", "log_every", "checkpoint_every", "keep", "ddpm", "gan"}      # said by their name, or above
+    assert silent <= {
+        "dropout",
+        "epochs",
+        "flips",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "ddpm",
+        "gan",
+    }  # said by their name, or above
 
 
 def test_overrides_reach_into_sections_and_keep_the_rest():
-    p = load_recipe(QUICK, "train.steps=2000 data.n=500 train.rate=1e-4 model.multipliers=[1,2,2] data.path='my folder'")
-    assert (p.train.steps, p.data.n, p.train.rate, p.model.multipliers) == (2000, 500, 1e-4, (1, 2, 2))
+    p = load_recipe(
+        QUICK,
+        "train.steps=2000 data.n=500 train.rate=1e-4 model.multipliers=[1,2,2] data.path='my folder'",
+    )
+    assert (p.train.steps, p.data.n, p.train.rate, p.model.multipliers) == (
+        2000,
+        500,
+        1e-4,
+        (1, 2, 2),
+    )
     assert p.data.path == "my folder" and p.train.batch == Params().train.batch
 
 
 MISTAKES = {
     "unknown_section": ("trian: {steps: 3}", r"unknown key trian; did you mean train\?"),
     "unknown_key": ("train: {step: 3}", r"unknown key train.step; did you mean train.steps\?"),
-    "unknown_method_key": ("sample: {methods: {a: {sampler: ddim, step: 3}}}", r"unknown key sample.methods.a.step"),
+    "unknown_method_key": (
+        "sample: {methods: {a: {sampler: ddim, step: 3}}}",
+        r"unknown key sample.methods.a.step",
+    ),
     "type": ("train: {steps: many}", r"train.steps: input should be a valid integer.*found 'many'"),
     "fraction": ("train: {steps: 2.5}", "train.steps: .*found 2.5"),
     "boolean": ("train: {steps: true}", "train.steps: expected a value, not true or false"),
@@ -54,30 +74,66 @@ MISTAKES = {
     "negative": ("train: {rate: -1}", "train.rate: .*greater than 0"),
     "infinite": ("train: {rate: .inf}", "train.rate: .*finite number"),
     "nan": ("data: {holdout: .nan}", "data.holdout: .*finite number"),
-    "choice": ("diffusion: {schedule: cosin}", "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'.*found 'cosin'"),
+    "choice": (
+        "diffusion: {schedule: cosin}",
+        "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'.*found 'cosin'",
+    ),
     "list_for_section": ("train: [1]", "train: .*found \\[1\\]"),
     "width": ("model: {width: 20}", "width 20 is not divisible by 8"),
-    "shuffled": ("model: {width: 40, block: shuffle}", "half of width 40, which a shuffle block normalises, is not divisible by groups 8"),
-    "groups": ("model: {width: 48, groups: 32}", "width 48 is not divisible by 8, by groups 32 and by heads 4"),
-    "zero_snr": ("diffusion: {zero_snr: true, prediction: noise}", "prediction noise cannot tell .* take v, x0 or velocity"),
-    "flow_noise": ("diffusion: {schedule: flow, prediction: noise}", "prediction noise cannot tell"),
+    "shuffled": (
+        "model: {width: 40, block: shuffle}",
+        "half of width 40, which a shuffle block normalises, is not divisible by groups 8",
+    ),
+    "groups": (
+        "model: {width: 48, groups: 32}",
+        "width 48 is not divisible by 8, by groups 32 and by heads 4",
+    ),
+    "zero_snr": (
+        "diffusion: {zero_snr: true, prediction: noise}",
+        "prediction noise cannot tell .* take v, x0 or velocity",
+    ),
+    "flow_noise": (
+        "diffusion: {schedule: flow, prediction: noise}",
+        "prediction noise cannot tell",
+    ),
     "signal": ("diffusion: {signal_low: 0.96}", "signal_low 0.96 must be below signal_high 0.95"),
-    "sigmas": ("sample: {methods: {a: {sampler: heun, steps: 3, sigma_min: 90}}}", "sigma_min 90.0 must be below sigma_max 80.0"),
-    "guidance": ("model: {context: none}\nsample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}", "methods.a.guidance 2.0 needs model.context"),
-    "table": ("model: {context: none}\nsample: {context: my.csv}", "sample.context my.csv is given, and model.context is none"),
-    "sampler": ("sample: {methods: {a: {sampler: dpm, steps: 3}}}", "sample.methods.a.sampler: .*'dpmpp_2m'.*found 'dpm'"),
+    "sigmas": (
+        "sample: {methods: {a: {sampler: heun, steps: 3, sigma_min: 90}}}",
+        "sigma_min 90.0 must be below sigma_max 80.0",
+    ),
+    "guidance": (
+        "model: {context: none}\nsample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}",
+        "methods.a.guidance 2.0 needs model.context",
+    ),
+    "table": (
+        "model: {context: none}\nsample: {context: my.csv}",
+        "sample.context my.csv is given, and model.context is none",
+    ),
+    "sampler": (
+        "sample: {methods: {a: {sampler: dpm, steps: 3}}}",
+        "sample.methods.a.sampler: .*'dpmpp_2m'.*found 'dpm'",
+    ),
     "flips": ("train: {flips: true}", "train.flips: expected a value, not true or false"),
     "level": ("model: {attention: [2]}", r"names a level outside 0..1"),
     "size": ("data: {size: 60}", "data.size 60 is not a multiple of 8"),
     "gan_size": ("data: {size: 24}", "data.size 24 is not a multiple of 16"),
     "betas": ("diffusion: {beta_1: 0.5, beta_T: 0.1}", "beta_1 0.5 must be below beta_T 0.1"),
-    "nothing_left": ("diffusion: {schedule: linear, beta_T: 0.5}", "over 1000 timesteps leave 1e-133 of the image.* take beta_T 0.02 or so"),
-    "sampler_steps": ("sample: {methods: {a: {sampler: ddim, steps: 2000}}}", "steps 2000 is above diffusion.timesteps 1000"),
+    "nothing_left": (
+        "diffusion: {schedule: linear, beta_T: 0.5}",
+        "over 1000 timesteps leave 1e-133 of the image.* take beta_T 0.02 or so",
+    ),
+    "sampler_steps": (
+        "sample: {methods: {a: {sampler: ddim, steps: 2000}}}",
+        "steps 2000 is above diffusion.timesteps 1000",
+    ),
     "no_methods": ("sample: {methods: {}}", "sample.methods: .*at least 1"),
     "gan_width": ("gan: {width: 10}", "gan.width: .*multiple of 4"),
     "no_sampler": ("sample: {methods: {a: {}}}", "needs `sampler` and `steps`"),
     "gan_with_sampler": ("sample: {methods: {a: {model: gan, steps: 3}}}", "takes neither"),
-    "fit": ("evaluate: {fit: 1}", "evaluate.fit: .*one image has no scatter; fit 2 or more, or 0 for none"),
+    "fit": (
+        "evaluate: {fit: 1}",
+        "evaluate.fit: .*one image has no scatter; fit 2 or more, or 0 for none",
+    ),
     "escape": ("run: ../elsewhere", "run: string should match pattern"),
     "yaml": ("train: {steps: 3", "not readable as YAML"),
     "list": ("- 3", "expected `key: value` lines, found list"),
@@ -96,9 +152,18 @@ def test_a_mistake_is_one_sentence_with_file_and_key(name, tmp_path):
     assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 400
 
 
-@pytest.mark.parametrize("override, expected", [
-    ("train.steps", "expected key=value"), ("=3", "expected key=value"), ("train.=3", "expected key=value"),
-    ("data.path='abc", "No closing quotation"), ("seed.x=3", "seed is a single value"), ("train.steps=[1", "not a YAML value"), ("train.stepz=3", "did you mean train.steps")])
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("train.steps", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("train.=3", "expected key=value"),
+        ("data.path='abc", "No closing quotation"),
+        ("seed.x=3", "seed is a single value"),
+        ("train.steps=[1", "not a YAML value"),
+        ("train.stepz=3", "did you mean train.steps"),
+    ],
+)
 def test_a_wrong_override_is_one_sentence(override, expected):
     with pytest.raises(InputError, match=expected):
         load_recipe(QUICK, override)
@@ -113,11 +178,23 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path):
         load_recipe(QUICK.with_name("quik.yaml"))
 
 
-@given(seed=st.integers(0, 2**31 - 1), rate=st.floats(1e-9, 0.5), steps=st.integers(1, 10**9),
-       multipliers=st.lists(st.integers(1, 8), min_size=1, max_size=3), path=st.none() | st.text(min_size=1, max_size=30))
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    rate=st.floats(1e-9, 0.5),
+    steps=st.integers(1, 10**9),
+    multipliers=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    path=st.none() | st.text(min_size=1, max_size=30),
+)
 def test_any_valid_recipe_survives_yaml(seed, rate, steps, multipliers, path):
-    p = validate({"seed": seed, "train": {"rate": rate, "steps": steps}, "data": {"path": path},
-                         "model": {"multipliers": multipliers, "attention": []}}, "x")
+    p = validate(
+        {
+            "seed": seed,
+            "train": {"rate": rate, "steps": steps},
+            "data": {"path": path},
+            "model": {"multipliers": multipliers, "attention": []},
+        },
+        "x",
+    )
     assert validate(yaml.safe_load(yaml.safe_dump(p.model_dump(mode="json"))), "x") == p
 
 
@@ -129,7 +206,9 @@ def test_a_misspelt_variable_of_the_parameter_cell_is_refused_once(monkeypatch):
     with pytest.raises(InputError, match="unknown key trian; did you mean train?"):
         pipeline.open_run({"run": "x", "trian": {"steps": 3}, "np": recipe, "_": 1})
     pipeline.open_run({"run": "x", "np": recipe})
-    assert pipeline.open_run({"run": "x", "later": 3}).params.run == "x"       # cells run again bring their own variables
+    assert (
+        pipeline.open_run({"run": "x", "later": 3}).params.run == "x"
+    )  # cells run again bring their own variables
 
 
 def test_notebook_variables_become_a_recipe_and_others_are_left_alone():

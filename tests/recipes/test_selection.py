@@ -24,43 +24,79 @@ def test_without_seeds_a_recipe_is_one_run_as_it_is():
 
 def test_seeds_give_a_run_each_on_the_same_images():
     found = selection.expand([TINY], "seed=7", seeds=[0, 2])
-    assert [(r.run, r.seed, r.data_seed, r.seeds) for r in found] == [("tiny-seed0", 0, 7, (0, 2)), ("tiny-seed2", 2, 7, (0, 2))]
+    assert [(r.run, r.seed, r.data_seed, r.seeds) for r in found] == [
+        ("tiny-seed0", 0, 7, (0, 2)),
+        ("tiny-seed2", 2, 7, (0, 2)),
+    ]
     recipes = [Run(r).recipe("data") for r in found]
     assert recipes[0] == recipes[1] == Run(load_recipe(TINY, "seed=7")).recipe("data")
-    assert found[0].model_copy(update={"run": "", "seed": 0}) == found[1].model_copy(update={"run": "", "seed": 0})
+    assert found[0].model_copy(update={"run": "", "seed": 0}) == found[1].model_copy(
+        update={"run": "", "seed": 0}
+    )
 
 
 def test_the_resolved_recipe_of_a_run_means_all_runs_of_its_seeds():
     found = selection.expand([TINY], seeds=[3, 1])
-    assert all(recipe.siblings() == found == selection.of_seeds(recipe, recipe.seeds) for recipe in found)
+    assert all(
+        recipe.siblings() == found == selection.of_seeds(recipe, recipe.seeds) for recipe in found
+    )
     assert selection.expand([TINY], "seeds=[3,1]") == found
 
 
 def test_recipes_seeds_generators_and_samplers_multiply():
-    found = selection.expand([TINY, "params/mnist.yaml"], seeds=[0, 1], generators=["diffusion"], samplers=["ddim"], short=True)
-    assert [r.run for r in found] == ["tiny-smoke-seed0", "tiny-smoke-seed1", "mnist-smoke-seed0", "mnist-smoke-seed1"]
+    found = selection.expand(
+        [TINY, "params/mnist.yaml"],
+        seeds=[0, 1],
+        generators=["diffusion"],
+        samplers=["ddim"],
+        short=True,
+    )
+    assert [r.run for r in found] == [
+        "tiny-smoke-seed0",
+        "tiny-smoke-seed1",
+        "mnist-smoke-seed0",
+        "mnist-smoke-seed1",
+    ]
     assert all(list(r.sample.methods) == ["ddim"] and r.data.n == 80 for r in found)
     assert list(selection.expand([TINY], generators=["gan"])[0].sample.methods) == ["gan"]
-    assert list(selection.expand([TINY], samplers=["gan", "ddpm"])[0].sample.methods) == ["ddpm", "gan"]
+    assert list(selection.expand([TINY], samplers=["gan", "ddpm"])[0].sample.methods) == [
+        "ddpm",
+        "gan",
+    ]
 
 
-@pytest.mark.parametrize("changes, expected", [
-    ({"generators": ["gans"]}, "gans: no such generator; did you mean gan?"),
-    ({"samplers": ["dim"]}, "dim: no such sampler; did you mean ddim?"),
-    ({"generators": ["gan"], "samplers": ["ddim"]}, "tiny: no method left of ddpm, ddim, gan; none draws from gan and is called ddim"),
-    ({"paths": [TINY, TINY]}, "two runs of the name tiny"),
-    ({"paths": [TINY, TINY], "overrides": "run=x", "seeds": [0]}, "two runs of the name x-seed0"),
-    ({"seeds": [1, 1]}, r"seeds \[1, 1\] names a seed twice"),
-    ({"seeds": [-1]}, "tiny, by seed: seeds.0"),
-    ({"overrides": f"run={'x' * 96}", "seeds": [12]}, "x, seed 12: run"),
-])
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"generators": ["gans"]}, "gans: no such generator; did you mean gan?"),
+        ({"samplers": ["dim"]}, "dim: no such sampler; did you mean ddim?"),
+        (
+            {"generators": ["gan"], "samplers": ["ddim"]},
+            "tiny: no method left of ddpm, ddim, gan; none draws from gan and is called ddim",
+        ),
+        ({"paths": [TINY, TINY]}, "two runs of the name tiny"),
+        (
+            {"paths": [TINY, TINY], "overrides": "run=x", "seeds": [0]},
+            "two runs of the name x-seed0",
+        ),
+        ({"seeds": [1, 1]}, r"seeds \[1, 1\] names a seed twice"),
+        ({"seeds": [-1]}, "tiny, by seed: seeds.0"),
+        ({"overrides": f"run={'x' * 96}", "seeds": [12]}, "x, seed 12: run"),
+    ],
+)
 def test_what_cannot_be_meant_is_one_sentence(changes, expected):
     with pytest.raises(InputError, match=expected):
         selection.expand(**{"paths": [TINY]} | changes)
 
 
 def test_lists_come_from_the_environment():
-    found = selection.from_environment({"LENSNB_RECIPE": f"{TINY} params/mnist.yaml", "LENSNB_SEEDS": "0 1", "LENSNB_SAMPLERS": "ddim"})
+    found = selection.from_environment(
+        {
+            "LENSNB_RECIPE": f"{TINY} params/mnist.yaml",
+            "LENSNB_SEEDS": "0 1",
+            "LENSNB_SAMPLERS": "ddim",
+        }
+    )
     assert [r.run for r in found] == ["tiny-seed0", "tiny-seed1", "mnist-seed0", "mnist-seed1"]
     assert selection.from_environment({}) == [Params()]
     with pytest.raises(InputError, match="LENSNB_SEEDS: found 'two'; expected whole numbers"):
@@ -69,15 +105,25 @@ def test_lists_come_from_the_environment():
 
 def test_a_recipe_may_have_spaces_in_its_name(tmp_path):
     shutil.copy(TINY, tmp_path / "my tiny.yaml")
-    assert selection.from_environment({"LENSNB_RECIPE": str(tmp_path / "my tiny.yaml")})[0].run == "tiny"
+    assert (
+        selection.from_environment({"LENSNB_RECIPE": str(tmp_path / "my tiny.yaml")})[0].run
+        == "tiny"
+    )
 
 
 def test_what_waits_for_what():
     one, two = selection.expand([TINY], seeds=[0, 1])
-    waits = lambda part, spread=True: waits_for(one, part, spread)
-    own = lambda *parts: [(one.run, part) for part in parts]
+
+    def waits(part, spread=True):
+        return waits_for(one, part, spread)
+
+    def own(*parts):
+        return [(one.run, part) for part in parts]
+
     assert waits("01_data") == [] and waits("models/gan") == own("01_data")
-    assert waits("samples/ddim") == own("01_data", "models/diffusion") and waits("evaluation/ddim") == own("01_data", "samples/ddim")
+    assert waits("samples/ddim") == own("01_data", "models/diffusion") and waits(
+        "evaluation/ddim"
+    ) == own("01_data", "samples/ddim")
     assert waits("03_sample") == own("02_train", "samples/ddpm", "samples/ddim", "samples/gan")
     assert waits("03_sample", spread=False) == own("02_train")
     assert waits("05_compare") == [*own("04_evaluate"), (two.run, "04_evaluate")]
@@ -101,7 +147,15 @@ def evaluated(tmp_path):
 
 def written(folder, values):
     """An evaluation of these values."""
-    trees = {name: {"value": value, "error": value / 10, "floor": 2 * value, "ratio": None if name == "b" else 0.5} for name, value in values.items()}
+    trees = {
+        name: {
+            "value": value,
+            "error": value / 10,
+            "floor": 2 * value,
+            "ratio": None if name == "b" else 0.5,
+        }
+        for name, value in values.items()
+    }
     io.write_json(folder / "metrics.json", {"metrics": trees})
 
 
@@ -109,7 +163,10 @@ def test_mean_and_spread_over_training_seeds(evaluated):
     a, b = compare.over_seeds(evaluated[1])
     values = np.array([1.0, 3.0, 8.0])
     assert (a["method"], a["metric"], a["seeds"], a["values"]) == ("ddim", "a", 3, [1, 3, 8])
-    assert np.allclose([a["mean"], a["spread"], a["error"], a["floor"]], [4, np.sqrt(((values - 4) ** 2).sum() / 2), 0.4, 8])
+    assert np.allclose(
+        [a["mean"], a["spread"], a["error"], a["floor"]],
+        [4, np.sqrt(((values - 4) ** 2).sum() / 2), 0.4, 8],
+    )
     assert a["is_distance"] and not b["is_distance"]
     assert "the values of 1 of 2 measures scatter by more" in compare.seeds_told([a, b])
     assert compare.over_seeds(Run(load_recipe(TINY), evaluated[0].outputs)) == []
@@ -123,11 +180,16 @@ def test_one_seed_has_no_spread(evaluated):
 
 def test_they_are_shown(evaluated):
     rows = compare.over_seeds(evaluated[0])
-    assert "4 ± 4" in tables.over_seeds(rows).to_html() and "mean ± spread over 3 training seeds" in tables.over_seeds(rows).to_html()
+    assert (
+        "4 ± 4" in tables.over_seeds(rows).to_html()
+        and "mean ± spread over 3 training seeds" in tables.over_seeds(rows).to_html()
+    )
     axis = figures.over_seeds(rows).axes[0]
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["a"]        # b is no distance
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["a"]  # b is no distance
     drawn = np.concatenate([line.get_xdata() for line in axis.lines])
-    assert {1 / 8, 3 / 8, 1.0, 0.5} <= set(np.round(drawn.astype(float), 6))                  # each seed and the mean over the floor
+    assert {1 / 8, 3 / 8, 1.0, 0.5} <= set(
+        np.round(drawn.astype(float), 6)
+    )  # each seed and the mean over the floor
 
 
 def test_another_evaluation_of_a_sibling_makes_the_comparison_anew(evaluated):
@@ -141,7 +203,10 @@ def test_another_evaluation_of_a_sibling_makes_the_comparison_anew(evaluated):
 
 def test_a_missing_sibling_is_named_with_the_command_that_makes_it(evaluated):
     shutil.rmtree(evaluated[2].folder("evaluation/ddim"))
-    with pytest.raises(InputError, match=r"tiny-seed2/evaluation/ddim: not there.*compared over the seeds.*make run SEEDS=\"0 1 2\" makes them all"):
+    with pytest.raises(
+        InputError,
+        match=r"tiny-seed2/evaluation/ddim: not there.*compared over the seeds.*make run SEEDS=\"0 1 2\" makes them all",
+    ):
         evaluated[0].recipe("comparison")
 
 
@@ -159,17 +224,24 @@ def test_stale_receipts_of_stages_are_found(evaluated, monkeypatch):
     assert stale(other) == paths
 
 
-def test_a_stage_alone_leaves_a_receipt_and_a_copy_where_a_cluster_keeps_them(evaluated, monkeypatch, tmp_path):
+def test_a_stage_alone_leaves_a_receipt_and_a_copy_where_a_cluster_keeps_them(
+    evaluated, monkeypatch, tmp_path
+):
     monkeypatch.setenv("LENSNB_OUTPUTS", str(evaluated[0].outputs))
-    monkeypatch.setitem(MAKES, "samples", lambda run, name: None)       # it is there
-    first, kept = evaluated[0], tmp_path / "kept"
+    monkeypatch.setitem(MAKES, "samples", lambda run, name: None)  # it is there
+    first = evaluated[0]
+    kept = tmp_path / "kept"
     path = receipt(first.params, "samples/ddim")
     copy = tmp_path / f"kept{path}"
     copy.parent.mkdir(parents=True)
     command = ["samples/ddim", "--recipe", str(first.write_recipe())]
     for wanted in (copy, path):
         assert main([*command, "--receipt", str(wanted)]) == 0
-    assert io.read_json(copy) == io.read_json(path) == {"stage": "samples/ddim", "artefact": artefact.digest(first.folder("samples/ddim"))}
+    assert (
+        io.read_json(copy)
+        == io.read_json(path)
+        == {"stage": "samples/ddim", "artefact": artefact.digest(first.folder("samples/ddim"))}
+    )
     assert stale(first.params, kept) == []
     shutil.rmtree(first.folder("samples/ddim"))
     assert stale(first.params, kept) == [path, copy]

@@ -22,11 +22,12 @@ def writes(text, calls):
     def make(folder):
         calls.append(folder)
         (folder / "file.txt").write_text(text)
+
     return make
 
 
 def test_an_artefact_is_made_once_and_again_when_its_recipe_changes(tmp_path):
-    calls = []      # of (recipe, text), the second is not made
+    calls = []  # of (recipe, text), the second is not made
     for recipe, text in (({"a": 1}, "x"), ({"a": 1}, "y"), ({"a": 2}, "z")):
         folder = artefact.build(tmp_path / "art", recipe, writes(text, calls))
     assert len(calls) == 2 and (folder / "file.txt").read_text() == "z"
@@ -51,12 +52,18 @@ def test_a_failed_build_leaves_the_old_artefact_and_is_resumed_by_the_same_recip
 
     with pytest.raises(RuntimeError):
         artefact.build(tmp_path / "art", {"a": 2}, fails)
-    assert (tmp_path / "art" / "file.txt").read_text() == "old" and artefact.recipe_of(tmp_path / "art")["a"] == 1
+    assert (tmp_path / "art" / "file.txt").read_text() == "old" and artefact.recipe_of(
+        tmp_path / "art"
+    )["a"] == 1
     left = []
-    artefact.build(tmp_path / "art", {"a": 2}, lambda folder: left.append((folder / "half").exists()))
+    artefact.build(
+        tmp_path / "art", {"a": 2}, lambda folder: left.append((folder / "half").exists())
+    )
     with pytest.raises(RuntimeError):
         artefact.build(tmp_path / "art", {"a": 3}, fails)
-    artefact.build(tmp_path / "art", {"a": 4}, lambda folder: left.append((folder / "half").exists()))
+    artefact.build(
+        tmp_path / "art", {"a": 4}, lambda folder: left.append((folder / "half").exists())
+    )
     assert left == [True, False]
 
 
@@ -80,7 +87,9 @@ def test_the_digest_depends_on_content_and_not_on_times(tmp_path):
         def write(folder):
             (folder / "file").write_text(text)
             io.write_json(folder / "timing.json", {"seconds": seconds})
+
         return artefact.digest(artefact.build(tmp_path / f"{text}{seconds}", {}, write))
+
     assert make("x", 1) == make("x", 2) != make("y", 1)
 
 
@@ -89,14 +98,17 @@ def test_a_changed_parameter_changes_the_recipe_of_its_stage_only(run, tmp_path)
         other = Run(validate({"run": "r", **tree}, "x"), tmp_path)
         found = {}
         for stage in ("data", "models/diffusion", "models/gan", "samples/ddim"):
-            with contextlib.suppress(InputError):       # what it reads was made by another recipe
+            with contextlib.suppress(InputError):  # what it reads was made by another recipe
                 found[stage] = other.recipe(stage)
         return found
 
     for stage in ("data", "models/diffusion", "models/gan"):
         run.build(stage, writes(stage, []))
     base = recipes()
-    changed = lambda **tree: {s for s in base if recipes(**tree).get(s) != base[s]}
+
+    def changed(**tree):
+        return {s for s in base if recipes(**tree).get(s) != base[s]}
+
     assert changed(train={"steps": 5}) == {"models/diffusion", "samples/ddim"}
     assert changed(gan={"steps": 5}) == {"models/gan"}
     assert changed(sample={"n": 5}) == {"samples/ddim"}
@@ -108,7 +120,12 @@ def test_a_changed_parameter_changes_the_recipe_of_its_stage_only(run, tmp_path)
 def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
     (tmp_path / "mine").mkdir()
     np.save(tmp_path / "mine" / "a.npy", np.zeros(3))
-    recipe = lambda: Run(validate({"data": {"path": str(tmp_path / "mine")}}, "x"), tmp_path).recipe("data")
+
+    def recipe():
+        return Run(validate({"data": {"path": str(tmp_path / "mine")}}, "x"), tmp_path).recipe(
+            "data"
+        )
+
     first = recipe()
     assert recipe() == first
     np.save(tmp_path / "mine" / "b.npy", np.zeros(3))
@@ -118,21 +135,35 @@ def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
 
 
 def test_a_missing_stage_names_the_notebook_that_writes_it(run):
-    with pytest.raises(InputError, match="models/gan: not there or not whole; run notebooks/02_train.ipynb first"):
+    with pytest.raises(
+        InputError, match="models/gan: not there or not whole; run notebooks/02_train.ipynb first"
+    ):
         run.need("models/gan")
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "outputs").write_text("a file where a folder belongs")
     run = Run(Params(), tmp_path / "outputs")
-    with pytest.raises(InputError, match="outputs.*: Not a directory; make room or give permission there, or set LENSNB_OUTPUTS"):
+    with pytest.raises(
+        InputError,
+        match="outputs.*: Not a directory; make room or give permission there, or set LENSNB_OUTPUTS",
+    ):
         run.build("data", writes("x", []))
 
 
 def test_run_json_tells_where_a_result_comes_from(run):
     run.build("data", writes("x", []))
-    with pytest.raises(InputError, match="data: made with other parameters .* run notebooks/01_data.ipynb again"):
+    with pytest.raises(
+        InputError, match="data: made with other parameters .* run notebooks/01_data.ipynb again"
+    ):
         Run(validate({"run": "r", "seed": 1}, "x"), run.outputs).need("data")
     told = io.read_json(run.path / "run.json")
-    assert told["params"]["seed"] == 0 and told["packages"]["torch"] and told["hardware"]["cores"] and told["python"]
-    assert told["artefacts"]["data"]["files"]["file.txt"]["sha256"] == io.sha256(run.path / "data" / "file.txt")
+    assert (
+        told["params"]["seed"] == 0
+        and told["packages"]["torch"]
+        and told["hardware"]["cores"]
+        and told["python"]
+    )
+    assert told["artefacts"]["data"]["files"]["file.txt"]["sha256"] == io.sha256(
+        run.path / "data" / "file.txt"
+    )

@@ -38,11 +38,13 @@ def wait_for(path, seconds=20):
 
 def build_slowly(folder, recipe=None):
     """Build an artefact that is ready when the file `go` lies beside it."""
+
     def make(unfinished):
         (unfinished / "checkpoint.pt").write_text("half")
         (folder.parent / "begun").touch()
         wait_for(folder.parent / "go")
         (unfinished / "file.txt").write_text("by the first")
+
     artefact.build(folder, recipe or {}, make)
 
 
@@ -65,8 +67,10 @@ def by_the_second(folder):
 
 def no_flock(number=errno.ENOSYS):
     """A file system that knows no locks."""
+
     def flock(*arguments):
         raise OSError(number, os.strerror(number))
+
     return flock
 
 
@@ -79,6 +83,7 @@ def build_without_flock(folder):
 
 def build_with_a_worker(folder):
     """A loader's worker: forked while the stage is built, it outlives its parent."""
+
     def make(unfinished):
         if (worker := os.fork()) == 0:
             time.sleep(60)
@@ -86,6 +91,7 @@ def build_with_a_worker(folder):
         (folder.parent / "worker").write_text(str(worker))
         (folder.parent / "begun").touch()
         time.sleep(60)
+
     artefact.build(folder, {}, make)
 
 
@@ -105,8 +111,13 @@ def test_the_second_is_told_who_builds_and_finds_the_result_afterwards(server, t
     first = begun(server, build_slowly, folder)
     with pytest.raises(InputError) as refused:
         artefact.build(folder, {}, by_the_second)
-    assert str(refused.value).startswith(f"{folder}: process {first.pid} on {socket.gethostname()} (since ")
-    assert "wait for it, end it, or give this run another name" in str(refused.value) and first.is_alive()
+    assert str(refused.value).startswith(
+        f"{folder}: process {first.pid} on {socket.gethostname()} (since "
+    )
+    assert (
+        "wait for it, end it, or give this run another name" in str(refused.value)
+        and first.is_alive()
+    )
     (tmp_path / "go").touch()
     first.join()
     assert first.exitcode == 0 and artefact.is_whole(artefact.build(folder, {}, by_the_second))
@@ -114,10 +125,13 @@ def test_the_second_is_told_who_builds_and_finds_the_result_afterwards(server, t
 
 
 def test_a_killed_process_is_followed_by_the_next_which_goes_on(server, tmp_path):
-    folder, found = tmp_path / "stage", []
+    folder = tmp_path / "stage"
+    found = []
     killed(begun(server, build_slowly, folder))
     assert (tmp_path / ".stage.lock").exists()
-    artefact.build(folder, {}, lambda unfinished: found.append((unfinished / "checkpoint.pt").read_text()))
+    artefact.build(
+        folder, {}, lambda unfinished: found.append((unfinished / "checkpoint.pt").read_text())
+    )
     assert found == ["half"] and artefact.is_whole(folder) and not list(tmp_path.glob(".*"))
 
 
@@ -125,7 +139,7 @@ def test_a_worker_that_outlives_a_killed_process_keeps_nobody_out(server, tmp_pa
     folder = tmp_path / "stage"
     killed(begun(server, build_with_a_worker, folder))
     worker = int((tmp_path / "worker").read_text())
-    os.kill(worker, 0)      # it lives
+    os.kill(worker, 0)  # it lives
     artefact.build(folder, {}, by_the_second)
     os.kill(worker, signal.SIGKILL)
     assert artefact.is_whole(folder)
@@ -134,7 +148,11 @@ def test_a_worker_that_outlives_a_killed_process_keeps_nobody_out(server, tmp_pa
 def test_readers_are_never_kept_waiting(server, tmp_path):
     folder = artefact.build(tmp_path / "stage", {}, by_the_second)
     first = begun(server, build_slowly, folder, {"changed": 1})
-    assert artefact.is_whole(folder) and artefact.digest(folder) and artefact.build(folder, {}, None) == folder      # nothing to make: no lock
+    assert (
+        artefact.is_whole(folder)
+        and artefact.digest(folder)
+        and artefact.build(folder, {}, None) == folder
+    )  # nothing to make: no lock
     assert first.is_alive()
     (tmp_path / "go").touch()
     first.join()
@@ -151,7 +169,9 @@ def test_other_stages_are_built_meanwhile_and_all_of_them_are_noted(server, tmp_
         writer.start()
     for writer in writers:
         writer.join()
-    assert io.read_json(tmp_path / "r/run.json")["steps"] == {f"{name} {i}": i for name in "ab" for i in range(20)}
+    assert io.read_json(tmp_path / "r/run.json")["steps"] == {
+        f"{name} {i}": i for name in "ab" for i in range(20)
+    }
 
 
 def test_a_notebook_that_is_executed_is_not_executed_again_meanwhile(server, tmp_path, monkeypatch):
@@ -162,7 +182,9 @@ def test_a_notebook_that_is_executed_is_not_executed_again_meanwhile(server, tmp
     first = begun(server, hold, notebooks / "01_data")
     with pytest.raises(InputError, match=f"notebooks/01_data: process {first.pid} on"):
         execute("01_data", validate(PARAMS, "x"))
-    assert (notebooks / "01_data.json").read_text() == "a receipt" and len(list(notebooks.iterdir())) == 3
+    assert (notebooks / "01_data.json").read_text() == "a receipt" and len(
+        list(notebooks.iterdir())
+    ) == 3
     killed(first)
 
 
@@ -171,7 +193,7 @@ def test_the_recipe_of_a_run_at_work_is_not_replaced(server, tmp_path):
     path = ours.write_recipe()
     before = path.read_text()
     first = begun(server, hold, tmp_path / "r/data")
-    assert ours.write_recipe().read_text() == before        # the same command again
+    assert ours.write_recipe().read_text() == before  # the same command again
     with pytest.raises(InputError, match=f"r/data: process {first.pid} on"):
         theirs.write_recipe()
     assert path.read_text() == before
@@ -187,12 +209,16 @@ def test_without_locks_in_the_file_system_a_file_stands_for_one(server, tmp_path
     with pytest.raises(InputError, match=f"stage: process {first.pid} on .* is writing there"):
         artefact.build(folder, {}, by_the_second)
     killed(first)
-    assert artefact.is_whole(artefact.build(folder, {}, by_the_second)) and not list(tmp_path.glob(".*"))
+    assert artefact.is_whole(artefact.build(folder, {}, by_the_second)) and not list(
+        tmp_path.glob(".*")
+    )
 
 
 def test_a_lock_service_that_is_off_stops_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", no_flock(errno.ENOLCK))
-    assert artefact.is_whole(artefact.build(tmp_path / "stage", {}, by_the_second)) and not list(tmp_path.glob(".*"))
+    assert artefact.is_whole(artefact.build(tmp_path / "stage", {}, by_the_second)) and not list(
+        tmp_path.glob(".*")
+    )
     monkeypatch.setattr("fcntl.flock", no_flock(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         artefact.build(tmp_path / "other", {}, by_the_second)
@@ -201,12 +227,13 @@ def test_a_lock_service_that_is_off_stops_nobody(tmp_path, monkeypatch):
 def test_a_lock_that_was_removed_under_a_waiting_process_is_not_taken_for_its_own(tmp_path):
     """Who opened the lock's file before its holder removed it must not write beside who has made a new one."""
     waiting = filelock.FileLock(tmp_path / ".stage.lock", thread_local=False)
-    real, opened = os.open, []
+    real = os.open
+    opened = []
 
     def slow(path, *arguments, **options):
         descriptor = real(path, *arguments, **options)
         opened.append(path)
-        if len(opened) == 1:        # meanwhile the holder ends, and another takes its place
+        if len(opened) == 1:  # meanwhile the holder ends, and another takes its place
             os.unlink(tmp_path / ".stage.lock")
             third.acquire()
         return descriptor

@@ -5,21 +5,37 @@ import os
 import struct
 import sys
 
-PRELOAD = ["lensnb.apps.execute", "lensnb.apps.launch", "lensnb.generator", "lensnb.evaluation.judge", "PIL.Image", "torch._dynamo"]    # the last by the first optimiser
-MEMORY = 2**30      # bytes that a child may take beyond what it begins with
-SECONDS = 10        # of work, after which the system ends it; a case takes a thirtieth of that
+PRELOAD = [
+    "lensnb.apps.execute",
+    "lensnb.apps.launch",
+    "lensnb.generator",
+    "lensnb.evaluation.judge",
+    "PIL.Image",
+    "torch._dynamo",
+]  # the last by the first optimiser
+MEMORY = 2**30  # bytes that a child may take beyond what it begins with
+SECONDS = 10  # of work, after which the system ends it; a case takes a thirtieth of that
 
 
 def stage(name):
     """What a notebook calls for a stage such as "samples/ddim", with the exit status of a command line."""
+
     def call(recipe, overrides):
         from lensnb import pipeline
         from lensnb.errors import told
         from lensnb.recipes.recipe import load_recipe
 
         kind, _, of = name.partition("/")
-        make = {"data": pipeline.make_data, "models": pipeline.train_model, "samples": pipeline.draw_samples, "evaluation": pipeline.evaluate_method}[kind]
-        return told(lambda: make(pipeline.open_run(load_recipe(recipe, overrides)), *([of] if of else [])))
+        make = {
+            "data": pipeline.make_data,
+            "models": pipeline.train_model,
+            "samples": pipeline.draw_samples,
+            "evaluation": pipeline.evaluate_method,
+        }[kind]
+        return told(
+            lambda: make(pipeline.open_run(load_recipe(recipe, overrides)), *([of] if of else []))
+        )
+
     return call
 
 
@@ -37,8 +53,14 @@ def launch(recipe, overrides):
     return launch.main([recipe, "--set", overrides])
 
 
-COMMANDS = {"step": step, "launch": launch, "data": stage("data"), "train": stage("models/diffusion"),
-            "sample": stage("samples/ddim"), "evaluate": stage("evaluation/ddim")}
+COMMANDS = {
+    "step": step,
+    "launch": launch,
+    "data": stage("data"),
+    "train": stage("models/diffusion"),
+    "sample": stage("samples/ddim"),
+    "evaluate": stage("evaluation/ddim"),
+}
 
 
 def unprivileged():

@@ -16,15 +16,40 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-N, SIZE = 32, 16
-RECIPE = {"run": "it", "device": "cpu", "threads": 1,
-          "data": {"path": "images", "size": SIZE, "n": N, "holdout": 0.25},
-          "model": {"width": 8, "context": "none"},
-          "train": {"steps": 2, "batch": 4, "warmup": 1, "log_every": 1, "checkpoint_every": 1, "watch_every": 0},
-          "gan": {"steps": 2, "batch": 4, "width": 8, "latent": 4, "log_every": 1, "checkpoint_every": 1, "watch_every": 0},
-          "sample": {"n": 8, "batch": 8, "trajectory": 1, "frames": 2,
-                     "methods": {"ddim": {"sampler": "ddim", "steps": 2}, "gan": {"model": "gan"}}},
-          "evaluate": {"n": 8, "bootstrap": 10, "floors": 2, "fit": 0}}
+N = 32
+SIZE = 16
+RECIPE = {
+    "run": "it",
+    "device": "cpu",
+    "threads": 1,
+    "data": {"path": "images", "size": SIZE, "n": N, "holdout": 0.25},
+    "model": {"width": 8, "context": "none"},
+    "train": {
+        "steps": 2,
+        "batch": 4,
+        "warmup": 1,
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "watch_every": 0,
+    },
+    "gan": {
+        "steps": 2,
+        "batch": 4,
+        "width": 8,
+        "latent": 4,
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "watch_every": 0,
+    },
+    "sample": {
+        "n": 8,
+        "batch": 8,
+        "trajectory": 1,
+        "frames": 2,
+        "methods": {"ddim": {"sampler": "ddim", "steps": 2}, "gan": {"model": "gan"}},
+    },
+    "evaluate": {"n": 8, "bootstrap": 10, "floors": 2, "fit": 0},
+}
 
 
 class Case(NamedTuple):
@@ -42,7 +67,7 @@ class Case(NamedTuple):
     holds: object = None
     finished: bool = False
     damaged: tuple = ()
-    largest: int | None = None      # bytes of a file, beyond which the disk is full
+    largest: int | None = None  # bytes of a file, beyond which the disk is full
 
 
 def noise(*shape, seed=1):
