@@ -131,12 +131,12 @@ def picture(rows, folder):
     """Save the table as a heat map, controls.png and controls.pdf."""
     skipped = ("fault", "n", "seconds", "seconds_fit")
     cells = [
-        {"method": row["fault"], "metric": key, "sigma": float(row[key]), "larger_is_better": False}
+        {"method": row["fault"], "metric": key, "z": float(row[key]), "larger_is_better": False}
         for row in rows
         for key in row
         if key not in skipped
     ]
-    figures.save(figures.sigmas(cells), folder, "controls")
+    figures.save(figures.z_values(cells), folder, "controls")
 
 
 def main(n="2000"):

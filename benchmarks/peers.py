@@ -61,10 +61,10 @@ COLUMNS = {
     "step": NAN,
     "seconds": NAN,
     "seconds_per_image": NAN,
-    "fld": NAN,
-    "fld_error": NAN,
-    "fld_floor": NAN,
-    "fld_floor_error": NAN,
+    "frechet_lensnet": NAN,
+    "frechet_lensnet_error": NAN,
+    "frechet_lensnet_floor": NAN,
+    "frechet_lensnet_floor_error": NAN,
     "failed": "",
 }
 
@@ -114,7 +114,7 @@ def measured(python, folder, **job):
 
 
 def distance(judge, images):
-    """Frechet lens distance of images in scaled units, with error and floor; or why there is none."""
+    """Frechet distance (LensNet) of images in scaled units, with error and floor; or why there is none."""
     scaling = judge.dataset.scaling
     span = (
         scaling.high - scaling.low
@@ -136,10 +136,10 @@ def distance(judge, images):
     except ValueError as error:
         return {"failed": str(error)}
     return {
-        "fld": found["value"],
-        "fld_error": found["error"],
-        "fld_floor": found["floor"],
-        "fld_floor_error": found["floor_error"],
+        "frechet_lensnet": found["value"],
+        "frechet_lensnet_error": found["error"],
+        "frechet_lensnet_floor": found["floor"],
+        "frechet_lensnet_floor_error": found["floor_error"],
     }
 
 
@@ -187,9 +187,9 @@ def kept(path, setting, without):
 def own(rows, library):
     """(seconds, distance, error) of a library's finite points, as arrays, in the order of time."""
     points = [
-        [row[key] for key in ("seconds", "fld", "fld_error")]
+        [row[key] for key in ("seconds", "frechet_lensnet", "frechet_lensnet_error")]
         for row in rows
-        if row["library"] == library and np.isfinite(row["fld"])
+        if row["library"] == library and np.isfinite(row["frechet_lensnet"])
     ]
     return np.array(sorted(points)).reshape(-1, 3).T
 
@@ -216,9 +216,9 @@ def figure(rows):
         axis.errorbar(
             seconds, values, yerr=errors, marker="o", ms=3, lw=1.2, color=shade, label=name
         )
-    row = next(row for row in rows if np.isfinite(row["fld"]))
-    floor = row["fld_floor"]
-    scatter = row["fld_floor_error"]
+    row = next(row for row in rows if np.isfinite(row["frechet_lensnet"]))
+    floor = row["frechet_lensnet_floor"]
+    scatter = row["frechet_lensnet_floor_error"]
     axis.axhspan(
         max(floor - scatter, 0.5 * floor),
         floor + scatter,
@@ -231,7 +231,7 @@ def figure(rows):
         xscale="log",
         yscale="log",
         xlabel=f"seconds of training ({row['device']})",
-        ylabel=f"Frechet lens distance of {row['n']:.0f} images",
+        ylabel=f"Frechet distance (LensNet) of {row['n']:.0f} images",
     )
     plot.legend(loc="outside upper center", ncols=2)
     return plot
@@ -251,7 +251,7 @@ def report(rows, goal=None):
             i = values.argmin()
             line += f"{f'{values[i]:.1f} +- {errors[i]:.1f} at {seconds[i]:.0f} s':>32s}  {reached(seconds, values, goal)}; {row['sampler']}"
         print(line, row["failed"])
-    for row in [row for row in rows if np.isfinite(row["fld"])][:1]:
+    for row in [row for row in rows if np.isfinite(row["frechet_lensnet"])][:1]:
         print(
             f"real vs real at n = {row['n']:.0f}: {row['fld_floor']:.1f} +- {row['fld_floor_error']:.1f}"
         )
@@ -328,7 +328,7 @@ def main():
             )
         rows += found
         io.write_table(path, {key: [row[key] for row in rows] for key in COLUMNS})
-    if any(np.isfinite(row["fld"]) for row in rows):
+    if any(np.isfinite(row["frechet_lensnet"]) for row in rows):
         figures.save(figure(rows), path.parent, "peers")
     report(rows, args.goal)
 

@@ -50,7 +50,7 @@ def points():
                 yield name, nfe, Method(steps=steps, **method)
 
 
-MEASURED = ("fld", "intensity", "spectrum", "profile")
+MEASURED = ("frechet_lensnet", "intensity", "spectrum", "profile")
 
 
 def measured(run, method, judge):
@@ -102,12 +102,12 @@ def main(name="quick", n="256"):
             flush=True,
         )
     figures.save(figures.quality_against_evaluations(rows), path.parent, "samplers")
-    best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["fld"])
+    best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["frechet_lensnet"])
     longest = next(row for row in rows if row["sampler"] == "ddpm" and row["nfe"] == 1000)
     print(
-        f"at 10 evaluations {best['sampler']} comes closest: fld {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000"
+        f"at 10 evaluations {best['sampler']} comes closest: frechet_lensnet {best['fld'] / longest['fld']:.2f} times that of DDPM along 1000"
     )
-    assert np.isfinite([row["fld"] for row in rows]).all()
+    assert np.isfinite([row["frechet_lensnet"] for row in rows]).all()
 
 
 if __name__ == "__main__":

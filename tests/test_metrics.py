@@ -527,10 +527,10 @@ def test_what_is_said_of_a_value_beside_its_floor_follows_from_the_draws():
         and found["error"] == 1
         and found["floor_error"] == pytest.approx(scatter)
     )
-    assert found["sigma"] == pytest.approx(scipy.stats.norm.isf(scipy.stats.t.sf(2 / chance, 2)))
+    assert found["z"] == pytest.approx(scipy.stats.norm.isf(scipy.stats.t.sf(2 / chance, 2)))
     assert found["ratio"] == pytest.approx(5 / 3) and found["deviations"] == [-1, 0, 1]
     below = uncertainty._against_floor(1.0, 0.3, real, 0.75, False)
-    assert below["sigma"] == pytest.approx(-found["sigma"]) and (
+    assert below["z"] == pytest.approx(-found["z"]) and (
         below["error"],
         below["ratio"],
         below["deviations"],
@@ -548,7 +548,7 @@ def test_real_images_scatter_by_one_sigma(rng, many):
         [
             uncertainty.measure(
                 linear, *rng.normal(size=(2, 40, 1)), rng.normal(size=(40 * many, 1)), "", 2, 20, i
-            )["sigma"]
+            )["z"]
             for i in range(1500)
         ]
     )
@@ -590,16 +590,14 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
 )
 def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name, many):
     times = 100 if name == "auc" else 200
-    sigma = np.array(
-        [measured(name, rng, seed=i, times=2, many=many)["sigma"] for i in range(times)]
-    )
+    sigma = np.array([measured(name, rng, seed=i, times=2, many=many)["z"] for i in range(times)])
     assert (np.abs(sigma) > 3).mean() <= 0.02 and abs(
         sigma.mean()
     ) < 0.4  # skewed ones: up to 1 in 50
     assert (
         (0.8 if name == "auc" else 0.82) < sigma.std() < 1.12
     )  # that of an area under the curve is on the safe side
-    bad = measured(name, rng, fault=2.0, many=many)["sigma"]
+    bad = measured(name, rng, fault=2.0, many=many)["z"]
     assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 
 
@@ -620,7 +618,7 @@ def test_a_result_holds_what_it_is_made_of(rng):
         "n",
         "floor",
         "floor_error",
-        "sigma",
+        "z",
         "ratio",
         "unit",
         "resample",
@@ -635,8 +633,8 @@ def test_a_result_holds_what_it_is_made_of(rng):
         t = (found["value"] - found["floor"]) / (
             found["floor_error"] * math.sqrt(1 + 1 / 4 + 3 / 4 / 20)
         )
-        assert scipy.stats.norm.sf(found["sigma"]) == pytest.approx(scipy.stats.t.sf(t, 19)) and (
-            found["sigma"] > 0
+        assert scipy.stats.norm.sf(found["z"]) == pytest.approx(scipy.stats.t.sf(t, 19)) and (
+            found["z"] > 0
         ) == (t > 0)
         assert found["ratio"] == (found["value"] / found["floor"] if name == "frechet" else None)
         assert (found["resample"], found["bootstrap"]) == {
@@ -665,7 +663,7 @@ def test_a_result_without_any_scatter_has_no_sigmas(rng):
     same = uncertainty.measure(
         lambda a, b: 1.0, *rng.normal(size=(2, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3
     )
-    assert same["sigma"] == 0 and same["error"] == same["floor_error"] == 0
+    assert same["z"] == 0 and same["error"] == same["floor_error"] == 0
     made = np.ones((9, 1))
     other = uncertainty.measure(
         lambda a, b: float(a is made),
@@ -676,7 +674,7 @@ def test_a_result_without_any_scatter_has_no_sigmas(rng):
         3,
         3,
     )
-    assert other["value"] == 1 and other["sigma"] is None and other["ratio"] is None
+    assert other["value"] == 1 and other["z"] is None and other["ratio"] is None
 
 
 def test_labels_stay_with_their_rows(rng):

@@ -12,7 +12,7 @@ from lensnb.runs.locks import locked
 from lensnb.runs.run_folder import STEPS
 
 ASSETS = Path(__file__).with_name("assets")
-FIGURES = ("gallery", "sigmas", "ratios", "quality_against_time")
+FIGURES = ("gallery", "z_values", "ratios", "quality_against_time")
 MATH = re.compile(
     r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\s\\])\$", re.DOTALL
 )

@@ -14,8 +14,8 @@ from lensnb.evaluation import compare
 
 REAL = "#222222"
 METRICS = {
-    "fld": "Frechet lens distance",
-    "fld_by_class": "the same, by class",
+    "frechet_lensnet": "Frechet distance (LensNet)",
+    "frechet_lensnet_by_class": "the same, by class",
     "kid": "kernel distance",
     "told_apart": "told from real (AUC)",
     "precision": "precision",
@@ -520,7 +520,7 @@ def over_seeds(rows):
 
 
 @styled
-def sigmas(rows, most=20):
+def z_values(rows, most=20):
     """Heat map of every metric of every method, in standard errors on the wrong side of the floor; below 3 is as good as real."""
     metrics, methods = (list(dict.fromkeys(row[k] for row in rows)) for k in ("metric", "method"))
     worse = {(row["metric"], row["method"]): compare.badness(row) for row in rows}
@@ -539,14 +539,14 @@ def sigmas(rows, most=20):
         annot_kws={"size": 7},
         xticklabels=[name(m) for m in methods],
         yticklabels=[METRICS.get(m, m) for m in metrics],
-        cbar_kws={"label": r"$\sigma$ from the real-vs-real floor"},
+        cbar_kws={"label": "z, deviations from the real-vs-real floor"},
     )
     axis.tick_params(length=0)
     return figure
 
 
 @styled
-def quality_against_time(rows, costs, metric="fld"):
+def quality_against_time(rows, costs, metric="frechet_lensnet"):
     """Distance to the held-out images against seconds an image, both logarithmic, with the floor."""
     figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
     for row in (r for r in rows if r["metric"] == metric):
@@ -580,7 +580,7 @@ def quality_against_time(rows, costs, metric="fld"):
 
 
 @styled
-def quality_against_evaluations(rows, metrics=("fld", "spectrum"), most=50):
+def quality_against_evaluations(rows, metrics=("frechet_lensnet", "spectrum"), most=50):
     """Distance to the held-out images against network evaluations, one line a sampler, one panel a metric.
 
     `rows` are dicts as of benchmarks/samplers.py; what lies above `most` times the real-vs-real floor leaves the frame.

@@ -5,14 +5,14 @@ import pandas as pd
 from lensnb.display import figures
 from lensnb.evaluation import image_stats, morphology
 
-CARD = ["value", "error", "floor", "floor_error", "sigma", "ratio", "n"]
+CARD = ["value", "error", "floor", "floor_error", "z", "ratio", "n"]
 
 
 def card(method, metrics):
     """All measures of one method; `metrics` as in metrics.json."""
     table = pd.DataFrame(metrics).T[CARD].astype(float).rename(index=figures.METRICS)
     return (
-        table.round({"sigma": 1, "ratio": 1, "n": 0})
+        table.round({"z": 1, "ratio": 1, "n": 0})
         .style.set_caption(figures.name(method))
         .format(precision=3, na_rep="")
     )

@@ -12,7 +12,7 @@ KEPT = (
     "error",
     "floor",
     "floor_error",
-    "sigma",
+    "z",
     "ratio",
     "larger_is_better",
     "n",
@@ -124,12 +124,8 @@ def _loss(row):
 
 def badness(row):
     """By how many deviations of chance a row lies on the wrong side of its floor; below zero on the right one."""
-    sigma = (
-        row["sigma"]
-        if row["sigma"] is not None
-        else math.copysign(math.inf, row["value"] - row["floor"])
-    )
-    return _side(row) * sigma
+    z = row["z"] if row["z"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
+    return _side(row) * z
 
 
 def clear_winner(rows, deviations):
@@ -179,7 +175,7 @@ def footing(costs, images):
 def verdict(rows, deviations):
     """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real."""
     return [
-        _closest([row for row in rows if row["metric"] == "fld"], deviations),
+        _closest([row for row in rows if row["metric"] == "frechet_lensnet"], deviations),
         _physics([row for row in rows if row["group"] == "physics"]),
         _told_apart([row for row in rows if row["metric"] == "told_apart"]),
     ]
@@ -187,14 +183,14 @@ def verdict(rows, deviations):
 
 def _closest(rows, deviations):
     best, *rest = sorted(rows, key=lambda row: row["value"])
-    text = f"By the Frechet lens distance {best['method']} comes closest, {best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
-    behind = [f"{row['method']} by {_sigmas(*gap(best, row, deviations))}" for row in rest]
+    text = f"By the Frechet distance (LensNet) {best['method']} comes closest, {best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
+    behind = [f"{row['method']} by {_deviations_told(*gap(best, row, deviations))}" for row in rest]
     return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
 
 
-def _sigmas(behind, error):
+def _deviations_told(behind, error):
     return (
-        f"{behind / error:.1f} sigma"
+        f"z = {behind / error:.1f}"
         if error > 0
         else "nothing"
         if behind == 0
@@ -208,11 +204,11 @@ def _physics(rows):
         own = sorted((row for row in rows if row["method"] == method), key=badness)
         passed = sum(badness(row) < 3 for row in own)
         worst = (
-            f", worst in {own[-1]['metric']} ({badness(own[-1]):.0f} sigma)"
+            f", worst in {own[-1]['metric']} (z = {badness(own[-1]):.0f})"
             if passed < len(own)
             else ""
         )
-        parts.append(f"{method} is within 3 sigma of real images in {passed} of {len(own)}{worst}")
+        parts.append(f"{method} is within z = 3 of real images in {passed} of {len(own)}{worst}")
     return "Of the physical measures, " + "; ".join(parts) + "."
 
 

@@ -62,10 +62,10 @@ def _share_found(a, b):
 
 
 FEATURES = {
-    "fld": Ruler(
+    "frechet_lensnet": Ruler(
         "features", metrics.frechet, "standard deviations of a real feature, squared", "features"
     ),
-    "fld_by_class": Ruler(
+    "frechet_lensnet_by_class": Ruler(
         "features",
         metrics.frechet_by_class,
         "standard deviations of a real feature, squared",
@@ -220,10 +220,10 @@ class Judge:
             found |= self._measured(name, ruler, made[ruler.rows], labels)
         if useful := self._usefulness(made["features"], labels, asked):
             found["usefulness"] = useful
-        found["fld"]["to_training"] = metrics.frechet(
+        found["frechet_lensnet"]["to_training"] = metrics.frechet(
             made["features"], self.others["features"][: self.n]
         )
-        found["fld"]["at_infinity"] = self._at_infinity(made["features"])
+        found["frechet_lensnet"]["at_infinity"] = self._at_infinity(made["features"])
         for name in ("noise_level", "total_flux", "ring_radius", "ellipticity"):
             scale, unit = (
                 (self.dataset.pixel_scale, "arcsec")

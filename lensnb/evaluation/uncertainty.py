@@ -110,7 +110,7 @@ def measure(
     resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns (value, error).
     ratio : whether value / floor means anything: not for scores, nor where the floor is about zero (KID).
     labels : those of the three sets, for a distance(a, b, labels_a, labels_b).
-    `sigma` is how far the value is beyond what real images get by chance, as `normal` deviations: value - floor over
+    `z` is how far the value is beyond what real images get by chance, as `normal` deviations: value - floor over
     floor_error sqrt(1 + n/m + (1 - n/m) / floors), m the number of others, as the floor scatters too. That is exact for
     means; by a quadratic distance real images scatter by 0.9 to 1.0, by an area under the curve by 0.8 to 0.9. Where
     larger is better, below zero is worse.
@@ -188,7 +188,7 @@ def _against_floor(value, spread, real, fresh, ratio):
         "error": error,
         "floor": floor,
         "floor_error": floor_error,
-        "sigma": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
+        "z": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
         "ratio": value / floor if ratio and floor > 0 else None,
         "deviations": deviations,
     }

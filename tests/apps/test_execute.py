@@ -108,9 +108,15 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
     assert len(table["value"]) == 3 * 23 and set(table["method"]) == {"ddpm", "ddim", "gan"}
     assert all(np.isfinite(table[key]).all() for key in ("value", "error", "floor", "floor_error"))
     assert (table["n"] == np.where(table["metric"] == "lens_fit", 4, 24)).all()
-    assert {"fld", "kid", "recall", "told_apart", "spectrum", "ring_radius", "minkowski"} <= set(
-        table["metric"]
-    )
+    assert {
+        "frechet_lensnet",
+        "kid",
+        "recall",
+        "told_apart",
+        "spectrum",
+        "ring_radius",
+        "minkowski",
+    } <= set(table["metric"])
     assert len(io.read_json(run / "comparison" / "table.json")["verdict"]) == 3
     told = io.read_json(run / "run.json")
     assert (
@@ -125,7 +131,7 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
     )
     assert sorted(p.name for p in (run / "figures").glob("*.p*")) == [
         f"{stem}.{suffix}"
-        for stem in ("gallery", "quality_against_time", "ratios", "sigmas")
+        for stem in ("gallery", "quality_against_time", "ratios", "z_values")
         for suffix in ("pdf", "png")
     ]
     assert not list(run.rglob("*.partial*"))

@@ -103,7 +103,7 @@ def substructure_left_out(images, truth, rng):
     return render(truth | smooth | {"theta_E_smooth": truth["theta_E"]}).numpy()
 
 
-FAULTS = {  # fault -> measures that must see it with so few images, more than 3 sigma beyond the floor
+FAULTS = {  # fault -> measures that must see it with so few images, more than z = 3 beyond the floor
     "blur": (blurred, ("told_apart", "spectrum", "noise_level", "minkowski", "scattering")),
     "noise x1.2": (
         lambda x, t, rng: x + rng.normal(0, 0.66, x.shape),
@@ -113,7 +113,7 @@ FAULTS = {  # fault -> measures that must see it with so few images, more than 3
     "phases random": (
         phases_random,
         (
-            "fld",
+            "frechet_lensnet",
             "kid",
             "told_apart",
             "precision",
@@ -127,14 +127,14 @@ FAULTS = {  # fault -> measures that must see it with so few images, more than 3
     ),
     "halves mixed": (
         cut_and_mixed,
-        ("fld", "told_apart", "readings", "usefulness", "multipoles", "minkowski"),
+        ("frechet_lensnet", "told_apart", "readings", "usefulness", "multipoles", "minkowski"),
     ),
     "ten per cent distinct": (only_ten_per_cent, ("recall", "coverage")),
     "ring +10 %": (ring_larger(1.1), ("profile", "ring_radius")),
     "PSF +30 %": (psf_wider, ("spectrum",)),
     "substructure left out": (
         substructure_left_out,
-        ("fld", "fld_by_class", "kid", "recall", "coverage", "told_apart"),
+        ("frechet_lensnet", "frechet_lensnet_by_class", "kid", "recall", "coverage", "told_apart"),
     ),
 }
 
@@ -169,11 +169,14 @@ def test_fresh_real_images_are_seen_by_none(as_real):
     }
     assert len(alarms) <= 1, (
         alarms
-    )  # 22 measures at 3 sigma, and errors that are themselves estimates
+    )  # 22 measures at z = 3, and errors that are themselves estimates
     assert all(compare.badness(m) < 5 for m in found.values())
-    assert 0.7 < found["fld"]["ratio"] < 1.4 and abs(found["told_apart"]["value"] - 0.5) < 0.12
-    unbiased = found["fld"]["at_infinity"]
-    assert abs(unbiased["value"]) < 2 * unbiased["error"] < found["fld"]["floor"]
+    assert (
+        0.7 < found["frechet_lensnet"]["ratio"] < 1.4
+        and abs(found["told_apart"]["value"] - 0.5) < 0.12
+    )
+    unbiased = found["frechet_lensnet"]["at_infinity"]
+    assert abs(unbiased["value"]) < 2 * unbiased["error"] < found["frechet_lensnet"]["floor"]
     assert (
         found["lenses_found"]["value"] > 0.95
         and abs(found["usefulness"]["value"] - 1) < 0.06
@@ -188,13 +191,16 @@ def test_shuffled_labels_are_seen_by_class_and_by_nothing_else(judge, fresh):
     wrong = judge.measured(
         fresh[0], {"class": np.random.default_rng(0).permutation(asked["class"])}
     )
-    assert compare.badness(right["fld_by_class"]) < 4 and compare.badness(wrong["fld_by_class"]) > 5
+    assert (
+        compare.badness(right["frechet_lensnet_by_class"]) < 4
+        and compare.badness(wrong["frechet_lensnet_by_class"]) > 5
+    )
     assert compare.badness(right["usefulness"]) < 3 and compare.badness(wrong["usefulness"]) > 5
     assert right["usefulness"]["labels"] == "asked" and wrong["usefulness"]["value"] < 0.7
     assert all(
         right[name]["value"] == wrong[name]["value"]
         for name in right
-        if name not in ("fld_by_class", "usefulness")
+        if name not in ("frechet_lensnet_by_class", "usefulness")
     )
 
 
@@ -248,7 +254,7 @@ def test_constant_images_are_judged_like_any_other(tmp_path, constant):
     images[:constant] = 2.5
     evaluate(Judge(p, dataset), "any", images, None, tmp_path)
     found = io.read_json(tmp_path / "metrics.json")["metrics"]
-    assert found["fld"]["at_infinity"] is None  # 16 images, 64 features
+    assert found["frechet_lensnet"]["at_infinity"] is None  # 16 images, 64 features
     assert found["lens_fit"]["value"] > 1 and (found["lens_fit"]["generated"]["median"] == 0) == (
         constant > 2
     )
@@ -340,7 +346,7 @@ def test_lengths_are_compared_in_arcsec_of_the_images(judge, fresh):
     }
 
 
-def row(method, metric, value, error=0.1, group="features", larger=False, sigma=1.0):
+def row(method, metric, value, error=0.1, group="features", larger=False, z=1.0):
     return {
         "method": method,
         "metric": metric,
@@ -348,7 +354,7 @@ def row(method, metric, value, error=0.1, group="features", larger=False, sigma=
         "error": error,
         "group": group,
         "larger_is_better": larger,
-        "sigma": sigma,
+        "z": z,
         "floor": 1.0,
         "floor_error": 0.1,
         "ratio": value,
@@ -357,22 +363,22 @@ def row(method, metric, value, error=0.1, group="features", larger=False, sigma=
 
 
 def test_best_is_only_who_is_ahead_by_more_than_the_error():
-    a = row("a", "fld", 1.0)
-    b = row("b", "fld", 1.1)
+    a = row("a", "frechet_lensnet", 1.0)
+    b = row("b", "frechet_lensnet", 1.1)
     assert compare.clear_winner([a, b], {}) is None and compare.clear_winner([a], {}) is None
-    assert compare.clear_winner([a, row("b", "fld", 1.2)], {}) is a
+    assert compare.clear_winner([a, row("b", "frechet_lensnet", 1.2)], {}) is a
     c = row("c", "recall", 0.9, larger=True)
     d = row("d", "recall", 0.3, larger=True)
     assert compare.clear_winner([d, c], {}) is c
     assert (
-        compare.badness(row("a", "recall", 0, larger=True, sigma=-4)) == 4
-        and compare.badness(row("a", "fld", 0, sigma=-4)) == -4
+        compare.badness(row("a", "recall", 0, larger=True, z=-4)) == 4
+        and compare.badness(row("a", "frechet_lensnet", 0, z=-4)) == -4
     )
 
 
 def test_density_is_best_where_it_is_that_of_real_images():
     over, under, near = (
-        row(name, "density", value, larger=None, sigma=10 * (value - 1))
+        row(name, "density", value, larger=None, z=10 * (value - 1))
         for name, value in (("a", 1.7), ("b", 0.6), ("c", 1.1))
     )
     assert (
@@ -395,20 +401,20 @@ def test_what_never_scatters_is_as_bad_as_the_side_it_lies_on():
         (0.0, False, -np.inf),
         (0.0, None, np.inf),
     ):
-        assert compare.badness(row("a", "any", value, larger=larger, sigma=None)) == bad
+        assert compare.badness(row("a", "any", value, larger=larger, z=None)) == bad
     rows = [
-        row("a", "precision", 0.0, larger=True, sigma=None),
-        row("a", "density", 0.5, larger=None, sigma=-4.0),
-        row("a", "fld", 0.5, sigma=-4.0),
+        row("a", "precision", 0.0, larger=True, z=None),
+        row("a", "density", 0.5, larger=None, z=-4.0),
+        row("a", "frechet_lensnet", 0.5, z=-4.0),
     ]
-    assert [text.get_text() for text in figures.sigmas(rows).axes[0].texts] == ["inf", "4", "-4"]
+    assert [text.get_text() for text in figures.z_values(rows).axes[0].texts] == ["inf", "4", "-4"]
 
 
 def test_the_error_of_a_difference_is_that_of_the_paired_resamplings():
     shared, own = np.random.default_rng(0).normal(size=(2, 400)) * [[0.1], [0.01]]
-    a = row("a", "fld", 1.0)
-    b = row("b", "fld", 1.1)
-    deviations = {"a": {"fld": shared}, "b": {"fld": shared + own}}
+    a = row("a", "frechet_lensnet", 1.0)
+    b = row("b", "frechet_lensnet", 1.1)
+    deviations = {"a": {"frechet_lensnet": shared}, "b": {"frechet_lensnet": shared + own}}
     assert compare.gap(a, b, deviations) == (pytest.approx(0.1), pytest.approx(own.std(ddof=1)))
     assert (
         compare.clear_winner([b, a], deviations) is a
@@ -421,26 +427,26 @@ def test_the_error_of_a_difference_is_that_of_the_paired_resamplings():
         pytest.approx(0.1),
         pytest.approx(0.02**0.5),
     )  # without deviations: independent
-    same = {"a": {"fld": shared}, "b": {"fld": shared}}
-    assert compare.clear_winner([a, row("b", "fld", 1.0)], same) is None
+    same = {"a": {"frechet_lensnet": shared}, "b": {"frechet_lensnet": shared}}
+    assert compare.clear_winner([a, row("b", "frechet_lensnet", 1.0)], same) is None
 
 
 ROWS = [
-    row("a", "fld", 2.0),
-    row("b", "fld", 3.0),
+    row("a", "frechet_lensnet", 2.0),
+    row("b", "frechet_lensnet", 3.0),
     row("a", "told_apart", 0.7),
     row("b", "told_apart", 0.9),
-    row("a", "spectrum", 1, group="physics", sigma=2),
-    row("b", "spectrum", 1, group="physics", sigma=30),
+    row("a", "spectrum", 1, group="physics", z=2),
+    row("b", "spectrum", 1, group="physics", z=30),
 ]
 
 
 def test_the_verdict_is_three_sentences_of_the_numbers():
     closest, physics, told = compare.verdict(ROWS, {})
-    assert "a comes closest, 2.0 times" in closest and "b by 7.1 sigma" in closest
+    assert "a comes closest, 2.0 times" in closest and "b by z = 7.1" in closest
     assert (
-        "a is within 3 sigma of real images in 1 of 1" in physics
-        and "b is within 3 sigma of real images in 0 of 1, worst in spectrum (30 sigma)" in physics
+        "a is within z = 3 of real images in 1 of 1" in physics
+        and "b is within z = 3 of real images in 0 of 1, worst in spectrum (z = 30)" in physics
     )
     assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
 
@@ -449,13 +455,15 @@ def test_the_verdict_counts_in_paired_errors():
     shared, own = np.random.default_rng(0).normal(size=(2, 50))
     own = 0.25 * (own - own.mean()) / own.std(ddof=1)
     assert (
-        "b by 4.0 sigma"
-        in compare.verdict(ROWS, {"a": {"fld": shared}, "b": {"fld": shared + own}})[0]
+        "b by z = 4.0"
+        in compare.verdict(
+            ROWS, {"a": {"frechet_lensnet": shared}, "b": {"frechet_lensnet": shared + own}}
+        )[0]
     )
-    equal = [*ROWS[:1], row("b", "fld", 2.0), *ROWS[2:]]
+    equal = [*ROWS[:1], row("b", "frechet_lensnet", 2.0), *ROWS[2:]]
     assert (
         "behind it are b by nothing."
-        in compare.verdict(equal, {m: {"fld": shared} for m in "ab"})[0]
+        in compare.verdict(equal, {m: {"frechet_lensnet": shared} for m in "ab"})[0]
     )
 
 
@@ -482,7 +490,7 @@ def test_evaluations_are_compared_on_one_reference(judge, fresh, tmp_path):
     )
     rows = {(r["metric"], r["method"]): r for r in compare.table(run)}
     assert rows["spectrum", "good"]["best"] and not rows["spectrum", "bad"]["best"]
-    good, bad = (rows["fld", method] for method in ("good", "bad"))
+    good, bad = (rows["frechet_lensnet", method] for method in ("good", "bad"))
     assert compare.gap(good, bad, compare.deviations_of(run))[1] < 0.6 * np.hypot(
         good["error"], bad["error"]
     )

@@ -59,8 +59,7 @@ def test_accuracy_is_scikit_learns(rng):
 
 def test_fresh_real_images_are_as_useful_as_real_ones(rng):
     sigmas = [
-        measure(blobs(rng, 120), blobs(rng, 120), blobs(rng, 480), 8, 6, i)["sigma"]
-        for i in range(16)
+        measure(blobs(rng, 120), blobs(rng, 120), blobs(rng, 480), 8, 6, i)["z"] for i in range(16)
     ]
     assert (np.abs(sigmas) < 3).all() and abs(np.mean(sigmas)) < 0.75
 
@@ -70,7 +69,7 @@ def test_shuffled_labels_teach_no_more_than_chance(rng):
     reference = blobs(rng, 300)
     others = blobs(rng, 1200)
     found = measure((made[0], rng.permutation(made[1])), reference, others)
-    assert abs(found["value"] - 1 / 3 / found["accuracy"]["real"]) < 0.2 and found["sigma"] < -3
+    assert abs(found["value"] - 1 / 3 / found["accuracy"]["real"]) < 0.2 and found["z"] < -3
     assert abs(found["floor"] - 1) < 0.05 < 1 - found["value"]
 
 
