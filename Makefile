@@ -11,12 +11,18 @@ SMOKE  ?=
 SEEDS      ?=
 GENERATORS ?=
 SAMPLERS   ?=
-# where: jobs at a time here, or a cluster's profile such as profiles/slurm; SPREAD=1 makes each model and each sampler a job
-CORES   ?= 1
+# where: jobs at a time here, or a cluster's profile such as profiles/slurm; SPREAD= makes each step one job
+CORES   ?= 2
 PROFILE ?=
-SPREAD  ?= $(if $(PROFILE),1)
+SPREAD  ?= 1
 TORCH  ?= cpu
 PYTHON ?= python3
+KNOWN := RECIPE SET SMOKE SEEDS GENERATORS SAMPLERS CORES PROFILE SPREAD TORCH PYTHON
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(KNOWN) LENSNB_% MALLOC_% MAKE%,$(GIVEN))
+ifneq ($(UNKNOWN),)
+$(error $(firstword $(UNKNOWN)): no such variable; known are $(KNOWN); a key of the recipe goes into SET, as in SET="train.steps=10")
+endif
 REFERENCE := params/$(if $(filter cpu,$(TORCH)),reference-cpu,gpu).yaml
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -26,25 +32,32 @@ export LENSNB_SMOKE := $(SMOKE)
 export LENSNB_SEEDS := $(SEEDS)
 export LENSNB_GENERATORS := $(GENERATORS)
 export LENSNB_SAMPLERS := $(SAMPLERS)
-export LENSNB_SPREAD := $(SPREAD)
+export LENSNB_SPREAD := $(if $(SPREAD),1,0)
+export LENSNB_CORES := $(CORES)
+export LENSNB_PROFILE := $(PROFILE)
 # glibc gives big blocks back to the system and faults them in again at each step: keeping them trains 15 % faster
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test lab report trust reference bench notebooks mutants lock clean
+.PHONY: run test fast lab report trust reference bench notebooks docs mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
-	snakemake $(if $(PROFILE),--profile $(PROFILE),--cores $(CORES)) --quiet all --nolock --rerun-incomplete
+	lensnb run
 
-test: .venv/ready-$(TORCH)             ## unit tests and the tiny chain, one thread on each core; then the committed notebooks
+test: .venv/ready-$(TORCH)             ## lint, types, unit tests and the tiny chain, one thread on each core; then the committed notebooks
+	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
 	pytest -n 2 --dist loadfile --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
 	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
+
+fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests: under two minutes
+	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
+	pytest -n 2 -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/00_start.ipynb
 
 report: .venv/ready-$(TORCH)           ## the executed notebooks of a run as a web site: outputs/<run>/report/index.html
-	python -m lensnb.apps.execute report --recipe $(RECIPE) --set "$(SET)"
+	lensnb run --step report
 
 trust: .venv/ready-$(TORCH)            ## sign executed notebooks that were copied from another machine
 	find outputs notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec jupyter trust {} +
@@ -53,14 +66,17 @@ notebooks: run                ## refresh the committed notebooks from the quick 
 	python -m tools.publish_notebooks
 
 reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to lensnb/weights/, results to outputs/reference/
-	$(MAKE) run RECIPE=$(REFERENCE) SPREAD=1 CORES=2
+	lensnb run $(REFERENCE)
 	python -m tools.ship_reference $(REFERENCE)
 
 bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
+docs: .venv/ready-$(TORCH)             ## the documentation as a web site: site/index.html
+	mkdocs build --strict
+
 mutants: .venv/ready-$(TORCH)          ## plant faults in the numerical core, 40 in each module: do the tests see them? minutes
-	python tools/mutants.py
+	python -m tools.mutants
 
 lock:                         ## compile requirements.lock from pyproject.toml (with uv); torch stands in requirements/
 	echo 'torch ; sys_platform == "never"' > .override
@@ -68,10 +84,10 @@ lock:                         ## compile requirements.lock from pyproject.toml (
 	sed -i "/'never'/d" requirements.lock && rm .override
 
 clean:                        ## remove the environment and every run but the reference
-	rm -rf .venv .snakemake $(filter-out outputs/reference/,$(wildcard outputs/*/))
+	rm -rf .venv .snakemake site $(filter-out outputs/reference/,$(wildcard outputs/*/))
 
 .venv/ready-$(TORCH): pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "lensnb needs Python 3.11 or 3.12; found %d.%d: call make with PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "lensnb needs Python 3.11 or newer; found %d.%d: call make with PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 	pip install --quiet -r requirements/torch-$(TORCH).txt
 	pip install --quiet -r requirements.lock

@@ -1,32 +1,79 @@
 """lensnb: train, sample and honestly compare generators of gravitational-lens images.
 
-The names below are what the notebooks use; each module's own docstring says what else it offers.
+The names below are the public face. They load when they are first used, so that
+`import lensnb` is quick and brings no torch. Each module's docstring says what else it offers.
 """
 
-from lensnb.errors import InputError
-from lensnb.pipeline import (
-    compare_methods,
-    draw_samples,
-    evaluate_method,
-    load_data,
-    load_generator,
-    load_samples,
-    load_trajectory,
-    load_watched,
-    make_data,
-    open_run,
-    progress,
-    train_model,
-)
-from lensnb.pretrained import load
-from lensnb.recipes.recipe import Params, load_recipe
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lensnb import metrics, sampler, schedule
+    from lensnb.denoiser import Denoiser, add_noise
+    from lensnb.errors import InputError
+    from lensnb.evaluation.measures import frechet
+    from lensnb.lensing.simulate import simulate_images as simulate
+    from lensnb.pipeline import (
+        compare,
+        compare_methods,
+        draw_samples,
+        evaluate_method,
+        load_data,
+        load_generator,
+        load_samples,
+        load_trajectory,
+        load_watched,
+        make_data,
+        open_run,
+        progress,
+        train_model,
+    )
+    from lensnb.pretrained import load
+    from lensnb.recipes.recipe import Params, load_recipe
+    from lensnb.sampler import sample
+    from lensnb.unet import UNet
+
+# public name -> module, or module:name where the name there is another
+_PUBLIC = {
+    "Denoiser": "lensnb.denoiser",
+    "InputError": "lensnb.errors",
+    "Params": "lensnb.recipes.recipe",
+    "UNet": "lensnb.unet",
+    "add_noise": "lensnb.denoiser",
+    "compare": "lensnb.pipeline",
+    "compare_methods": "lensnb.pipeline",
+    "draw_samples": "lensnb.pipeline",
+    "evaluate_method": "lensnb.pipeline",
+    "frechet": "lensnb.evaluation.measures",
+    "load": "lensnb.pretrained",
+    "load_data": "lensnb.pipeline",
+    "load_generator": "lensnb.pipeline",
+    "load_recipe": "lensnb.recipes.recipe",
+    "load_samples": "lensnb.pipeline",
+    "load_trajectory": "lensnb.pipeline",
+    "load_watched": "lensnb.pipeline",
+    "make_data": "lensnb.pipeline",
+    "metrics": "",
+    "open_run": "lensnb.pipeline",
+    "progress": "lensnb.pipeline",
+    "sample": "lensnb.sampler",
+    "sampler": "",
+    "schedule": "",
+    "simulate": "lensnb.lensing.simulate:simulate_images",
+    "train_model": "lensnb.pipeline",
+}
 
 __all__ = [
+    "Denoiser",
     "InputError",
     "Params",
+    "UNet",
+    "add_noise",
+    "compare",
     "compare_methods",
     "draw_samples",
     "evaluate_method",
+    "frechet",
     "load",
     "load_data",
     "load_generator",
@@ -35,7 +82,31 @@ __all__ = [
     "load_trajectory",
     "load_watched",
     "make_data",
+    "metrics",
     "open_run",
     "progress",
+    "sample",
+    "sampler",
+    "schedule",
+    "simulate",
     "train_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("lensnb")
+    elif name in _PUBLIC:
+        module, _, there = (_PUBLIC[name] or f"lensnb.{name}").partition(":")
+        found = importlib.import_module(module)
+        value = getattr(found, there or name) if _PUBLIC[name] else found
+    else:
+        raise AttributeError(f"module 'lensnb' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

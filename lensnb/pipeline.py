@@ -1,12 +1,16 @@
-"""The five steps as the notebooks call them: each reads the run folder, builds its stage, returns what it made.
+"""The five steps as the notebooks call them: data, train, sample, evaluate, compare.
 
-A stage that is there already, whole and made by the same recipe from the same inputs, is loaded
-instead of made again.
+Each function reads the run folder, builds its stage and returns what it made. A stage that is
+current (whole, and made by the same recipe from the same inputs) is loaded and not made again.
 """
 
 import importlib.util
 import math
+import os
 import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,227 +18,196 @@ import torch
 from lensnb import generator as generators
 from lensnb import io
 from lensnb.datasets import conditions
-from lensnb.datasets.dataset import load_dataset, prepare_dataset
+from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.errors import InputError, nearest
-from lensnb.evaluation import compare
+from lensnb.evaluation import compare as comparison
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.monitor import Monitor
-from lensnb.recipes.recipe import Params
+from lensnb.kinds import KINDS
+from lensnb.recipes import parameters_cell
+from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import artefact
-from lensnb.runs.run_folder import STEPS, Run
+from lensnb.runs.run_folder import STEPS, Run, outputs_folder, run_names
 from lensnb.training import loader, loop, preflight
 from lensnb.training.accelerator import make_accelerator, tracked
 
-_opened = []  # the first call in a kernel checks the parameter cell; later ones see the notebook's own variables too
+Table = dict[str, np.ndarray]
+Tree = dict[str, Any]
+
+# ---- the run
 
 
-def _refuse_unknown(variables):
-    plain = [
-        k
-        for k, v in variables.items()
-        if type(v) in (dict, int, float, str, bool) and not k.startswith("_") and k != "Out"
-    ]
-    for key in plain:
-        if key not in Params.model_fields:
-            raise InputError(
-                f"the parameters cell: unknown key {key}; did you mean {nearest(key, Params.model_fields) or 'train'}?"
-            )
+def open_run(source: Any = None, **parameters: Any) -> Run:
+    """The run that is meant, with its folder.
 
-
-def open_run(variables):
-    """The Run of a notebook's parameter cell (pass `globals()`) or of a `Params`.
+    source : the name of a run under outputs/, the path of a recipe, a `Params`, or, in a notebook,
+    `globals()`, of which only what the parameters cell defined is looked at.
+    parameters : sections and keys of a recipe in place of `source`: `open_run(run="mine", seed=3)`.
 
     Also sets the number of CPU threads, which decides the last bits of every result. Raises
-    InputError with one sentence where a parameter is unknown or out of bounds.
+    InputError with one sentence for anything else, and for a key or value that is not valid.
     """
-    if not isinstance(variables, Params) and not _opened:
-        _refuse_unknown(variables)
-    _opened.append(True)
-    params = variables if isinstance(variables, Params) else Params.from_notebook(variables)
+    params = _params_of(source, parameters)
     if params.threads:
         torch.set_num_threads(params.threads)
     return Run(params)
 
 
-def make_data(run):
-    """Simulate or read the images of a run and split them; returns the `data.Dataset`."""
-    return load_dataset(
-        run.build(
-            "data", lambda folder: prepare_dataset(run.params.data, run.params.data_seed, folder)
-        )
+def _params_of(source: Any, parameters: Mapping[str, Any]) -> Params:
+    if source is not None and parameters:
+        raise InputError("open_run: give a run, a recipe or parameters, and not two of them")
+    if source is None:
+        return validate(dict(parameters), "open_run")
+    if isinstance(source, Params):
+        return source
+    if isinstance(source, Mapping):
+        return _params_of_mapping(source)
+    if isinstance(source, str | os.PathLike):
+        return _params_of_name(os.fspath(source))
+    raise InputError(
+        f"open_run: found {type(source).__name__}; expected the name of a run, the path of a "
+        "recipe, parameters such as seed=3, or globals() in a notebook"
     )
 
 
-def load_data(run):
-    """The `data.Dataset` that 01_data has written."""
+def _params_of_mapping(source: Mapping[str, Any]) -> Params:
+    if parameters_cell.is_namespace(source):
+        found = parameters_cell.declared(source, Params.model_fields)
+        return validate(found, "the parameters cell")
+    if "__name__" in source:
+        raise InputError(
+            "open_run(globals()) is for notebooks; in a script give a recipe's path, a run's name, "
+            "or parameters such as seed=3"
+        )
+    return validate(dict(source), "open_run")
+
+
+def _params_of_name(name: str) -> Params:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return load_recipe(name)
+    there = outputs_folder() / name / artefact.RECIPE
+    if name and there.is_file():
+        return load_recipe(there)
+    names = list(run_names())
+    guess = nearest(name, names)
+    known = ", ".join(names) or "none"
+    hint = f"did you mean {guess}?" if guess else f"runs that are there: {known}"
+    raise InputError(f"{name}: no run of this name under {outputs_folder()}; {hint}")
+
+
+def progress(run: Run) -> list[Tree]:
+    """How far a run has come: one dict a step with what it writes, whether done, and minutes."""
+    noted = run.record().get("artefacts", {})
+    found = []
+    for step in STEPS:
+        stages = run.stages(step)
+        seconds = sum(noted[stage]["seconds"] for stage in stages if stage in noted)
+        found.append(
+            {
+                "step": step,
+                "writes": ", ".join(stages),
+                "done": all(map(run.is_current, stages)),
+                "minutes": round(seconds / 60, 1),
+            }
+        )
+    return found
+
+
+# ---- 01_data
+
+
+def make_data(run: Run) -> Dataset:
+    """Simulate or read the images of a run and split them."""
+
+    def make(folder: Path) -> None:
+        prepare_dataset(run.params.data, run.params.data_seed, folder)
+
+    return load_dataset(run.build("data", make))
+
+
+def load_data(run: Run) -> Dataset:
+    """The images of a run, their labels, truth, split and scaling, as 01_data wrote them."""
     return load_dataset(run.need("data"))
 
 
-def train_model(run, name):
-    """Train the generator "diffusion" or "gan"; returns its history, columns of one entry a printed line."""
+# ---- 02_train
 
+
+def train_model(run: Run, name: str) -> Table:
+    """Train the generator `name`; returns its history: columns with one entry a printed line."""
     dataset = load_data(run)
-    folder = run.build(
-        f"models/{name}", lambda folder: train_generator(name, run.params, dataset, folder)
-    )
-    return io.read_table(folder / "history.csv")
+
+    def make(folder: Path) -> None:
+        train_generator(name, run.params, dataset, folder)
+
+    return io.read_table(run.build(f"models/{name}", make) / "history.csv")
 
 
-def load_watched(run, name):
-    """What was watched in the training of a generator: (columns of watch.csv, frames (F, N, C, H, W)); None where nothing was."""
+def load_watched(run: Run, name: str) -> tuple[Table, np.ndarray] | None:
+    """What was monitored in a training: columns of watch.csv, and images (F, N, C, H, W).
+
+    None if nothing was monitored.
+    """
     folder = run.need(f"models/{name}")
     if not (folder / "watch.csv").is_file():
         return None
-    return io.read_table(folder / "watch.csv"), np.stack(
-        [np.load(path) for path in sorted(folder.glob("watch-*.npy"))]
-    )
+    images = [np.load(path) for path in sorted(folder.glob("watch-*.npy"))]
+    return io.read_table(folder / "watch.csv"), np.stack(images)
 
 
-def load_generator(run, method):
-    """The trained `generate.Generator` of a method of the recipe, such as "ddim"."""
-    weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
-    return generators.load_generator(run.params, method, load_data(run), weights)
+def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -> None:
+    """Train the generator `name` and write model.safetensors and history.csv to `folder`.
+
+    Each of several processes calls this; the first one writes.
+    """
+    section = KINDS[name].section
+    settings, keep = counted(getattr(params, section), len(dataset.train))
+    params = params.model_copy(update={section: settings})
+    logs = str(folder.parents[1] / "tracking" / name)
+    on = make_accelerator(params.device, settings.precision, settings.tracker, logs)
+    context = _contexts(params, dataset)
+    source = loader.source(dataset, context, settings, params.seed, on.device)
+    with preflight.explained(section):
+        made = loop.task(name, params, dataset, on)
+        watch = monitor_for(name, params, settings, dataset, on.device)
+        expected = preflight.Estimate(made, source, on)
+    with (
+        preflight.explained(section, expected),
+        tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log,
+    ):
+        described = expected.describe(settings.steps)
+        if on.is_main_process:
+            print(f"{name}: {described}", flush=True)
+        state = loop.fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)
+    if on.is_main_process:
+        loop.finish(made, state, folder, on.device, best=KINDS[name].best)
+        animate(folder)
+    on.wait_for_everyone()
 
 
-def draw_samples(run, method):
-    """Draw the images of a method; returns them (n, C, H, W), memory-mapped, in the user's units."""
+def describe(name: str, params: Params, dataset: Dataset, images: int) -> str:
+    """One line on the size of a generator and the time and memory of its training.
 
-    weights = run.need(f"models/{run.params.sample.methods[method].model}") / "model.safetensors"
-    dataset = load_data(run)
-    run.build(
-        f"samples/{method}",
-        lambda folder: sample_method(run.params, method, dataset, weights, folder),
-    )
-    return load_samples(run, method)
-
-
-def load_samples(run, method):
-    """The images that 03_sample has drawn by a method (n, C, H, W), memory-mapped, in the user's units."""
-    return np.load(run.need(f"samples/{method}") / "images.npy", mmap_mode="r")
+    dataset : a few images of the recipe; images : how many it will be trained on
+    """
+    section = KINDS[name].section
+    settings, _ = counted(getattr(params, section), images)
+    on = make_accelerator(params.device, settings.precision)
+    context = _contexts(params, dataset)
+    source = loader.source(dataset, context, settings, params.seed, on.device)
+    with preflight.explained(section):
+        task = loop.task(name, params.model_copy(update={section: settings}), dataset, on)
+        return preflight.Estimate(task, source, on).describe(settings.steps)
 
 
-def load_asked(run, method):
-    """What the images of a method were asked to be: column -> (n,), the class as a number; None without a context."""
-    path = run.need(f"samples/{method}") / "context.csv"
-    classes = load_data(run).classes
-    if not path.is_file():
-        return None
-    table = io.read_table(path)
-    names = [str(int(c)) if isinstance(c, float) else c for c in table["class"].tolist()]
-    return table | {"class": np.array([classes.index(name) for name in names])}
+def counted(settings: Any, n: int) -> tuple[Any, dict[int, str]]:
+    """The settings with `steps` spelled out for n training images, and the file of each kept step.
 
-
-def load_trajectory(run, method):
-    """The frames of a method's first images: (table, x, x0) as of `generate.Generator.trajectory`."""
-    folder = run.need(f"samples/{method}")
-    return (
-        io.read_table(folder / "frames.csv"),
-        *(np.load(folder / f"{key}.npy") for key in ("x", "x0")),
-    )
-
-
-_judges = {}  # the last one: what is measured on real images is the same for all methods of a run
-
-
-def load_judge(run):
-    """The `evaluate.Judge` of a run: real images, and what is measured on them."""
-    key = artefact.digest(run.need("data")), run.params.model_dump_json()
-    if key not in _judges:
-        _judges.clear()
-        _judges[key] = Judge(run.params, load_data(run))
-    return _judges[key]
-
-
-def evaluate_method(run, method):
-    """Judge a method's images against the held-out ones; returns the tree of metrics.json and that of curves.json."""
-    images = load_samples(run, method)
-    asked = load_asked(run, method)
-    folder = run.build(
-        f"evaluation/{method}",
-        lambda folder: evaluate(load_judge(run), method, images, asked, folder),
-    )
-    return io.read_json(folder / "metrics.json"), io.read_json(folder / "curves.json")
-
-
-def compare_methods(run):
-    """The comparison of all methods of a run; returns the tree of table.json and the costs of each method."""
-    folder = run.build("comparison", lambda folder: compare.compare(run, folder))
-    return io.read_json(folder / "table.json"), io.read_json(folder / "timing.json")
-
-
-def progress(run):
-    """How far a run has come: one dict a step, with what it writes, whether that is there, and the minutes it took."""
-    told = io.read_json(run.path / "run.json") if (run.path / "run.json").is_file() else {}
-    seconds = {stage: entry["seconds"] for stage, entry in told.get("artefacts", {}).items()}
-    return [
-        {
-            "step": step,
-            "writes": ", ".join(run.stages(step)),
-            "done": all(map(run.is_current, run.stages(step))),
-            "minutes": round(sum(seconds.get(stage, 0) for stage in run.stages(step)) / 60, 1),
-        }
-        for step in STEPS
-    ]
-
-
-def animate(folder):
-    """Write what was watched as progress.gif, where there is something to see it with."""
-    paths = sorted(folder.glob("watch-*.npy"))
-    if len(paths) > 1 and importlib.util.find_spec("matplotlib"):
-        from lensnb.display import figures
-
-        with io.atomic(folder / "progress.gif", "wb") as file:
-            figures.animation(np.stack([np.load(path, allow_pickle=False) for path in paths]), file)
-
-
-def sample_method(params, name, dataset, weights, folder):
-    """Draw the images and the trajectory of method `name`; writes images.npy, x.npy, x0.npy, frames.csv, sample.json."""
-    generator = generators.load_generator(params, name, dataset, weights)
-    n = params.sample.n
-    start = time.perf_counter()
-    bad = io.write_images(
-        folder / "images.npy",
-        (n, *dataset.images.shape[1:]),
-        generator.batches(n, params.seed, params.sample.batch),
-    )
-    seconds = (time.perf_counter() - start) / n
-    if bad:
-        raise InputError(
-            f"sample.methods.{name}: {bad} of {n} images drawn hold NaN or infinite pixels; train again with a lower "
-            f"rate: delete {weights.parent} and run notebooks/02_train.ipynb"
-        )
-    table, x, x0 = generator.trajectory(params.sample.trajectory, params.seed, params.sample.frames)
-    for key, array in {"x": x, "x0": x0}.items():
-        with io.atomic(folder / f"{key}.npy", "wb") as file:
-            np.save(file, array, allow_pickle=False)
-    io.write_table(folder / "frames.csv", table)
-    if (asked := generator.asked(n, params.seed)) is not None:
-        names = [dataset.classes[i] for i in asked["class"]]
-        io.write_table(folder / "context.csv", {**asked, "class": names})
-    io.write_json(
-        folder / "sample.json",
-        {
-            "method": name,
-            **generator.method.model_dump(),
-            "n": n,
-            "seed": params.seed,
-            "nfe": generator.nfe,
-            "parameters": generator.parameters(),
-        },
-    )
-    io.write_json(
-        folder / "timing.json", {"seconds_per_image": seconds, "device": str(generator.device)}
-    )
-
-
-# A generator of a recipe ---------------------------------------------------------------------------
-
-
-def counted(settings, n):
-    """The settings with `steps` spelled out for n training images, and which steps are kept under which name."""
+    Epochs become steps.
+    """
     unit = "epoch" if settings.epochs else "step"
 
-    def steps_of(count):
+    def steps_of(count: int) -> int:
         return math.ceil(count * n / settings.batch) if settings.epochs else count
 
     steps = steps_of(settings.epochs or settings.steps)
@@ -246,43 +219,168 @@ def counted(settings, n):
     return settings.model_copy(update={"steps": steps}), keep
 
 
-def monitor_for(name, params, settings, dataset, device):
-    """The watch.Watch of a training, or None where nothing is watched."""
-    if not settings.watch_every:
+def monitor_for(
+    name: str, params: Params, settings: Any, dataset: Dataset, device: Any
+) -> Monitor | None:
+    """The Monitor of a training, or None if the recipe asks for none."""
+    return Monitor(params, name, dataset, device) if settings.watch_every else None
+
+
+def _contexts(params: Params, dataset: Dataset) -> torch.Tensor | None:
+    """What the networks are told of each image (N, K), or None."""
+    kind = conditions.resolve(params.model.context, dataset)
+    if kind == "none":
         return None
-    return Monitor(params, name, dataset, device)
+    return conditions.encode(kind, dataset, conditions.table(kind, dataset))
 
 
-def train_generator(name, params, dataset, folder):
-    """Train the generator `name` ("diffusion" or "gan") and write model.safetensors and history.csv to `folder`.
+def animate(folder: Path) -> None:
+    """Write the monitored images as progress.gif, if there are several and matplotlib is there."""
+    paths = sorted(folder.glob("watch-*.npy"))
+    if len(paths) > 1 and importlib.util.find_spec("matplotlib"):
+        from lensnb.display import figures
 
-    Called by each of several processes, of which the first writes.
+        images = np.stack([np.load(path, allow_pickle=False) for path in paths])
+        with io.atomic(folder / "progress.gif", "wb") as file:
+            figures.animation(images, file)
+
+
+# ---- 03_sample
+
+
+def load_generator(run: Run, method: str) -> generators.Generator:
+    """The trained generator of a method of the recipe, such as "ddim"."""
+    return generators.load_generator(run.params, method, load_data(run), _weights(run, method))
+
+
+def _weights(run: Run, method: str) -> Path:
+    model = run.params.sample.methods[method].model
+    return run.need(f"models/{model}") / "model.safetensors"
+
+
+def draw_samples(run: Run, method: str) -> np.ndarray:
+    """Draw a method's images; returns them (n, C, H, W), memory-mapped, in the user's units."""
+    weights = _weights(run, method)
+    dataset = load_data(run)
+
+    def make(folder: Path) -> None:
+        sample_method(run.params, method, dataset, weights, folder)
+
+    run.build(f"samples/{method}", make)
+    return load_samples(run, method)
+
+
+def load_samples(run: Run, method: str) -> np.ndarray:
+    """The images that a method drew (n, C, H, W), memory-mapped, in the user's units."""
+    return np.load(run.need(f"samples/{method}") / "images.npy", mmap_mode="r")
+
+
+def load_asked(run: Run, method: str) -> Table | None:
+    """What a method's images were asked to be: column -> (n,), the class as a number.
+
+    None if the model takes no context.
     """
-    section = "gan" if name == "gan" else "train"
-    settings, keep = counted(getattr(params, section), len(dataset.train))
-    params = params.model_copy(update={section: settings})
-    on = make_accelerator(
-        params.device,
-        settings.precision,
-        settings.tracker,
-        str(folder.parents[1] / "tracking" / name),
+    path = run.need(f"samples/{method}") / "context.csv"
+    classes = load_data(run).classes
+    if not path.is_file():
+        return None
+    table = io.read_table(path)
+    names = [str(int(c)) if isinstance(c, float) else c for c in table["class"].tolist()]
+    return table | {"class": np.array([classes.index(name) for name in names])}
+
+
+def load_trajectory(run: Run, method: str) -> tuple[Table, np.ndarray, np.ndarray]:
+    """How a method's first images came about: (table, x, x0) of `Generator.trajectory`."""
+    folder = run.need(f"samples/{method}")
+    return io.read_table(folder / "frames.csv"), *(
+        np.load(folder / f"{k}.npy") for k in ("x", "x0")
     )
-    context = None
-    if (kind := conditions.resolve(params.model.context, dataset)) != "none":
-        context = conditions.encode(kind, dataset, conditions.table(kind, dataset))
-    source = loader.source(dataset, context, settings, params.seed, on.device)
-    with preflight.explained(section):
-        made = loop.task(name, params, dataset, on)
-        watch = monitor_for(name, params, settings, dataset, on.device)
-        expected = preflight.Estimate(made, source, on)
-    with (
-        preflight.explained(section, expected),
-        tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log,
-    ):
-        described = expected.describe(settings.steps)
-        print(f"{name}: {described}", flush=True) if on.is_main_process else None
-        state = loop.fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)
-    if on.is_main_process:
-        loop.finish(made, state, folder, on.device, best=name == "gan")
-        animate(folder)
-    on.wait_for_everyone()
+
+
+def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, folder: Path) -> None:
+    """Draw the images and the trajectory of the method `name` into `folder`.
+
+    Writes images.npy, x.npy, x0.npy, frames.csv, sample.json, timing.json and, if the model takes
+    a context, context.csv. Raises InputError if an image holds a pixel that is not finite.
+    """
+    made = generators.load_generator(params, name, dataset, weights)
+    n = params.sample.n
+    start = time.perf_counter()
+    batches = made.batches(n, params.seed, params.sample.batch)
+    bad = io.write_images(folder / "images.npy", (n, *dataset.images.shape[1:]), batches)
+    seconds = (time.perf_counter() - start) / n
+    if bad:
+        raise InputError(
+            f"sample.methods.{name}: {bad} of {n} images drawn hold NaN or infinite pixels; train "
+            f"again with a lower rate: delete {weights.parent} and run notebooks/02_train.ipynb"
+        )
+    _write_trajectory(made, params, folder)
+    asked = made.asked(n, params.seed)
+    if asked is not None:
+        names = [dataset.classes[i] for i in asked["class"]]
+        io.write_table(folder / "context.csv", {**asked, "class": names})
+    told = {"method": name, **made.method.model_dump(), "n": n, "seed": params.seed}
+    size = {"nfe": made.nfe, "parameters": made.parameters()}
+    io.write_json(folder / "sample.json", told | size)
+    timing = {"seconds_per_image": seconds, "device": str(made.device)}
+    io.write_json(folder / "timing.json", timing)
+
+
+def _write_trajectory(made: generators.Generator, params: Params, folder: Path) -> None:
+    sample = params.sample
+    table, x, x0 = made.trajectory(sample.trajectory, params.seed, sample.frames)
+    for key, array in {"x": x, "x0": x0}.items():
+        with io.atomic(folder / f"{key}.npy", "wb") as file:
+            np.save(file, array, allow_pickle=False)
+    io.write_table(folder / "frames.csv", table)
+
+
+# ---- 04_evaluate
+
+# The last judge: what it measured on real images serves all methods of a run.
+_judges: dict[tuple[str, str], Judge] = {}
+
+
+def load_judge(run: Run) -> Judge:
+    """The judge of a run: the real images, and what is measured on them."""
+    key = artefact.digest(run.need("data")), run.params.model_dump_json()
+    if key not in _judges:
+        _judges.clear()
+        _judges[key] = Judge(run.params, load_data(run))
+    return _judges[key]
+
+
+def evaluate_method(run: Run, method: str) -> tuple[Tree, Tree]:
+    """Judge a method's images against the held-out ones; returns metrics.json and curves.json."""
+    images = load_samples(run, method)
+    asked = load_asked(run, method)
+
+    def make(folder: Path) -> None:
+        evaluate(load_judge(run), method, images, asked, folder)
+
+    folder = run.build(f"evaluation/{method}", make)
+    return io.read_json(folder / "metrics.json"), io.read_json(folder / "curves.json")
+
+
+# ---- 05_compare
+
+
+def compare_methods(run: Run) -> tuple[Tree, Tree]:
+    """The comparison of all methods of a run; returns table.json and the costs of each method."""
+    folder = run.build("comparison", lambda folder: comparison.compare(run, folder))
+    return io.read_json(folder / "table.json"), io.read_json(folder / "timing.json")
+
+
+def compare(runs: Iterable[str | Run]) -> Any:
+    """One table of finished runs: a row a run and method, a column a measure (pandas).
+
+    runs : names under outputs/, or runs. Nothing is trained or drawn. Raises InputError for a run
+    that is unknown or not finished.
+    """
+    import pandas
+
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if not opened:
+        raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
+    rows = pandas.DataFrame(comparison.compare_runs(opened))
+    return rows.pivot(index=["run", "method"], columns="metric", values=["value", "error", "ratio"])

@@ -1,16 +1,19 @@
-"""The run folder: where each thing lies, atomic writes, hashes, provenance.
+"""An artefact: a folder that appears whole or not at all, with the recipe that made it.
 
-An artefact is a folder that appears whole or not at all: it is built beside its place, gets a list
-of its files with their hashes, and is renamed. `recipe.yaml` inside says what made it, so that a
-second run finds it and a changed parameter does not.
+An artefact is built in a folder beside its place, gets a list of its files with their hashes, and
+is renamed. `recipe.yaml` inside says what made it. So a second run finds it, and a changed
+parameter does not.
 """
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,100 +22,120 @@ from lensnb.errors import InputError, of_files
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance, version
 
+LIST = "artefact.json"  # of the files of an artefact, with sizes and hashes
+RECIPE = "recipe.yaml"
 CHECKPOINT = "checkpoint.pt"
-SCRATCH = (
-    CHECKPOINT,
-    "best.safetensors",
-)  # what a training goes on from; they go once the artefact has its name
+# What a training resumes from. These files go once the artefact has its name.
+SCRATCH = (CHECKPOINT, "best.safetensors")
+NO_CONTENT = ("timing.json", RECIPE)  # files that do not count as content
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
-def digest(folder):
-    """One short hash for what an artefact holds: that of the hashes of its files, but for its recipe and times."""
-    files = listed(folder)
+def digest(folder: Path) -> str:
+    """One short hash of what an artefact holds: of its files, without its recipe and times."""
     hashes = sorted(
-        (name, entry["sha256"])
-        for name, entry in files.items()
-        if name not in ("timing.json", "recipe.yaml")
+        (name, entry["sha256"]) for name, entry in listed(folder).items() if name not in NO_CONTENT
     )
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
-def fingerprint(path):
-    """A hash of names, sizes and times of the files at or below a path of the user's; None where nothing is."""
+def fingerprint(path: str | Path) -> str | None:
+    """A hash of names, sizes and times of the user's files at or below a path; None for no file."""
     top = io.locate(path)
-    listed = [
+    found = [
         (str(p.relative_to(top)), p.stat().st_size, p.stat().st_mtime_ns)
         for p in sorted(top.rglob("*") if top.is_dir() else [top])
         if p.is_file()
     ]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] if listed else None
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
 
 
-def is_whole(folder):
-    """Whether an artefact and every file that it lists are there (by size; hashes are not read)."""
+def is_whole(folder: str | Path) -> bool:
+    """Whether an artefact and every file of its list are there. Sizes are compared, not hashes."""
     folder = Path(folder)
-    if not (folder / "artefact.json").is_file():
+    if not (folder / LIST).is_file():
         return False
     return all(
-        (folder / f).is_file() and (folder / f).stat().st_size == v["bytes"]
-        for f, v in listed(folder).items()
+        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        for name, entry in listed(folder).items()
     )
 
 
-def listed(folder):
-    """The files of an artefact as its artefact.json lists them: name -> bytes and sha256."""
-    path = Path(folder) / "artefact.json"
+def listed(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The files of an artefact, out of its list: name -> {"bytes", "sha256"}."""
+    path = Path(folder) / LIST
+    return _listed(path, *state(path))
+
+
+def state(path: Path) -> tuple[int, int, int]:
+    """Time, size and inode of a file, zeros where there is none: another file has another state."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@functools.lru_cache(maxsize=512)
+def _listed(path: Path, *state: int) -> dict[str, dict[str, Any]]:
+    """The list in the file `path`, read once for each `state` of the file."""
     files = io.read_json(path).get("files")
     if not isinstance(files, dict) or not all(
-        isinstance(v, dict) and {"bytes", "sha256"} <= v.keys() for v in files.values()
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
     ):
         raise InputError(f"{path}: damaged (no list of files); delete it and run its step again")
     return files
 
 
-def recipe_of(folder):
-    """The recipe that made an artefact, or None where there is none that can be read; raises InputError for a newer lensnb's."""
-    path = Path(folder) / "recipe.yaml"
+def recipe_of(folder: str | Path) -> dict[str, Any] | None:
+    """The recipe that made an artefact, or None if there is none that can be read.
+
+    Raises InputError for an artefact that a newer lensnb has made.
+    """
+    path = Path(folder) / RECIPE
     try:
-        return io.known(path.parent, yaml.safe_load(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return io.known(path.parent, yaml.load(path.read_text(), _Loader))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
 
 
-def build(folder, recipe, make):
-    """The artefact `folder`, made by `make(partial_folder)` unless it is there with this recipe (see `stamped`).
+def build(folder: str | Path, recipe: Mapping[str, Any], make: Callable[[Path], object]) -> Path:
+    """The artefact `folder`, made by `make(partial_folder)` unless this recipe has made it before.
 
-    A partial folder of the same recipe is handed to `make` as it was left, so that training can
-    resume from its checkpoints. `recipe` is a plain tree (dicts, lists, numbers, text). Raises InputError
-    where another process builds it, where the disk is full or closed, and for what a newer lensnb has made.
+    A partial folder of the same recipe is handed to `make` as it was left, so that a training can
+    resume from its checkpoint. `recipe` is a plain tree of dicts, lists, numbers and text. Raises
+    InputError if another process builds the artefact, if the disk is full or closed, and if a
+    newer lensnb has made it.
     """
     folder = Path(folder)
-    recipe = stamped(recipe)
-    if not _has(folder, recipe):
+    wanted = stamped(recipe)
+    if not _has(folder, wanted):
         io.make_folder(folder.parent)
         with locked(folder), of_files(folder):
-            if not _has(folder, recipe):  # another process may have made it meanwhile
-                _make(folder, recipe, make)
+            if not _has(folder, wanted):  # another process may have made it meanwhile
+                _make(folder, wanted, make)
     return folder
 
 
-def _has(folder, recipe):
+def _has(folder: Path, recipe: Mapping[str, Any]) -> bool:
     return is_whole(folder) and recipe_of(folder) == recipe
 
 
-def _make(folder, recipe, make):
+def _make(folder: Path, recipe: Mapping[str, Any], make: Callable[[Path], object]) -> None:
     unfinished = partial(folder)
     if recipe_of(unfinished) != recipe and unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(exist_ok=True)
-    with io.atomic(unfinished / "recipe.yaml") as file:
+    with io.atomic(unfinished / RECIPE) as file:
         yaml.safe_dump(recipe, file, sort_keys=False)
     start = time.time()
     try:
         make(unfinished)
         _seal(unfinished, time.time() - start)
     except (InputError, OSError):
-        if not (unfinished / CHECKPOINT).is_file():  # nothing to go on from: leave nothing
+        if not (unfinished / CHECKPOINT).is_file():  # nothing to resume from: leave nothing
             shutil.rmtree(unfinished)
         raise
     replace(unfinished, folder)
@@ -120,29 +143,28 @@ def _make(folder, recipe, make):
         (folder / name).unlink(missing_ok=True)
 
 
-def partial(folder):
-    """Where an artefact is made before it takes its name."""
+def partial(folder: Path) -> Path:
+    """The folder in which an artefact is made before it takes its name."""
     return folder.with_name(f".{folder.name}.partial")
 
 
-def stamped(recipe):
-    """A recipe with the version of the code and of the files."""
+def stamped(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the version of the code and of the file formats."""
     return {"format": io.FORMAT, "lensnb": version(), **recipe}
 
 
-def _seal(folder, seconds):
+def _seal(folder: Path, seconds: float) -> None:
+    """Write the list of the files of a finished folder, with hashes and provenance."""
     files = {
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": io.sha256(p)}
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in ("artefact.json", *SCRATCH)
+        if p.is_file() and p.name not in (LIST, *SCRATCH)
     }
-    io.write_json(
-        folder / "artefact.json",
-        {"format": io.FORMAT, "seconds": round(seconds, 2), **provenance(), "files": files},
-    )
+    told = {"format": io.FORMAT, "seconds": round(seconds, 2), **provenance(), "files": files}
+    io.write_json(folder / LIST, told)
 
 
-def replace(new, old):
+def replace(new: Path, old: Path) -> None:
     """Let the folder `new` take the place of `old`, which goes only once `new` stands there."""
     trash = old.with_name(f".{old.name}.old")
     shutil.rmtree(trash, ignore_errors=True)

@@ -1,236 +1,310 @@
+"""The run folder: which stages a run has, what decides each of them, and whether it is current.
+
+    outputs/<run>/data models/<generator> samples/<method> evaluation/<method> comparison figures
+
+A stage is an artefact. Its recipe holds the parameters that decide its content and the digests of
+the stages that it reads. So a changed parameter makes its stage stale, and all that depend on it.
+"""
+
+import functools
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from lensnb import io
 from lensnb.errors import InputError, of_files
 from lensnb.io import home
+from lensnb.kinds import KINDS
+from lensnb.recipes.recipe import Params
 from lensnb.runs import artefact
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
 
+START = "00_start"  # the front page, which reads and writes nothing
+STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
+WEIGHTS = Path(__file__).parents[1] / "weights"
+# The networks that the judge measures with.
+LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
+FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
+NO_RESULT = ("hold", "tracker", "checkpoint_every")  # keys of a training that change no result
 
-def outputs_folder(path=None):
-    """Where run folders lie: `path`, or what LENSNB_OUTPUTS names, or outputs/."""
+
+def outputs_folder(path: str | Path | None = None) -> Path:
+    """The folder of all runs: `path`, or what LENSNB_OUTPUTS names, or outputs/ of the project."""
     return home() / (path or os.environ.get("LENSNB_OUTPUTS") or "outputs")
 
 
 class Run:
-    """One run folder: `data`, `models/<generator>`, `samples/<method>`, `evaluation`, `comparison`."""
+    """One run: a recipe, and its folder.
 
-    def __init__(self, params, outputs=None):
+    params : the recipe; outputs : the folder of all runs, by default `outputs_folder()`.
+    """
+
+    def __init__(self, params: Params, outputs: str | Path | None = None) -> None:
         self.params = params
         self.outputs = outputs_folder(outputs)
         self.path = self.outputs / params.run
+        self._verified: dict[str, tuple] = {}  # stage -> states of all files that it rests on
 
-    def folder(self, stage):
-        """Where a stage such as "data" or "samples/ddim" lies."""
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage such as "data" or "samples/ddim"."""
         return self.path / stage
 
-    def stages(self, step):
-        """The stages that a notebook such as "02_train" promises."""
+    def stages(self, step: str) -> list[str]:
+        """The stages that a notebook such as "02_train" makes."""
         methods = self.params.sample.methods
-        models = dict.fromkeys(m.model for m in methods.values())
-        return {
-            START: [],
-            "01_data": ["data"],
-            "02_train": [f"models/{m}" for m in models],
-            "03_sample": [f"samples/{m}" for m in methods],
-            "04_evaluate": [f"evaluation/{m}" for m in methods],
-            "05_compare": ["comparison", "figures"],
-        }[step]
+        names = {"models": dict.fromkeys(m.model for m in methods.values())}
+        found = []
+        for kind, stage in STAGES.items():
+            if stage.step == step:
+                found += [f"{kind}/{n}" for n in names.get(kind, methods)] if stage.many else [kind]
+        return found
 
-    def recipe(self, stage):
-        """What decides the content of a stage: its parameters, and the digests of what it reads."""
-        tree = self.params.model_dump(mode="json")
+    def reads(self, stage: str) -> list[str]:
+        """The stages that a stage reads."""
         kind, _, name = stage.partition("/")
-        own = {
-            "data": lambda: (
-                {
-                    "seed": self.params.data_seed,
-                    "data": {k: v for k, v in tree["data"].items() if k != "seed"},
-                }
-                | (
-                    {
-                        "files": [
-                            artefact.fingerprint(p)
-                            for p in (tree["data"]["path"], tree["data"]["labels"])
-                            if p
-                        ]
-                    }
-                )
-            ),
-            "models": lambda: {"seed": tree["seed"], **_model_recipe(tree, name)},
-            "samples": lambda: (
-                {
-                    "seed": tree["seed"],
-                    "method": tree["sample"]["methods"][name],
-                    **{k: tree["sample"][k] for k in ("n", "trajectory", "frames", "context")},
-                }
-                | (
-                    {
-                        "files": [artefact.fingerprint(tree["sample"]["context"])]
-                        if tree["sample"]["context"]
-                        else []
-                    }
-                )
-            ),
-            "evaluation": lambda: {
-                "seed": tree["seed"],
-                "evaluate": tree["evaluate"],
-                "lensnet": LENSNET,
-                "finder": FINDER,
-            },
-            "comparison": lambda: {"methods": list(tree["sample"]["methods"])} | self._seeds(),
-            "figures": lambda: {},
-        }[kind]()
-        return own | {"reads": {up: artefact.digest(self.need(up)) for up in self.reads(stage)}}
+        return STAGES[kind].reads(self, name)
 
-    def siblings(self):
+    def recipe(self, stage: str) -> dict[str, Any]:
+        """What decides the content of a stage: its parameters, and the digests of what it reads.
+
+        Raises InputError if a stage that it reads is missing or stale.
+        """
+        kind, _, name = stage.partition("/")
+        read = {upstream: artefact.digest(self.need(upstream)) for upstream in self.reads(stage)}
+        return STAGES[kind].recipe(self, name) | {"reads": read}
+
+    @functools.cached_property
+    def tree(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return self.params.model_dump(mode="json")
+
+    # ---- training seeds
+
+    def siblings(self) -> list["Run"]:
         """The runs of the recipe's training seeds, in the same outputs folder."""
         return [Run(params, self.outputs) for params in self.params.siblings()]
 
-    def evaluations(self):
-        """The evaluations of all training seeds: run -> method -> folder; raises InputError where one is missing."""
+    def evaluations(self) -> dict[str, dict[str, Path]]:
+        """The evaluations of all training seeds: run -> method -> folder.
+
+        Raises InputError if one is missing.
+        """
+        found = {}
         try:
-            return {
-                run.params.run: {m: run.need(f"evaluation/{m}") for m in run.params.sample.methods}
-                for run in self.siblings()
-            }
+            for run in self.siblings():
+                methods = run.params.sample.methods
+                found[run.params.run] = {m: run.need(f"evaluation/{m}") for m in methods}
         except InputError as error:
+            seeds = " ".join(map(str, self.params.seeds))
             raise InputError(
-                f"{error}; {self.params.run} is compared over the seeds {list(self.params.seeds)}, and "
-                f'make run SEEDS="{" ".join(map(str, self.params.seeds))}" makes them all'
+                f"{error}; {self.params.run} is compared over the seeds {list(self.params.seeds)}, "
+                f'and make run SEEDS="{seeds}" makes them all'
             ) from None
+        return found
 
-    def _seeds(self):
-        """What a comparison over training seeds reads of the other runs; nothing for one seed alone."""
-        found = self.evaluations()
-        return (
-            {
-                "seeds": {
-                    run: {m: artefact.digest(folder) for m, folder in folders.items()}
-                    for run, folders in found.items()
-                }
-            }
-            if found
-            else {}
-        )
+    # ---- what is there
 
-    def reads(self, stage):
-        """The stages that a stage reads."""
-        kind, _, name = stage.partition("/")
-        methods = self.params.sample.methods
-        return {
-            "data": lambda: [],
-            "models": lambda: ["data"],
-            "samples": lambda: ["data", f"models/{methods[name].model}"],
-            "evaluation": lambda: ["data", f"samples/{name}"],
-            "comparison": lambda: [f"{k}/{m}" for m in methods for k in ("samples", "evaluation")],
-            "figures": lambda: ["comparison", "data", *(f"samples/{m}" for m in methods)],
-        }[kind]()
+    def need(self, stage: str) -> Path:
+        """The folder of a stage, which must be whole and made by this run's recipe.
 
-    def build(self, stage, make):
-        """`store.build` for a stage of this run, noted in run.json; returns its folder."""
-        folder = artefact.build(self.folder(stage), self.recipe(stage), make)
-        self.note("artefacts", stage, io.read_json(folder / "artefact.json"))
-        return folder
-
-    def write_recipe(self):
-        """Write the run's recipe, all defaults spelled out, as recipe.yaml; returns its path."""
-        self.told()  # of a newer lensnb nothing is overwritten
-        io.make_folder(self.path)
-        path = self.path / "recipe.yaml"
-        text = yaml.safe_dump(self.params.model_dump(mode="json"), sort_keys=False)
-        if not path.is_file() or path.read_bytes() != text.encode():
-            self.idle()
-            with of_files(path), io.atomic(path) as file:
-                file.write(text)
-        return path
-
-    def idle(self):
-        """Refuse a run folder that another process is at work in; the locks of one that died are removed."""
-        for lock in (*self.path.glob(".*.lock"), *self.path.glob("*/.*.lock")):
-            with locked(lock.with_name(lock.name[1 : -len(".lock")])):
-                pass
-
-    def told(self):
-        """What run.json tells; nothing, before the first stage is there."""
-        path = self.path / "run.json"
-        return io.read_json(path) if path.is_file() else {}
-
-    def need(self, stage):
-        """The folder of a stage that must be there, whole and made by this run's recipe."""
+        What was verified once is verified again only when a file of this stage, or of a stage that
+        it rests on, has changed. Raises InputError that names the notebook to run.
+        """
         folder = self.folder(stage)
-        step = next(s for s in STEPS if stage in self.stages(s))
+        step = STAGES[stage.partition("/")[0]].step
         if not artefact.is_whole(folder):
             raise InputError(f"{folder}: not there or not whole; run notebooks/{step}.ipynb first")
-        if artefact.recipe_of(folder) != artefact.stamped(self.recipe(stage)):
-            raise InputError(
-                f"{folder}: made with other parameters or from other files; run notebooks/{step}.ipynb again"
-            )
+        states = self._states(stage)
+        if self._verified.get(stage) != states:
+            if artefact.recipe_of(folder) != artefact.stamped(self.recipe(stage)):
+                raise InputError(
+                    f"{folder}: made with other parameters or from other files; "
+                    f"run notebooks/{step}.ipynb again"
+                )
+            self._verified[stage] = states
         return folder
 
-    def is_current(self, stage):
-        """Whether a stage is there, whole and made by this run's recipe from what is there now."""
+    def _states(self, stage: str) -> tuple:
+        """The states of the lists and recipes of a stage and of all that it rests on."""
+        files = (artefact.LIST, artefact.RECIPE)
+        folders = [self.folder(part) for part in self._rests_on(stage)]
+        return tuple(artefact.state(folder / file) for folder in folders for file in files)
+
+    def _rests_on(self, stage: str) -> dict[str, None]:
+        """A stage and all stages that it reads, directly or not, each once."""
+        found = {stage: None}
+        for upstream in self.reads(stage):
+            found |= self._rests_on(upstream)
+        return found
+
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage is whole and made by this run's recipe from what is there now."""
         try:
             return self.need(stage).is_dir()
         except InputError:
             return False
 
-    def note(self, part, key, value):
-        """Enter `value` under run.json's `part`, beside the provenance of this process."""
-        if self.told().get(part, {}).get(key) == value:  # who only reads, writes nothing
+    # ---- what is written
+
+    def build(self, stage: str, make: Callable[[Path], object]) -> Path:
+        """The folder of a stage, made by `make(folder)` unless it is current; see `artefact.build`.
+
+        The stage is verified anew, the user's files included. It is noted in run.json.
+        """
+        self._verified.clear()
+        folder = artefact.build(self.folder(stage), self.recipe(stage), make)
+        self.note("artefacts", stage, io.read_json(folder / artefact.LIST))
+        return folder
+
+    def write_recipe(self) -> Path:
+        """Write the recipe, all defaults spelled out, as recipe.yaml of the run; returns its path.
+
+        Raises InputError if a newer lensnb has made the run, or if another process works in it.
+        """
+        self.record()
+        io.make_folder(self.path)
+        path = self.path / artefact.RECIPE
+        text = yaml.safe_dump(self.tree, sort_keys=False)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            self.refuse_if_busy()
+            with of_files(path), io.atomic(path) as file:
+                file.write(text)
+        return path
+
+    def refuse_if_busy(self) -> None:
+        """Raise InputError if another process works in the folder; remove locks of dead ones."""
+        for lock in (*self.path.glob(".*.lock"), *self.path.glob("*/.*.lock")):
+            with locked(lock.with_name(lock.name[1 : -len(".lock")])):
+                pass
+
+    def record(self) -> dict[str, Any]:
+        """The content of run.json; empty before the first stage is there."""
+        path = self.path / "run.json"
+        return io.read_json(path) if path.is_file() else {}
+
+    def note(self, part: str, key: str, value: Any) -> None:
+        """Enter `value` in run.json under `part` and `key`, with the provenance of this process."""
+        if self.record().get(part, {}).get(key) == value:  # who only reads writes nothing
             return
         path = self.path / "run.json"
         with of_files(path), locked(path, patience=60):
-            tree = self.told() | {
+            tree = self.record() | {
                 "format": io.FORMAT,
                 "run": self.params.run,
                 **provenance(self.params.threads),
-                "params": self.params.model_dump(mode="json"),
+                "params": self.tree,
             }
             tree.setdefault(part, {})[key] = value
             io.write_json(path, tree)
 
 
-START = "00_start"  # the front page, which reads and writes nothing
-STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
-LENSNET = io.read_json(Path(__file__).parents[1] / "weights" / "lensnet.json")[
-    "sha256"
-]  # what distances are measured with
-FINDER = io.read_json(Path(__file__).parents[1] / "weights" / "finder.json")["sha256"]
-ASIDE = ("hold", "tracker", "checkpoint_every")  # keys of training that change no result
+# ---- the stages: which notebook makes them, what they read, what decides their content
 
 
-def _model_recipe(tree, name):
-    """The sections that decide what a model becomes."""
-    section = {"diffusion": "train", "gan": "gan"}[name]
-    training = {section: {k: v for k, v in tree[section].items() if k not in ASIDE}}
-    if name == "gan":
-        return training | {"model": {"context": tree["model"]["context"]}}
-    return training | {"model": tree["model"], "diffusion": tree["diffusion"]}
+class Stage(NamedTuple):
+    """One kind of stage.
 
-
-def waits_for(recipe, part, spread=False):
-    """What a step ("02_train") or a stage ("models/gan") of a run waits for, as pairs of run and step or stage.
-
-    spread : whether each stage is a job of its own, before the notebook that shows it.
+    step : the notebook that makes it; reads, recipe : functions of (run, name), the name being that
+    of the generator or method; many : whether there is one for each generator or method
     """
-    run = Run(recipe)
-    if "/" in part:
-        return [(recipe.run, "01_data" if stage == "data" else stage) for stage in run.reads(part)]
-    before = STEPS[: STEPS.index(part)][-1:]
-    own = [stage for stage in run.stages(part) if "/" in stage] if spread else []
-    others = (
-        [(sibling.run, "04_evaluate") for sibling in recipe.siblings() if sibling.run != recipe.run]
-        if part == "05_compare"
-        else []
-    )
-    return [*((recipe.run, name) for name in (*before, *own)), *others]
+
+    step: str
+    reads: Callable[[Run, str], list[str]]
+    recipe: Callable[[Run, str], dict[str, Any]]
+    many: bool = False
 
 
-def receipt(recipe, part):
-    """The file that says that a step or a stage of a run is done."""
-    return Run(recipe).path / "notebooks" / f"{part}.json"
+def _data_recipe(run: Run, name: str) -> dict[str, Any]:
+    data = {key: value for key, value in run.tree["data"].items() if key != "seed"}
+    files = _fingerprints(data["path"], data["labels"])
+    return {"seed": run.params.data_seed, "data": data, "files": files}
+
+
+def _fingerprints(*paths: str | None) -> list[str | None]:
+    return [artefact.fingerprint(path) for path in paths if path]
+
+
+def _model_recipe(run: Run, name: str) -> dict[str, Any]:
+    """The seed, the section that trains this kind of generator, and what else it reads."""
+    kind = KINDS[name]
+    training = {key: v for key, v in run.tree[kind.section].items() if key not in NO_RESULT}
+    found = {"seed": run.tree["seed"], kind.section: training}
+    for entry in kind.reads:
+        section, _, key = entry.partition(".")
+        whole = run.tree[section]
+        found[section] = {key: whole[key]} if key else whole
+    return found
+
+
+def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
+    sample = run.tree["sample"]
+    shared = {key: sample[key] for key in ("n", "trajectory", "frames", "context")}
+    files = _fingerprints(sample["context"])
+    method = sample["methods"][name]
+    return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
+
+
+def _evaluation_recipe(run: Run, name: str) -> dict[str, Any]:
+    networks = {"lensnet": LENSNET, "finder": FINDER}
+    return {"seed": run.tree["seed"], "evaluate": run.tree["evaluate"], **networks}
+
+
+def _comparison_recipe(run: Run, name: str) -> dict[str, Any]:
+    """The methods, and what a comparison over training seeds reads of the other runs."""
+    found: dict[str, Any] = {"methods": list(run.tree["sample"]["methods"])}
+    evaluations = run.evaluations()
+    if evaluations:
+        found["seeds"] = {
+            other: {method: artefact.digest(folder) for method, folder in folders.items()}
+            for other, folders in evaluations.items()
+        }
+    return found
+
+
+def _figures_recipe(run: Run, name: str) -> dict[str, Any]:
+    return {}
+
+
+def _reads_nothing(run: Run, name: str) -> list[str]:
+    return []
+
+
+def _reads_data(run: Run, name: str) -> list[str]:
+    return ["data"]
+
+
+def _reads_model(run: Run, name: str) -> list[str]:
+    return ["data", f"models/{run.params.sample.methods[name].model}"]
+
+
+def _reads_samples(run: Run, name: str) -> list[str]:
+    return ["data", f"samples/{name}"]
+
+
+def _reads_evaluations(run: Run, name: str) -> list[str]:
+    methods = run.params.sample.methods
+    return [f"{kind}/{method}" for method in methods for kind in ("samples", "evaluation")]
+
+
+def _reads_comparison(run: Run, name: str) -> list[str]:
+    return ["comparison", "data", *(f"samples/{m}" for m in run.params.sample.methods)]
+
+
+STAGES = {
+    "data": Stage("01_data", _reads_nothing, _data_recipe),
+    "models": Stage("02_train", _reads_data, _model_recipe, many=True),
+    "samples": Stage("03_sample", _reads_model, _samples_recipe, many=True),
+    "evaluation": Stage("04_evaluate", _reads_samples, _evaluation_recipe, many=True),
+    "comparison": Stage("05_compare", _reads_evaluations, _comparison_recipe),
+    "figures": Stage("05_compare", _reads_comparison, _figures_recipe),
+}
+
+
+def run_names(outputs: Path | None = None) -> Iterable[str]:
+    """The names of the runs that are there, in order."""
+    found = (outputs or outputs_folder()).glob(f"*/{artefact.RECIPE}")
+    return sorted(path.parent.name for path in found)

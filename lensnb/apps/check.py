@@ -1,0 +1,73 @@
+"""What a recipe would do: the recipe with all defaults, time and memory, what would be made."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from lensnb import pipeline
+from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
+from lensnb.errors import InputError
+from lensnb.kinds import KINDS
+from lensnb.recipes.recipe import Params, load_recipe
+from lensnb.runs import jobs
+from lensnb.runs.run_folder import STEPS, Run
+
+FEW = 120  # images that stand in for the data of a recipe while a step is measured
+
+
+def check(recipe: str, overrides: str = "") -> None:
+    """Print the recipe, the estimate for each generator, and the state of each stage.
+
+    Raises InputError for a recipe that is not valid, and for images that cannot be read.
+    """
+    params = load_recipe(recipe, overrides)
+    print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False).rstrip())
+    print()
+    for line in estimates(params):
+        print(line)
+    print()
+    run = Run(params)
+    for stage, state in states(run).items():
+        print(f"{stage:24s} {state}")
+    if all(jobs.is_done(run, part) for part in jobs.parts(run)):
+        print("nothing would be made: the run is whole")
+
+
+def estimates(params: Params) -> list[str]:
+    """One line a generator on size, time and memory, of one step on a few images of the recipe."""
+    models = dict.fromkeys(method.model for method in params.sample.methods.values())
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = _few(params, models, Path(scratch))
+        images = round(params.data.n * (1 - params.data.holdout))
+        return [f"{name}: {pipeline.describe(name, params, dataset, images)}" for name in models]
+
+
+def _few(params: Params, models: dict[str, None], folder: Path) -> Dataset:
+    """A few images of a recipe, enough for a batch of each generator."""
+    batch = max(getattr(params, KINDS[name].section).batch for name in models)
+    enough = max(FEW, round(1.1 * batch / (1 - params.data.holdout)) + 2)
+    data = params.data.model_copy(update={"n": min(params.data.n, enough)})
+    prepare_dataset(data, params.data_seed, folder)
+    return load_dataset(folder)
+
+
+def states(run: Run) -> dict[str, str]:
+    """What would become of each stage of a run: stage -> "current", or why it would be made."""
+    found = {}
+    for step in STEPS:
+        for stage in run.stages(step):
+            found[stage] = _state(run, stage)
+    return found
+
+
+def _state(run: Run, stage: str) -> str:
+    try:
+        run.need(stage)
+    except InputError as error:
+        if not run.folder(stage).exists():
+            return "would be made: not there"
+        if str(run.folder(stage)) in str(error) and "other parameters" in str(error):
+            return "would be made anew: the recipe or what it reads has changed"
+        return "would be made anew: it is not whole, or what it reads would be made"
+    return "current"

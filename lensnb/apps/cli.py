@@ -1,0 +1,259 @@
+"""The command line `lensnb`: run, train, check, report, draw, recipes, init.
+
+An InputError becomes one line on stderr and exit status 2. Paths belong to the folder in which the
+command is given.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lensnb import io
+from lensnb.errors import InputError, told
+
+if TYPE_CHECKING:
+    from lensnb.recipes.recipe import Params
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, sample and honestly compare generators of gravitational-lens images.",
+)
+# keys that hold a path of the user's
+PATHS = (("data", "path"), ("data", "labels"), ("sample", "context"), ("evaluate", "inception"))
+SET = typer.Option(
+    "--set", "-s", metavar="KEY=VALUE", help="Change the recipe: train.steps=2000. Repeatable."
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; exits with 0, 2 after one sentence on stderr, or 130 after Ctrl-C."""
+    app(args=arguments, prog_name="lensnb")
+
+
+@app.callback()
+def _start() -> None:
+    outputs = os.environ.get("LENSNB_OUTPUTS")
+    if outputs:  # the notebooks work in the project's folder
+        os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
+
+
+def _told(command: Callable[[], object]) -> None:
+    """Run a command and leave with its exit status."""
+    status = told(command)
+    if status:
+        raise typer.Exit(status)
+
+
+# ---- run
+
+
+@app.command()
+def run(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", show_default="params/quick.yaml")
+    ] = None,
+    changes: Annotated[list[str] | None, SET] = None,
+    step: Annotated[
+        str | None, typer.Option(help="One part alone: 02_train, models/gan or report.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help='Training seeds, such as "0 1 2".')] = "",
+    generators: Annotated[str, typer.Option(help='Only these, such as "gan".')] = "",
+    samplers: Annotated[str, typer.Option(help='Only these methods, such as "ddim dpm".')] = "",
+    smoke: Annotated[bool, typer.Option(help="A few steps and images: does it run?")] = False,
+    cores: Annotated[int, typer.Option(help="Jobs at a time.", envvar="LENSNB_CORES")] = 2,
+    profile: Annotated[str, typer.Option(help="A cluster's profile, such as profiles/slurm.")] = "",
+    spread: Annotated[
+        bool, typer.Option(help="Each model and each method is a job of its own.")
+    ] = True,
+) -> None:
+    """Make a run: data, training, images, evaluation, comparison, report.
+
+    What is current is not made again. The last line names the report.
+    """
+    given = {
+        "RECIPE": shlex.join(recipes or ()),
+        "SET": _overrides(changes),
+        "SEEDS": seeds,
+        "GENERATORS": generators,
+        "SAMPLERS": samplers,
+        "SMOKE": "1" if smoke else "",
+    }
+    given = {f"LENSNB_{key}": value for key, value in given.items() if value}
+    environment = dict(os.environ) | given
+    if given:
+        environment.pop("LENSNB_RUNS", None)
+    if step:
+        _told(lambda: _make(environment, step))
+    else:
+        _told(lambda: _run(environment, cores, profile, spread))
+
+
+def _make(environment: Mapping[str, str], part: str) -> None:
+    """Make one part of each run that is meant."""
+    from lensnb.apps import execute
+    from lensnb.runs import jobs
+
+    for params in jobs.recipes_meant(environment):
+        page = execute.make(part, _anchored(params))
+        print(f"{part}: done, see {os.path.relpath(page)}")
+
+
+def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool) -> None:
+    """Make whole runs by the workflow engine."""
+    from lensnb.runs import jobs
+    from lensnb.runs.run_folder import Run
+
+    _refuse_no_project()
+    runs = [Run(_anchored(params)) for params in jobs.recipes_meant(environment)]
+    resolved = [str(run.write_recipe()) for run in runs]
+    if jobs.plan([run.params for run in runs], spread):
+        own = {"LENSNB_RUNS": shlex.join(resolved), "LENSNB_SPREAD": "1" if spread else ""}
+        _snakemake(dict(environment) | own, cores, profile)
+    for run in runs:
+        print(f"report: {os.path.relpath(run.folder('report') / 'index.html')}")
+
+
+def _anchored(params: "Params") -> "Params":
+    """A recipe whose relative paths, given in another folder than the project's, are absolute."""
+    if Path.cwd() == io.home():
+        return params
+    from lensnb.recipes.recipe import validate
+
+    tree = params.model_dump()
+    for section, key in PATHS:
+        path = tree[section][key]
+        if path and not Path(path).is_absolute() and Path(path).exists():
+            tree[section][key] = str(Path(path).absolute())
+    return validate(tree, params.run)
+
+
+def _snakemake(environment: Mapping[str, str], cores: int, profile: str) -> None:
+    where = ["--profile", os.path.abspath(profile)] if profile else ["--cores", str(cores)]
+    quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete"]
+    project = str(io.home())
+    command = [sys.executable, "-m", "snakemake", *where, *quiet, "--directory", project]
+    command += ["--snakefile", str(io.home() / "Snakefile")]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    done = subprocess.run(command, env={**environment, "PATH": path})
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def _refuse_no_project() -> None:
+    """Refuse a folder without the notebooks."""
+    if not (io.home() / "notebooks").is_dir() or not (io.home() / "Snakefile").is_file():
+        raise InputError(
+            f"{io.home()}: no notebooks here; lensnb init FOLDER lays out a project, "
+            "and the command belongs into that folder"
+        )
+
+
+def _overrides(changes: list[str] | None) -> str:
+    """All changes as one text that `load_recipe` takes apart again.
+
+    A change is KEY=VALUE, or several of them with spaces in between.
+    """
+    found = []
+    for change in changes or ():
+        pieces = _words(change)
+        several = len(pieces) > 1 and all("=" in piece for piece in pieces)
+        found += [shlex.quote(piece) for piece in (pieces if several else [change])]
+    return " ".join(found)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
+
+
+# ---- train, check, report, draw
+
+
+@app.command()
+def train(recipe: str, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Make the data and train the generators of a recipe, without notebooks.
+
+    On several GPUs: accelerate launch --num_processes 4 -m lensnb train RECIPE
+    """
+    from lensnb.apps import launch
+
+    _told(lambda: launch.launch(recipe, _overrides(changes)))
+
+
+@app.command()
+def check(recipe: str, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Check a recipe: print it whole, what it will take, and what would be made anew."""
+    from lensnb.apps import check as checks
+
+    _told(lambda: checks.check(recipe, _overrides(changes)))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="A run's name, or a recipe.")]) -> None:
+    """Make the report of a finished run anew: outputs/<run>/report/index.html."""
+    from lensnb import pipeline
+    from lensnb.apps import execute
+
+    def make() -> None:
+        page = execute.make("report", pipeline.open_run(run).params)
+        print(f"report: {os.path.relpath(page)}")
+
+    _told(make)
+
+
+@app.command()
+def draw(
+    name: Annotated[str, typer.Argument(help='"reference", or the name of a run.')] = "reference",
+    n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 16,
+    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("out.npy"),
+    method: Annotated[str | None, typer.Option(help="Such as ddim; else the cheapest.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw images from a trained generator into a .npy file (n, C, H, W)."""
+    _told(lambda: _draw(name, n, output, method, seed))
+
+
+def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> None:
+    from lensnb import pretrained
+
+    if output.suffix != ".npy":
+        raise InputError(f"{output}: expected a name that ends in .npy")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output.absolute().parent}: no such folder; make it first")
+    images = pretrained.load(name, method).draw(n, seed=seed)
+    io.write_images(output, images.shape, [images])
+    print(f"{output}: {' x '.join(map(str, images.shape))}, float32")
+
+
+# ---- recipes and projects
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, one line each."""
+    folder = io.home() / "params"
+    if not folder.is_dir():
+        from lensnb.apps import project
+
+        folder = project.source() / "params"
+    for path in sorted(folder.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{path.stem:18s} {first.lstrip('# ')}")
+
+
+@app.command()
+def init(folder: Path) -> None:
+    """Lay out notebooks, recipes and the workflow in a new folder."""
+    from lensnb.apps import project
+
+    _told(lambda: project.lay_out(folder))
