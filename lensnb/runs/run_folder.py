@@ -119,19 +119,25 @@ class Run:
         if not artefact.is_whole(folder):
             raise InputError(f"{folder}: not there or not whole; run notebooks/{step}.ipynb first")
         states = self._states(stage)
-        if self._verified.get(stage) != states:
+        if states is None or self._verified.get(stage) != states:
             if artefact.recipe_of(folder) != artefact.stamped(self.recipe(stage)):
                 raise InputError(
                     f"{folder}: made with other parameters or from other files; "
                     f"run notebooks/{step}.ipynb again"
                 )
-            self._verified[stage] = states
+            if states is not None:
+                self._verified[stage] = states
         return folder
 
-    def _states(self, stage: str) -> tuple:
-        """The states of the lists and recipes of a stage and of all that it rests on."""
+    def _states(self, stage: str) -> tuple | None:
+        """The states of the lists and recipes of a stage and of all that it rests on.
+
+        None if one of them is not whole.
+        """
         files = (artefact.LIST, artefact.RECIPE)
         folders = [self.folder(part) for part in self._rests_on(stage)]
+        if not all(map(artefact.is_whole, folders)):
+            return None
         return tuple(artefact.state(folder / file) for folder in folders for file in files)
 
     def _rests_on(self, stage: str) -> dict[str, None]:
