@@ -73,7 +73,7 @@ bench: run                    ## figures of speed, memory and quality, printed
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
 docs: .venv/ready-$(TORCH)             ## the documentation as a web site: site/index.html
-	mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 mutants: .venv/ready-$(TORCH)          ## plant faults in the numerical core, 40 in each module: do the tests see them? minutes
 	python -m tools.mutants

@@ -20,6 +20,7 @@ DISTRIBUTION = {
     "IPython": "ipython",
     "skimage": "scikit-image",
     "importlinter": "import-linter",
+    "griffe": "griffelib",
 }
 OPTIONAL = {"torch_fidelity"}  # never installed here: the code says so where it is asked for
 
