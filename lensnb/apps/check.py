@@ -1,6 +1,7 @@
 """What a recipe would do: the recipe with all defaults, time and memory, what would be made."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -43,7 +44,7 @@ def estimates(params: Params) -> list[str]:
         return [f"{name}: {pipeline.describe(name, params, dataset, images)}" for name in models]
 
 
-def _few(params: Params, models: dict[str, None], folder: Path) -> Dataset:
+def _few(params: Params, models: Iterable[str], folder: Path) -> Dataset:
     """A few images of a recipe, enough for a batch of each generator."""
     batch = max(getattr(params, KINDS[name].section).batch for name in models)
     enough = max(FEW, round(1.1 * batch / (1 - params.data.holdout)) + 2)
