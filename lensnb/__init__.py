@@ -2,6 +2,24 @@
 
 The names below are the public face. They load when they are first used, so that
 `import lensnb` is quick and brings no torch. Each module's docstring says what else it offers.
+
+>>> import lensnb
+>>> real = lensnb.simulate(512, seed=1)
+>>> real.shape
+(512, 1, 64, 64)
+>>> net = lensnb.Denoiser(lensnb.UNet(width=32))
+>>> levels = lensnb.schedule.cosine(timesteps=1000)
+>>> noisy = lensnb.add_noise(real, sigma=levels.sigmas[500], seed=0)
+>>> sigmas = levels.sample_sigmas(50)
+>>> made = lensnb.sample(net, "ddim", sigmas, n=16, shape=(1, 64, 64), seed=0)
+>>> made.shape
+(16, 1, 64, 64)
+>>> print(lensnb.frechet(made, real))  # doctest: +ELLIPSIS
+... times the real-vs-real floor of ...
+>>> lensnb.load("reference").draw(16, seed=1).shape
+(16, 1, 64, 64)
+>>> run = lensnb.open_run("quick")
+>>> table = lensnb.compare(["quick", "longer"])
 """
 
 import importlib

@@ -1,5 +1,6 @@
 """The public face: the ten lines run as written, names load lazily, and one number has its floor."""
 
+import doctest
 import re
 import shutil
 import subprocess
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lensnb
 from lensnb.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/index.md", "lensnb/__init__.py")
 SMALL = (
     "data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 "
     "evaluate.n=16 evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2"
@@ -60,6 +61,14 @@ def test_the_ten_lines_run_as_written(outputs, monkeypatch):
     assert abs(scatter / float(names["levels"].sigmas[500]) - 1) < 0.01
 
 
+def test_they_stand_in_the_docs_and_as_a_doctest(outputs, monkeypatch):
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(outputs))
+    pages = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")]
+    assert any("lensnb.simulate(512" in (ROOT / page).read_text() for page in pages)
+    tried = doctest.testmod(lensnb, optionflags=doctest.ELLIPSIS)
+    assert tried.attempted >= 10 and not tried.failed
+
+
 def test_a_distance_has_its_error_its_floor_and_its_number_of_images():
     real = lensnb.simulate(96, seed=1)
     found = lensnb.frechet(lensnb.simulate(24, seed=2), real)
@@ -98,10 +107,9 @@ def test_every_public_name_is_there_and_says_what_it_is():
         lensnb.simulat  # noqa: B018 - the access is what is tested
 
 
-def test_denoisers_take_any_float(tmp_path):
-    import torch
-
-    net = lensnb.Denoiser(lensnb.UNet(width=16, attention=()))
+@torch.inference_mode()
+def test_denoisers_take_any_float():
+    net = lensnb.Denoiser(lensnb.UNet(width=16, attention=())).eval()
     x = torch.randn(2, 1, 32, 32)
     expected = net(x, torch.tensor([0.5, 0.5]))
     for sigma in (0.5, torch.tensor(0.5, dtype=torch.float64), np.float64(0.5), np.float32(0.5)):
