@@ -24,3 +24,8 @@ class Purpose(IntEnum):
 def derived_seed(*keys: int) -> int:
     """An independent 63-bit seed for a tuple of whole numbers, such as (seed, purpose, step)."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+def image_seeds(seed: int, first: int, count: int, purpose: Purpose = Purpose.IMAGES) -> list[int]:
+    """Seeds of the images first .. first + count - 1; each depends on (seed, its number) alone."""
+    return [derived_seed(seed, purpose, i) for i in range(first, first + count)]
