@@ -9,8 +9,11 @@ import scipy.integrate
 import torch
 
 from lensnb import denoiser, sampler, schedule
+from lensnb.errors import InputError
+from lensnb.recipes.schema import Method
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed, image_seeds
+from lensnb.unet import UNet
 
 # of Gaussian data, whose denoiser is known
 MEAN = 0.3
@@ -428,3 +431,110 @@ def test_the_start_has_the_variance_of_a_noisy_image_of_unit_variance():
         shape = (1, 4, 4)
         x = sampler.start(sigmas, shape, sampler.ImageNoise([1, 2]))
         assert (x - (1 + sigma**2) ** 0.5 * sampler.ImageNoise([1, 2])(shape)).abs().max() < 1e-6
+
+
+# Drawing in one call -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_sample_draws_gaussian_data(name):
+    sigmas = schedule.cosine(1000).sample_sigmas(200)
+    made = sampler.sample(gaussian_denoiser, name, sigmas, n=300, shape=(1, 8, 8), seed=1)
+    assert made.dtype == np.float32 and made.shape == (300, 1, 8, 8)
+    assert abs(made.mean() - MEAN) < 0.02 and abs(made.std() / STD - 1) < 0.03
+
+
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_sample_goes_the_way_of_its_sampler_with_the_seeds_of_the_images(name):
+    sigmas = Discrete(cosine_betas()).sample_sigmas(9)
+    noise = sampler.ImageNoise([derived_seed(7, Purpose.IMAGES, i) for i in range(3)])
+    x = sampler.start(sigmas, (2, 4, 4), noise)
+    *_, end = sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise)
+    made = sampler.sample(wiggly, name, sigmas, n=3, shape=(2, 4, 4), seed=7)
+    assert np.array_equal(made, end.x.numpy())
+    assert np.array_equal(
+        sampler.sample(wiggly, name, sigmas.tolist(), n=5, shape=(2, 4, 4), seed=7, batch=2)[:3],
+        made,
+    )
+    assert not np.array_equal(made, sampler.sample(wiggly, name, sigmas, 3, (2, 4, 4), seed=8))
+
+
+def test_sample_hands_on_options_and_contexts():
+    sigmas = Discrete(cosine_betas()).sample_sigmas(9)
+
+    def draw(name, **options):
+        return sampler.sample(wiggly, name, sigmas, 2, (1, 4, 4), **options)
+
+    assert np.array_equal(draw("ddim", eta=0.0), draw("ddim"))
+    assert np.array_equal(draw("ddim", eta=1.0), draw("euler_ancestral"))
+    assert not np.array_equal(draw("ddpm", variance="large"), draw("ddpm"))
+
+    def told(x, sigma, context):
+        return x * 0 + context[:, 0, None, None, None]
+
+    context = torch.arange(5.0)[:, None]
+    made = sampler.sample(told, "ddim", sigmas, 5, (1, 2, 2), context=context, batch=2)
+    assert np.array_equal(made[:, 0, 0, 0], np.arange(5))
+
+
+def test_sample_evaluates_a_network_and_leaves_it_as_it_was():
+    """Dropout and batch statistics would make an image depend on the batch."""
+    torch.manual_seed(0)
+    net = denoiser.Denoiser(UNet(width=8, heads=2, norm="batch", dropout=0.5))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    net.net.stem.eval()
+    sigmas = schedule.cosine().sample_sigmas(3)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    made = sampler.sample(net, "ddim", sigmas, 3, (1, 16, 16))
+    again = sampler.sample(net, "ddim", sigmas, 3, (1, 16, 16), batch=1)
+    assert np.abs(made - again).max() < 1e-4 * np.abs(made).max()
+    assert net.training and net.net.head.training and not net.net.stem.training
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_sample_draws_none_if_none_is_asked():
+    sigmas = schedule.cosine().sample_sigmas(3)
+    assert sampler.sample(wiggly, "ddim", sigmas, 0, (1, 4, 4)).shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"name": "dimm"}, "no sampler 'dimm'; did you mean ddim?"),
+        ({"eat": 1.0}, "ddim has no option 'eat'; did you mean eta?"),
+        ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; it takes none"),
+        ({"sigmas": [1.0, 2.0, 0.0]}, "expected two or more noise levels that fall"),
+        ({"sigmas": [1.0, math.nan]}, "expected two or more noise levels that fall"),
+        ({"sigmas": [1.0, -1.0]}, "expected two or more noise levels that fall"),
+        ({"sigmas": 1.0}, "expected two or more noise levels that fall"),
+    ],
+)
+def test_sample_refuses_in_one_sentence(given, said):
+    call = {"net": wiggly, "name": "ddim", "sigmas": [2.0, 1.0, 0.0], "n": 1, "shape": (1, 2, 2)}
+    with pytest.raises(InputError) as refused:
+        sampler.sample(**(call | given))
+    assert said in str(refused.value)
+
+
+def test_the_options_of_samplers_are_keys_of_a_recipes_method():
+    for record in sampler.SAMPLERS.values():
+        assert set(record.options) <= set(Method.model_fields)
+
+
+def test_a_sampler_from_outside_is_one_function(monkeypatch):
+    monkeypatch.setattr(sampler, "SAMPLERS", type(sampler.SAMPLERS)("sampler"))
+
+    @sampler.register("guess", "Best guess", options=("eta",), evaluations=lambda steps: 1)
+    def guess(denoise, sigmas, x, noise, eta=0.0):
+        x0 = denoise(x, float(sigmas[0]))
+        yield sampler.State(1, 0.0, x0 + eta, x0)
+
+    made = sampler.sample(gaussian_denoiser, "guess", [1e4, 0.0], 4, (1, 2, 2), eta=0.5)
+    assert np.abs(made - MEAN - 0.5).max() < 1e-3
+    assert sampler.evaluations("guess", 9) == 1 and sampler.SAMPLERS["guess"].label == "Best guess"
+
+
+def test_seeds_of_images_depend_on_their_number_and_purpose_alone():
+    assert image_seeds(5, 2, 3) == [derived_seed(5, Purpose.IMAGES, i) for i in (2, 3, 4)]
+    assert not {*image_seeds(5, 0, 9)} & {*image_seeds(5, 0, 9, Purpose.NOISE)}

@@ -189,3 +189,21 @@ def test_every_schedule_answers_both_questions(name):
         and (drawn > 0).all()
         and (drawn.diff() >= 0).all()
     )
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_schedules_by_plain_arguments_are_those_of_recipes(name, zero_snr):
+    made = getattr(schedule, name)(timesteps=100, zero_snr=zero_snr)
+    recipe = of(schedule=name, timesteps=100, zero_snr=zero_snr, prediction="v")
+    assert len(made.sigmas) == 100 and torch.equal(made.sigmas, recipe.sigmas)
+    assert torch.equal(made.sample_sigmas(7), recipe.sample_sigmas(7))
+
+
+@pytest.mark.parametrize("name", ["signal_rate", "edm", "flow"])
+def test_continuous_schedules_by_plain_arguments_are_the_defaults_of_recipes(name):
+    made = getattr(schedule, name)()
+    recipe = of(schedule=name, prediction="v")
+    u = torch.linspace(0, 1, 50, dtype=torch.float64)
+    assert torch.equal(made.at(u), recipe.at(u))
+    assert torch.equal(made.sample_sigmas(7), recipe.sample_sigmas(7))
