@@ -1,4 +1,4 @@
-"""The denoiser's parameterisations, float types, loss, guidance and noise, against the papers and closed forms."""
+"""The denoiser against the papers and closed forms: parameterisations, loss, guidance, noise."""
 
 import math
 
@@ -17,7 +17,10 @@ SIGMAS = torch.tensor([0.01, 0.3, 1.0, 7.0, 500.0], dtype=torch.float64)
 
 
 class Known(nn.Module):
-    """A network that puts out the exact target of its parameterisation for one known pair (x0, noise)."""
+    """A network that puts out the exact target of its parameterisation.
+
+    It knows the one pair (x0, noise).
+    """
 
     def __init__(self, prediction, x0, noise):
         super().__init__()
@@ -87,7 +90,10 @@ def test_the_network_sees_the_state_of_its_paper(prediction, scale):
 
 @pytest.mark.parametrize("prediction", ["noise", "edm", "v", "velocity"])
 def test_the_first_loss_is_one(prediction):
-    """A fresh network puts out zero, and its target has unit variance where the data has that of sigma_data (v: 1)."""
+    """A fresh network puts out zero, and its target has unit variance.
+
+    The data has the variance of sigma_data, for v unit variance.
+    """
     data = {"edm": 0.5, "v": 1.0}.get(prediction, 0.5)
     x0 = data * torch.randn(64, 1, 32, 32, dtype=torch.float64)
     noise = torch.randn(64, 1, 32, 32, dtype=torch.float64)
@@ -102,16 +108,14 @@ def test_the_first_loss_is_one(prediction):
 def test_loss_weights_are_those_of_the_papers():
     sigma = torch.tensor([0.2, 3.0], dtype=torch.float64)  # SNR = 25 and 1/9
     snr = 1 / sigma**2
-    on_noise = (
-        Denoiser(Spy(), "noise").weight(sigma, "min_snr") * sigma**2
-    )  # an error in x0 is sigma times one in noise
+    # an error in x0 is sigma times one in noise
+    on_noise = Denoiser(Spy(), "noise").weight(sigma, "min_snr") * sigma**2
     assert (on_noise - snr.clamp(max=5) / snr).abs().max() < 1e-12  # min(SNR, 5) / SNR on the noise
     on_v = Denoiser(Spy(), "v").weight(sigma, "min_snr") * sigma**2 / (1 + sigma**2)
     assert (on_v - snr.clamp(max=5) / (snr + 1)).abs().max() < 1e-12  # min(SNR, 5) / (SNR + 1) on v
     weight = Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "edm")
-    assert (
-        weight - (sigma**2 + 0.25) / (0.5 * sigma) ** 2
-    ).abs().max() < 1e-12  # Karras et al., table 1
+    # Karras et al., table 1
+    assert (weight - (sigma**2 + 0.25) / (0.5 * sigma) ** 2).abs().max() < 1e-12
     assert (
         Denoiser(Spy(), "edm", sigma_data=0.5).weight(sigma, "plain") - weight
     ).abs().max() < 1e-12
@@ -124,9 +128,8 @@ def test_loss_weights_are_those_of_the_papers():
 def test_guidance_goes_from_the_null_context_through_the_given_one():
     class Told(nn.Module):
         def forward(self, x, sigma, context):
-            return (
-                x * 0 + context.nan_to_num(-1.0).sum(1)[:, None, None, None]
-            )  # -2 for a dropped pair
+            # a dropped context gives -2
+            return x * 0 + context.nan_to_num(-1.0).sum(1)[:, None, None, None]
 
     x = torch.zeros(3, 1, 2, 2)
     context = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 2.0]])
@@ -140,7 +143,7 @@ def test_guidance_goes_from_the_null_context_through_the_given_one():
     assert spy.context is None
 
 
-# Float types ---------------------------------------------------------------------------------------
+# Float types --------------------------------------------------------------------------------------
 
 EACH = [0.25, 2.0, 30.0]  # exact in half precision
 
@@ -204,7 +207,7 @@ def test_a_large_noise_level_does_not_overflow_in_half_precision():
     assert (found.float() - 0.25 / (0.25 + 500**2) * 500).abs().max() < 1e-5
 
 
-# Noise ---------------------------------------------------------------------------------------------
+# Noise --------------------------------------------------------------------------------------------
 
 
 def images(n, dtype=np.float32):
@@ -219,7 +222,10 @@ def test_added_noise_is_standard_normal_times_sigma():
 
 
 def test_the_exact_denoiser_of_a_gaussian_errs_on_noisy_images_by_the_posterior_variance():
-    """Images of independent pixels N(0.3, 0.5^2): the posterior variance is s^2 sigma^2 / (s^2 + sigma^2)."""
+    """Images have independent pixels N(m, s^2), with m = 0.3 and s = 0.5.
+
+    The posterior variance is s^2 sigma^2 / (s^2 + sigma^2).
+    """
     clean = images(256, float)
     for sigma in (0.1, 0.5, 4.0):
         x = add_noise(clean, sigma, seed=2)

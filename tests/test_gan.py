@@ -1,4 +1,4 @@
-"""What a GAN's networks want: losses and penalties in closed form, and a training that must succeed."""
+"""What a GAN's networks want: losses and penalties in closed form, and a short training."""
 
 import numpy as np
 import pytest
@@ -39,13 +39,12 @@ def test_steepness_is_the_squared_gradient_in_closed_form():
     flat = x.flatten(1)
     found = gan.steepness(flat @ w + (flat @ v) ** 2, x)
     expected = ((w + 2 * (flat @ v)[:, None] * v) ** 2).sum()
-    assert (
-        abs(found / expected - 1) < 1e-5 and found.requires_grad
-    )  # it is differentiated once more
+    # training differentiates it once more
+    assert abs(found / expected - 1) < 1e-5 and found.requires_grad
 
 
 def test_the_discriminator_sees_generated_images_as_they_are(tmp_path, monkeypatch):
-    """Turned ones would hide a generator whose images all lie in the same way."""
+    """Turned images would hide a generator whose images all have the same orientation."""
     np.save(
         tmp_path / "images.npy",
         np.random.default_rng(0).normal(size=(40, 16, 16)).astype(np.float32),
@@ -70,7 +69,10 @@ def test_the_discriminator_sees_generated_images_as_they_are(tmp_path, monkeypat
 
 @pytest.mark.parametrize("kind", ["published", "modern"])
 def test_a_gan_learns_where_the_light_is(kind, tmp_path):
-    """Images of one bright spot at a fixed place and a random strength: after some hundred updates the generator's light is there."""
+    """Images have one bright spot at a fixed place and of a random strength.
+
+    After some hundred updates the generator's light is at that place.
+    """
     rng = np.random.default_rng(0)
     place = np.arange(16) - 7.5
     spot = np.exp(-((place[:, None] - 3) ** 2 + (place + 3) ** 2) / 8)

@@ -158,9 +158,8 @@ def test_a_class_with_one_row_or_none_counts_as_a_point(rng):
         abs(metrics.frechet_by_class(a, b, two, labels) - (4 + 4 + to_point(b[0] - 7, 2)) / 3)
         < 1e-9
     )
-    only = metrics.frechet_by_class(
-        b, b[labels == 1], labels, labels[labels == 1]
-    )  # classes the reference lacks
+    # classes that the reference lacks do not count
+    only = metrics.frechet_by_class(b, b[labels == 1], labels, labels[labels == 1])
     assert abs(only) < 1e-9
     with pytest.raises(ValueError, match="one label a row"):
         metrics.frechet_by_class(b, b, labels[:-1], labels)
@@ -197,9 +196,8 @@ def test_kid_of_sides_of_different_size_is_the_sum_over_pairs(rng):
 def test_kid_is_unbiased(rng):
     found = np.array([metrics.kid(*rng.normal(size=(2, 20, 3))) for _ in range(2000)])
     error = found.std() / math.sqrt(2000)
-    biased = (
-        2 * np.mean(((rng.normal(size=(2000, 3)) ** 2).sum(1) / 3 + 1) ** 3) / 20
-    )  # what the diagonal would add
+    # what the diagonal would add
+    biased = 2 * np.mean(((rng.normal(size=(2000, 3)) ** 2).sum(1) / 3 + 1) ** 3) / 20
     assert abs(found.mean()) < 3 * error < 0.1 * biased
 
 
@@ -217,7 +215,10 @@ def test_pairs_never_stand_in_memory_all_at_once(rng):
 
 
 def by_hand(a, b, k):
-    """Precision, recall, density and coverage straight from the definitions, a ball and a point at a time."""
+    """Precision, recall, density and coverage from their definitions.
+
+    One ball and one point at a time.
+    """
 
     def radii(rows):
         return (
@@ -227,12 +228,13 @@ def by_hand(a, b, k):
         )
 
     def near(points, centres):
+        # the slack hides scikit-learn's rounding
         return np.array(
             [
                 [math.dist(p, c) <= r + 1e-9 for c, r in zip(centres, radii(centres), strict=True)]
                 for p in points
             ]
-        )  # the slack hides scikit-learn's rounding
+        )
 
     held = near(a, b)
     back = near(b, a)
@@ -242,10 +244,11 @@ def by_hand(a, b, k):
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_neighbour_metrics_equal_their_definitions(rng, k):
     shifted = rng.normal(size=(40, 3)), rng.normal(size=(50, 3)) + 1
+    # sets with duplicates and ties
     copies = (
         rng.integers(0, 3, (40, 2)).astype(float),
         rng.integers(0, 4, (30, 2)).astype(float),
-    )  # duplicates and ties
+    )
     for a, b in (shifted, copies):
         assert np.allclose([f(a, b, k) for f in NEIGHBOURS], by_hand(a, b, k), rtol=0, atol=1e-12)
 
@@ -272,10 +275,11 @@ def test_density_and_coverage_of_equal_distributions_are_as_expected(rng):
     found = np.array(
         [[f(a, b, k) for f in NEIGHBOURS[2:]] for a, b in rng.normal(size=(times, 2, n, 2))]
     )
+    # Naeem et al. 2020, eq. 11
     expected = (
         1,
         1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1)),
-    )  # Naeem et al. 2020, eq. 11
+    )
     assert (np.abs(found.mean(0) - expected) < 3 * found.std(0) / math.sqrt(times)).all()
     assert (found.std(0) / math.sqrt(times) < 0.01).all()
 
@@ -288,9 +292,8 @@ def test_each_neighbour_metric_sees_its_fault(rng):
     assert recall(outliers, real) > 0.8 > 0.6 > precision(outliers, real)
     assert density(outliers, real) < 0.3 and abs(density(fresh, real) - 1) < 0.15
     stray = np.concatenate([real, 40 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])])
-    assert (
-        precision(outliers, stray) > 0.9 and density(outliers, stray) < 0.75
-    )  # huge balls count little
+    # huge balls count little
+    assert precision(outliers, stray) > 0.9 and density(outliers, stray) < 0.75
     one_half = fresh[fresh[:, 0] > 0]
     assert coverage(one_half, real) < 0.65 < 0.9 < coverage(fresh, real)
 
@@ -300,9 +303,8 @@ def test_duplicates_zero_the_radii(rng):
     copied = np.repeat(fresh[:10], 6, axis=0)  # five others like each
     assert recall(copied, real, 5) == 0 and recall(copied[rng.permutation(60)[:30]], real, 5) > 0
     assert precision(copied, real) == pytest.approx(precision(fresh[:10], real))
-    assert (
-        precision(real[:10], np.repeat(real, 6, axis=0), 5) == 1
-    )  # equals are inside, at radius zero
+    # equal rows are inside a ball of radius zero
+    assert precision(real[:10], np.repeat(real, 6, axis=0), 5) == 1
 
 
 @pytest.mark.parametrize("k", [0, 8, 9])
@@ -316,9 +318,11 @@ def test_a_neighbour_that_does_not_exist_is_refused(rng, k):
 
 @st.composite
 def pairs(draw):
-    """Two sets of 8 to 14 rows with 1 to 20 columns: often more columns than rows, with duplicates and dead columns.
+    """Two sets of 8 to 14 rows with 1 to 20 columns.
 
-    In steps of 1/64: differences whose squares drown in those of the rows make ties, which fall by rounding.
+    There are often more columns than rows, duplicates and dead columns. Values are in steps of
+    1/64: smaller differences, whose squares drown in the squares of the rows, would make ties that
+    rounding decides.
     """
     d = draw(st.integers(1, 20))
 

@@ -1,4 +1,4 @@
-"""Samplers against diffusers on the same noise, and against exact solutions for Gaussian and mixture data."""
+"""Samplers against diffusers on the same noise, and against exact solutions for known data."""
 
 import math
 
@@ -15,7 +15,7 @@ from lensnb.schedule import Discrete, cosine_betas, linear_betas
 from lensnb.seeds import Purpose, derived_seed, image_seeds
 from lensnb.unet import UNet
 
-# of Gaussian data, whose denoiser is known
+# Gaussian data, whose denoiser is known
 MEAN = 0.3
 STD = 0.5
 
@@ -26,7 +26,10 @@ def gaussian_denoiser(x, sigma):
 
 
 def mixture_denoiser(x, sigma):
-    """The exact posterior mean for an equal mixture of N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2)."""
+    """The exact posterior mean for an equal mixture of three Gaussians.
+
+    They are N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2).
+    """
     centres = torch.tensor([-1.0, 0.4, 1.5]).double()
     widths = torch.tensor([0.3, 0.2, 0.5]).double()
     total = widths**2 + sigma**2
@@ -49,11 +52,14 @@ class Tape:
         return next(self.draws)
 
 
-# The variance-preserving schedulers of diffusers ---------------------------------------------------
+# The variance-preserving schedulers of diffusers --------------------------------------------------
 
 
 def theirs(scheduler, made, steps, z, options):
-    """Samples of a diffusers scheduler, in its variance-preserving variable, from the same denoiser and noise."""
+    """Samples of a diffusers scheduler from the same denoiser and noise.
+
+    They are in its variance-preserving variable.
+    """
     scheduler.betas = made.betas
     scheduler.alphas = 1 - made.betas
     scheduler.alphas_cumprod = made.alpha_bar
@@ -156,9 +162,8 @@ def test_dpm_solver_2m_equals_diffusers(name, steps):
         final_sigmas_type="zero",
         lower_order_final=False,
     )
-    assert (
-        difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5
-    )  # they round to single precision at every step
+    # diffusers rounds to single precision at every step
+    assert difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5
 
 
 @BETAS
@@ -166,7 +171,10 @@ def test_dpm_solver_2m_equals_diffusers(name, steps):
 def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(
     name, steps, monkeypatch
 ):
-    """With the second derivative halved in our step it is theirs; the whole one is what makes it third order, see below."""
+    """With the second derivative halved in our step, it is theirs.
+
+    The whole derivative makes it third order, see test_order_of_convergence.
+    """
     whole = sampler._exponential_step
 
     def halved(x, sigma, after, known):
@@ -209,7 +217,7 @@ def test_unipc_equals_diffusers(name, steps, order):
     assert difference(ours, of(scheduler), scheduler, steps) < 1e-5
 
 
-# The variance-exploding ones -----------------------------------------------------------------------
+# The variance-exploding ones ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [10, 50, 1000])
@@ -255,7 +263,7 @@ def test_ancestral_euler_equals_diffusers(steps, monkeypatch):
     assert (end.x - theirs_x).abs().max() < 1e-5  # they round to single precision
 
 
-# Exact solutions -----------------------------------------------------------------------------------
+# Exact solutions ----------------------------------------------------------------------------------
 
 
 def draw_gaussian(ours, sigmas, n=20000):
@@ -269,7 +277,10 @@ def draw_gaussian(ours, sigmas, n=20000):
 @pytest.mark.parametrize("steps", [10, 100])
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
-    """With the exact denoiser of Gaussian data every step is affine, so mean and variance follow by hand."""
+    """With the exact denoiser of Gaussian data every step is affine.
+
+    So mean and variance follow by hand.
+    """
     sigmas = Discrete(cosine_betas()).sample_sigmas(steps)
     mean = 0.0
     spread = 1 + sigmas[0].item() ** 2
@@ -292,7 +303,10 @@ def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 def test_every_sampler_draws_gaussian_data_from_zero_terminal_snr(name):
-    """From a level that is noise alone: nothing is NaN, and mean and variance are those of the data."""
+    """From a level that is noise alone, nothing is NaN.
+
+    Mean and variance are the data's.
+    """
     sigmas = Discrete(schedule.zero_terminal_snr(linear_betas())).sample_sigmas(250)
     x = draw_gaussian(sampler.SAMPLERS[name].run, sigmas)
     assert torch.isfinite(x).all() and sigmas[0] > 9e3
@@ -316,10 +330,8 @@ def exact_flow(x, sigma, after):
 )
 def test_order_of_convergence(name, expected):
     """Halving the steps in log(sigma) divides the error by 2^order."""
-    x = (
-        500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3
-    )  # far out: the low orders at
-    # the start do not count there
+    # far out, where the low orders of the first steps do not count
+    x = 500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3
     exact = exact_flow(x, 500.0, 0.05)
     errors = []
     for n in (100, 200, 400):
@@ -332,7 +344,7 @@ def test_order_of_convergence(name, expected):
 
 
 def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
-    """x0 = c0 + c1 l + c2 l^2 with l = -log(sigma): the flow's integral over a step is known in closed form."""
+    """With x0 = c0 + c1 l + c2 l^2 and l = -log(sigma), the flow has a closed form."""
     c = (0.3, -0.7, 0.2)
     sigmas = torch.tensor([20.0, 11.0, 6.5, 2.0, 0.9, 0.3, 0.2]).double()
 
@@ -340,9 +352,8 @@ def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
         return torch.full_like(x, np.polyval(c[::-1], -math.log(sigma)))
 
     def particular(s):
-        return np.polyval(
-            (c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2]), -math.log(s)
-        )  # solves dx/dl = x0 - x
+        solution = (c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2])  # of dx/dl = x0 - x
+        return np.polyval(solution, -math.log(s))
 
     states = list(sampler.dpmpp_3m(parabola, sigmas, torch.ones(1, 1, 1, 1).double()))
     for before, state in zip(states[1:-1], states[2:], strict=True):  # from the third step on
@@ -371,7 +382,7 @@ def test_mixture_data_is_drawn_with_its_shares(name):
     )
 
 
-# The contract --------------------------------------------------------------------------------------
+# The contract -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
@@ -381,7 +392,7 @@ def test_an_image_is_the_same_in_any_batch(name):
     def last(seeds):
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(sigmas, (1, 8, 8), noise)
-        return [s for s in sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise)][-1].x
+        return list(sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise))[-1].x
 
     together = last([5, 6, 7, 8])
     assert torch.equal(last([7])[0], together[2]) and torch.equal(last([8, 5])[1], together[0])
@@ -400,12 +411,10 @@ def test_states_tell_the_true_steps_and_end_without_noise(name):
     states = list(sampler.SAMPLERS[name].run(spy, sigmas, x, sampler.ImageNoise([0, 1])))
     assert [s.step for s in states] == list(range(1, 8))
     assert [s.sigma for s in states] == sigmas[1:].tolist()
-    assert torch.equal(
-        states[-1].x, states[-1].x0
-    )  # at sigma = 0 the image is the prediction itself
-    assert set(asked) == set(
-        sigmas[:-1].tolist()
-    )  # the network sees the levels of the list and no others
+    # at sigma = 0 the image is the prediction itself
+    assert torch.equal(states[-1].x, states[-1].x0)
+    # the network sees the levels of the list and no others
+    assert set(asked) == set(sigmas[:-1].tolist())
     assert len(asked) == sampler.evaluations(name, 7)
 
 
@@ -433,7 +442,7 @@ def test_the_start_has_the_variance_of_a_noisy_image_of_unit_variance():
         assert (x - (1 + sigma**2) ** 0.5 * sampler.ImageNoise([1, 2])(shape)).abs().max() < 1e-6
 
 
-# Drawing in one call -------------------------------------------------------------------------------
+# Drawing in one call ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))

@@ -65,9 +65,8 @@ def test_two_sample_cannot_tell_a_set_from_itself(rng):
 
 def test_two_sample_does_not_learn_duplicates_by_heart(rng):
     def copies():
-        return np.repeat(
-            rng.normal(size=(30, 40)), 5, axis=0
-        )  # 40 columns: 60 rows are learned by heart
+        # with 40 columns, 60 rows can be learned by heart
+        return np.repeat(rng.normal(size=(30, 40)), 5, axis=0)
 
     found = [two_sample(copies(), copies(), permutations=19) for _ in range(60)]
     for key in ("accuracy", "auc"):
@@ -89,9 +88,8 @@ def test_two_sample_alarms_as_rarely_and_errs_as_much_as_it_says(rng, fault):
             np.array([each[key + end] for each in found]) for end in ("", "_error", "_p")
         )
         assert 0.8 < errors.mean() / values.std(ddof=1) < 1.3
-        assert (
-            (p <= 0.1).mean() < 0.19 if fault == 0 else (p <= 0.1).mean() > 0.6
-        )  # 0.1 + 3 binomial errors
+        # 0.19 is 0.1 and three binomial errors
+        assert (p <= 0.1).mean() < 0.19 if fault == 0 else (p <= 0.1).mean() > 0.6
 
 
 def test_two_sample_sees_shift_spread_and_correlation(rng):
@@ -143,9 +141,8 @@ def test_rows_are_dealt_into_as_many_folds_as_either_side_has_distinct_rows(
         assert all((e == each[0]).all() for e in each[1:])  # permuted, not changed
         sizes = [len(block) for block in blocks]
         assert max(sizes) - min(sizes) <= 1
-        assert (
-            len({(weights[0, block, 0] > 0).sum() for block in blocks}) <= 2
-        )  # as many of each side in every fold
+        # every fold has as many rows of each side, to one
+        assert len({(weights[0, block, 0] > 0).sum() for block in blocks}) <= 2
 
 
 def test_rows_that_both_sides_have_count_for_both(rng):
@@ -154,7 +151,10 @@ def test_rows_that_both_sides_have_count_for_both(rng):
 
 
 def test_the_error_of_the_accuracy_is_binomial_at_least(rng):
-    """Where permutations scatter no more than that; accuracies of both sides that differ make it less by a little."""
+    """If permutations scatter no more than that, it is the binomial error.
+
+    Accuracies that differ between the sides make it smaller by a little.
+    """
     found = [
         two_sample(rng.normal(size=(300, 1)) + 1, rng.normal(size=(300, 1)), permutations=2)
         for _ in range(8)
@@ -209,7 +209,10 @@ def test_scores_are_those_of_fisher_with_a_ridge(rng):
 
 
 def test_errors_are_binomial_where_rows_are_distinct(rng):
-    """Accuracy of 60 and 40 rows; permutations that all agree add nothing, and ones that scatter widely at most double it."""
+    """The accuracy of 60 and 40 rows.
+
+    Permutations that all agree add nothing. Ones that scatter widely at most double the error.
+    """
     weights = np.zeros((2, 100, 4))
     weights[0, :60] = 1 / 60
     weights[1, 60:] = 1 / 40
@@ -234,6 +237,5 @@ def test_errors_are_binomial_where_rows_are_distinct(rng):
     right[:, :, 1:] = [0, 0.5, 1]
     right[:, :, 2] = (np.arange(100) % 2)[None]
     wide = parts._verdict("x", right, weights, 0.5)
-    assert (
-        wide["x_error"] == pytest.approx(2 * found["x_error"]) and wide["x_p"] == 0.5
-    )  # of itself and three: itself and one
+    # p: of the value itself and three permuted ones, the value and one reach it
+    assert wide["x_error"] == pytest.approx(2 * found["x_error"]) and wide["x_p"] == 0.5

@@ -40,9 +40,8 @@ def test_real_against_real_is_at_the_floor_and_a_fault_is_not(rng):
     assert abs(good["value"] - good["floor"]) < 4 * good["floor_error"] and 0.5 < good["ratio"] < 2
     bad = uncertainty.measure(metrics.frechet, fresh + 0.5, reference, others, "", seed=1)
     assert (bad["value"] - bad["floor"]) > 10 * bad["floor_error"] and bad["n"] == 200
-    assert good == uncertainty.measure(
-        metrics.frechet, fresh, reference, others, "", seed=1
-    )  # seeded
+    # the same seed gives the same numbers
+    assert good == uncertainty.measure(metrics.frechet, fresh, reference, others, "", seed=1)
 
 
 def test_sides_of_different_size_are_refused(rng):
@@ -78,14 +77,16 @@ def test_frechet_at_infinity_of_two_sizes_is_the_line_through_both(rng):
         [metrics.frechet(rng.permutation(a)[:20], rng.permutation(b)[:20]) for _ in range(4000)]
     )
     ours = uncertainty.frechet_at_infinity(a, b, parts=2, repeats=1000, times=2)[0]
-    assert (
-        abs(ours - (2 * metrics.frechet(a, b) - halves)) < 0.03 < halves - metrics.frechet(a, b)
-    )  # 0, 1/40, 1/20
+    # the value at 0 of the line through those at 1/40 and 1/20
+    assert abs(ours - (2 * metrics.frechet(a, b) - halves)) < 0.03 < halves - metrics.frechet(a, b)
 
 
 @pytest.mark.parametrize("parts, n", [(2, 21), (3, 40), (4, 40)])
 def test_frechet_at_infinity_is_a_straight_line_through_its_parts(rng, monkeypatch, parts, n):
-    """With a distance that is a known curve in the number of rows, which every row serves at every size."""
+    """With a distance that is a known curve in the number of rows.
+
+    Every row serves at every size.
+    """
 
     def curve(m):
         return 3 + 50 / m + 400 / m**2
@@ -111,9 +112,8 @@ def test_frechet_at_infinity_is_a_straight_line_through_its_parts(rng, monkeypat
 
 
 def test_frechet_at_infinity_wants_as_many_rows_on_both_sides(rng):
-    assert np.isfinite(
-        uncertainty.frechet_at_infinity(*rng.normal(size=(2, 8, 30)))
-    ).all()  # few rows, many columns
+    # few rows and many columns are allowed
+    assert np.isfinite(uncertainty.frechet_at_infinity(*rng.normal(size=(2, 8, 30)))).all()
     with pytest.raises(ValueError, match="as many rows on both sides"):
         uncertainty.frechet_at_infinity(rng.normal(size=(20, 2)), rng.normal(size=(21, 2)))
     with pytest.raises(ValueError, match="8 rows or more"):
@@ -171,7 +171,10 @@ def test_subsampling_of_sides_of_different_size_and_of_few_rows(rng):
 
 @pytest.mark.parametrize("n, kept", [(40, 20), (17, 8), (12, 8), (8, 7), (3, 2), (2, 1)])
 def test_resampling_draws_rows_as_it_says(rng, n, kept):
-    """Half of the rows or eight of them without replacement, or all with it; deviations are about their mean."""
+    """Half of the rows, or eight of them, without replacement; or all rows with it.
+
+    Deviations are about their mean.
+    """
     seen = []
     rows = np.arange(n)[:, None]
 
@@ -216,9 +219,8 @@ def test_what_is_said_of_a_value_beside_its_floor_follows_from_the_draws():
     spread = np.array([-1.0, 0.0, 1.0])
     found = uncertainty._against_floor(5.0, spread, real, 0.75, True)
     scatter = math.sqrt(7 / 0.75)  # of one draw, of which three quarters are fresh
-    chance = scatter * math.sqrt(
-        1 + 0.25 + 0.75 / 3
-    )  # and that of the floor: of all others, and of three draws of them
+    # the floor scatters too: it has all others, and three draws of them
+    chance = scatter * math.sqrt(1 + 0.25 + 0.75 / 3)
     assert (
         found["floor"] == 3
         and found["error"] == 1
@@ -235,13 +237,16 @@ def test_what_is_said_of_a_value_beside_its_floor_follows_from_the_draws():
 
 
 @pytest.mark.parametrize("many", [2, 4])
-def test_real_images_scatter_by_one_sigma(rng, many):
-    """Of a mean, with few others: the floor is uncertain too, the more the more rows its draws share."""
+def test_z_of_real_images_has_unit_scatter(rng, many):
+    """z of a mean has unit scatter, although the floor is uncertain with few other images.
+
+    It is the more uncertain the more rows its draws share.
+    """
 
     def linear(a, b):
         return float(a.mean() - b.mean())
 
-    sigma = np.array(
+    z = np.array(
         [
             uncertainty.measure(
                 linear, *rng.normal(size=(2, 40, 1)), rng.normal(size=(40 * many, 1)), "", 2, 20, i
@@ -249,11 +254,7 @@ def test_real_images_scatter_by_one_sigma(rng, many):
             for i in range(1500)
         ]
     )
-    assert (
-        abs(sigma.std() - 1) < 0.05
-        and abs(sigma.mean()) < 0.08
-        and (np.abs(sigma) > 2.5).mean() < 0.025
-    )
+    assert abs(z.std() - 1) < 0.05 and abs(z.mean()) < 0.08 and (np.abs(z) > 2.5).mean() < 0.025
 
 
 def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
@@ -285,15 +286,12 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
         *((name, many) for name in ("frechet", "mean_distance", "class", "kid") for many in (2, 4)),
     ],
 )
-def test_fresh_images_are_within_three_sigmas_and_a_fault_is_not(rng, name, many):
+def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
     times = 100 if name == "auc" else 200
-    sigma = np.array([measured(name, rng, seed=i, times=2, many=many)["z"] for i in range(times)])
-    assert (np.abs(sigma) > 3).mean() <= 0.02 and abs(
-        sigma.mean()
-    ) < 0.4  # skewed ones: up to 1 in 50
-    assert (
-        (0.8 if name == "auc" else 0.82) < sigma.std() < 1.12
-    )  # that of an area under the curve is on the safe side
+    z = np.array([measured(name, rng, seed=i, times=2, many=many)["z"] for i in range(times)])
+    assert (np.abs(z) > 3).mean() <= 0.02 and abs(z.mean()) < 0.4  # skewed ones: up to 1 in 50
+    # z of an area under the curve scatters less, which is the safe side
+    assert (0.8 if name == "auc" else 0.82) < z.std() < 1.12
     bad = measured(name, rng, fault=2.0, many=many)["z"]
     assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 
@@ -356,7 +354,7 @@ def test_several_numbers_at_once_are_measured_as_one_by_one(rng):
         } == tree
 
 
-def test_a_result_without_any_scatter_has_no_sigmas(rng):
+def test_a_result_without_any_scatter_has_no_z(rng):
     same = uncertainty.measure(
         lambda a, b: 1.0, *rng.normal(size=(2, 9, 1)), rng.normal(size=(20, 1)), "", 3, 3
     )
@@ -399,7 +397,11 @@ def test_a_floor_needs_more_others_than_the_reference_has_rows(rng):
 
 
 def apart(distance, first, second, reference, others, seed=0, **options):
-    """The difference of two sets measured against one reference, its error by their deviations, and that as if independent."""
+    """How two sets differ when they are measured against one reference.
+
+    Returns the difference of their values, its error by their deviations, and the error that
+    independent values would have.
+    """
     one, other = (
         uncertainty.measure(distance, made, reference, others, "", 60, 2, seed, **options)
         for made in (first, second)
@@ -446,7 +448,7 @@ def test_images_drawn_from_the_same_noise_are_compared_as_pairs(rng):
 
 @pytest.mark.parametrize("name", ["labels", "subsample", "several"])
 def test_any_two_sets_are_resampled_alike(rng, name):
-    """The reference that a distance is given in the k-th resampling is the same whatever the generated set."""
+    """The k-th resampling gives the distance the same reference for any generated set."""
     seen = []
     labels = np.arange(30) % 2
     distance, options = {
@@ -474,9 +476,8 @@ def test_any_two_sets_are_resampled_alike(rng, name):
     first = seen[: len(seen) // 2]
     second = seen[len(seen) // 2 :]
     assert len(first) == 14 and all((a == b).all() for a, b in zip(first, second, strict=True))
-    assert (
-        sum(a.shape == reference.shape and (a == reference).all() for a in first) == 4
-    )  # the value and three floors
+    # the whole reference is seen for the value and for three floors
+    assert sum(a.shape == reference.shape and (a == reference).all() for a in first) == 4
 
 
 def test_frechet_at_infinity_refuses_sets_that_cannot_be_compared():

@@ -1,4 +1,4 @@
-"""Metrics of rows, and what every one of them refuses, for the tests of metrics and of their uncertainty."""
+"""What the tests of metrics and the tests of their uncertainty share."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,10 @@ ANY = ["residual", "context", "shuffle"]
 
 
 def randomised(net):
-    """The net with every weight random, so that zero-initialised layers do not hide what lies before them."""
+    """The net with every weight random.
+
+    Layers that start at zero would hide what lies before them.
+    """
     torch.manual_seed(3)
     for p in net.parameters():
         nn.init.normal_(p, std=0.2)
@@ -163,19 +166,15 @@ def test_a_shuffle_unit_lets_half_of_the_channels_pass_and_mixes_the_halves():
     assert (
         out - nn.ChannelShuffle(2)(torch.cat([x[:, :4], unit.right(x[:, 4:])], dim=1))
     ).abs().max() < 1e-6
-    assert [m.groups for m in unit.right.modules() if isinstance(m, nn.Conv2d)] == [
-        1,
-        4,
-        1,
-    ]  # pointwise, depthwise, pointwise
+    groups = [m.groups for m in unit.right.modules() if isinstance(m, nn.Conv2d)]
+    assert groups == [1, 4, 1]  # pointwise, depthwise, pointwise
 
 
 def test_attention_on_a_smaller_map_is_attention_on_its_means():
     ours = randomised(Attention(16, heads=2, side=4)).eval()
     small = torch.randn(1, 16, 4, 4)
-    x = small.repeat_interleave(2, 2).repeat_interleave(
-        2, 3
-    )  # its 2x2 means are `small`; its norm's as well
+    # the 2x2 means of x are `small`, also after the norm
+    x = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     full = randomised(Attention(16, heads=2)).eval()
     expected = (full(small) - small).repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert (ours(x) - x - expected).abs().max() < 1e-4
@@ -252,12 +251,10 @@ def test_a_recipe_makes_its_denoiser(network):
     x = torch.randn(2, 3, 32, 32)
     assert made(x, torch.tensor([1.0, 2.0]), torch.randn(2, 4)).shape == x.shape
     plain = NETWORKS[network](channels=3, **NETWORKS[network].options(p.model))
-    assert (
-        count(generator.denoiser_of(p, channels=3, sigma_data=0.7)) == count(plain) < count(made)
-    )  # without a context
-    assert (
-        made(x, 2.0) - 0.49 / (4 + 0.49) * x
-    ).abs().max() < 1e-6  # c_skip of EDM with this sigma_data
+    without_context = generator.denoiser_of(p, channels=3, sigma_data=0.7)
+    assert count(without_context) == count(plain) < count(made)
+    c_skip = 0.49 / (4 + 0.49)  # of EDM with this sigma_data
+    assert (made(x, 2.0) - c_skip * x).abs().max() < 1e-6
 
 
 def test_gan_networks_have_the_published_parts():
@@ -274,7 +271,7 @@ def test_gan_networks_have_the_published_parts():
         m for m in judge.modules() if isinstance(m, nn.Conv2d) and hasattr(m, "parametrizations")
     ):
         for _ in range(50):
-            conv.weight  # power iterations of training mode
+            _ = conv.weight  # each access is a power iteration in training mode
         assert abs(torch.linalg.matrix_norm(conv.weight.flatten(1), 2) - 1) < 0.02
 
 
