@@ -149,6 +149,8 @@ def ddpm(
     this is the original algorithm, along fewer its respaced form (Nichol & Dhariwal 2021, section
     4).
     """
+    if variance not in ("small", "large"):
+        raise InputError(f"variance: expected small or large, found {variance!r}")
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         shrink = (after / sigma) ** 2
@@ -361,7 +363,8 @@ def _check_options(name: str, sampler: Sampler, options: Iterable[str]) -> None:
 def _falling(sigmas: Any) -> Tensor:
     """The noise levels as float64 (steps + 1,); raises InputError unless they fall to 0 or more."""
     levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
-    if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() < 0).all() or levels[-1] < 0:
+    falling = levels.ndim == 1 and len(levels) > 1 and bool((levels.diff() < 0).all())
+    if not falling or levels[-1] < 0 or not torch.isfinite(levels[0]):
         raise InputError("sigmas: expected two or more noise levels that fall to 0 or more")
     return levels
 

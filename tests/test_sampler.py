@@ -515,6 +515,8 @@ def test_sample_draws_none_if_none_is_asked():
         ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; it takes none"),
         ({"sigmas": [1.0, 2.0, 0.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": [1.0, math.nan]}, "expected two or more noise levels that fall"),
+        ({"name": "ddpm", "variance": "lrage"}, "expected small or large, found 'lrage'"),
+        ({"sigmas": [math.inf, 1.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": [1.0, -1.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": 1.0}, "expected two or more noise levels that fall"),
     ],
