@@ -1,179 +1,207 @@
-"""Distances between two sets, with their uncertainty and floor: arrays in, numbers out.
+"""Distances between two sets: arrays in, numbers out.
 
 A set is an array of rows (n, d), one row an image: its features, its histogram, its spectrum.
-Every metric is called as metric(generated, reference); sets that cannot be compared raise ValueError.
+Every metric is called as metric(generated, reference) and raises ValueError for sets that cannot be
+compared. evaluation/uncertainty.py adds an error and a real-vs-real floor to any of them.
 """
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 
-def _pair(a, b, least=1):
-    """Both sets as float64 rows (n, d), (m, d) of the same columns, at least `least` rows each, all finite."""
+def as_rows(a: np.ndarray, b: np.ndarray, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as float64 rows (n, d), (m, d).
+
+    Raises ValueError unless they have the same columns, `least` rows or more, and finite numbers.
+    """
     a = np.asarray(a, float)
     b = np.asarray(b, float)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
         raise ValueError(
-            f"expected two sets of {least} rows or more with the same columns, got shapes {a.shape} and {b.shape}"
+            f"expected two sets of {least} rows or more with the same columns, "
+            f"got shapes {a.shape} and {b.shape}"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("expected finite numbers, got rows with NaN or infinity")
     return a, b
 
 
-# ---- distances
+# Distances ----------------------------------------------------------------------------------------
 
 
-def frechet(a, b):
-    """Squared Frechet distance of the Gaussians fitted to rows a (n, d) and b (m, d), in squared units of the rows.
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Frechet distance of the Gaussians fitted to rows a (n, d) and b (m, d).
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2) (Dowson & Landau 1982; Heusel et al. 2017,
-    arXiv:1706.08500), float64. The trace of the root is taken from the eigenvalues of
-    A^1/2 B A^1/2, which are real and stay so where A or B is singular. Its bias falls as 1/n: compare at equal n.
+    arXiv:1706.08500), in squared units of the rows, float64. The trace of the root is taken from
+    the eigenvalues of A^1/2 B A^1/2, which are real even if A or B is singular. Its bias falls as
+    1/n: compare at equal n.
     """
-    a, b = _pair(a, b)
-    A, B = (
-        np.atleast_2d(np.cov(x, rowvar=False, ddof=min(1, len(x) - 1))) for x in (a, b)
-    )  # one row: no spread
+    a, b = as_rows(a, b)
+    A = _covariance(a)
+    B = _covariance(b)
     values, vectors = np.linalg.eigh(A)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ B @ root).clip(0)).sum()
-    return max(
-        0.0, float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(A) + np.trace(B) - 2 * cross)
-    )
+    shift = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    return max(0.0, float(shift + np.trace(A) + np.trace(B) - 2 * cross))
 
 
-def frechet_by_class(a, b, labels_a, labels_b):
-    """Mean of `frechet` within each class, weighted by the class shares of the reference b, in squared units of the rows.
+def _covariance(rows: np.ndarray) -> np.ndarray:
+    """Covariance (d, d) of rows (n, d); a single row has none."""
+    return np.atleast_2d(np.cov(rows, rowvar=False, ddof=min(1, len(rows) - 1)))
 
-    a (n, d), b (m, d) with labels (n,), (m,). A single row is a point without spread; a class without any
-    generated row is a point at the mean of them all, which costs at least the spread of the class.
-    Classes that the reference lacks do not count.
+
+def frechet_by_class(
+    a: np.ndarray, b: np.ndarray, labels_a: np.ndarray, labels_b: np.ndarray
+) -> float:
+    """Mean of `frechet` within each class, weighted by the class shares of the reference b.
+
+    a (n, d), b (m, d) with labels (n,), (m,); in squared units of the rows. A single row is a point
+    without spread. A class without any generated row is a point at the mean of all generated rows,
+    which costs at least the spread of the class. Classes that the reference lacks do not count.
     """
-    a, b = _pair(a, b)
+    a, b = as_rows(a, b)
     labels_a = np.asarray(labels_a)
     labels_b = np.asarray(labels_b)
     if labels_a.shape != a.shape[:1] or labels_b.shape != b.shape[:1]:
         raise ValueError(
-            f"expected one label a row, got {labels_a.shape} for {len(a)} rows and {labels_b.shape} for {len(b)}"
+            f"expected one label a row, got {labels_a.shape} for {len(a)} rows "
+            f"and {labels_b.shape} for {len(b)}"
         )
     classes, counts = np.unique(labels_b, return_counts=True)
-    own = [a[labels_a == c] if (labels_a == c).any() else a.mean(0, keepdims=True) for c in classes]
-    return float(
-        np.average(
-            [frechet(x, b[labels_b == c]) for x, c in zip(own, classes, strict=True)],
-            weights=counts,
-        )
-    )
+    distances = []
+    for label in classes:
+        own = a[labels_a == label]
+        made = own if len(own) else a.mean(0, keepdims=True)
+        distances.append(frechet(made, b[labels_b == label]))
+    return float(np.average(distances, weights=counts))
 
 
-def mean_distance(a, b):
-    """Root mean square over the columns of the difference between the mean rows of a (n, d) and b (m, d)."""
-    a, b = _pair(a, b)
+def mean_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Root mean square, over the columns, of the difference between two mean rows.
+
+    a (n, d), b (m, d); in units of the rows.
+    """
+    a, b = as_rows(a, b)
     return float(np.sqrt(((a.mean(0) - b.mean(0)) ** 2).mean()))
 
 
-def wasserstein(a, b, widths):
-    """Wasserstein-1 distance of two distributions, from rows of cumulative shares (n, d) at bin edges.
+def wasserstein(a: np.ndarray, b: np.ndarray, widths: np.ndarray) -> float:
+    """Wasserstein-1 distance of two distributions, from rows of cumulative shares at bin edges.
 
-    The integral of |F_a - F_b| (Vallender 1974) by the trapezium rule; `widths` (d - 1,) are those of the bins.
+    a (n, d), b (m, d); widths (d - 1,) : of the bins, whose unit is the result's. It is the
+    integral of |F_a - F_b| (Vallender 1974) by the trapezium rule.
     """
-    a, b = _pair(a, b)
+    a, b = as_rows(a, b)
     gap = np.abs(a.mean(0) - b.mean(0))
     return float((widths * (gap[1:] + gap[:-1]) / 2).sum())
 
 
-def kid(a, b, chunk=64):
-    """Kernel distance of rows a (n, d) and b (m, d): squared MMD with the kernel (x.y / d + 1)^3, no unit.
+def kid(a: np.ndarray, b: np.ndarray, chunk: int = 64) -> float:
+    """Kernel distance of rows a (n, d) and b (m, d): squared MMD with the kernel (x.y / d + 1)^3.
 
-    Unbiased (Binkowski et al. 2018, arXiv:1801.01401): between equal distributions zero on average, often below.
-    Over all rows rather than random blocks: of few rows pair by pair, `chunk` at a time; of many through the
-    third moments, which say the same in a time that grows with the rows, not with their square. Give it columns of order one.
+    It has no unit; give it columns of order one. It is unbiased (Binkowski et al. 2018,
+    arXiv:1801.01401): between equal distributions it is zero on average, so often below. It uses
+    all rows rather than random blocks. Few rows go pair by pair, `chunk` at a time. Many rows go
+    through the third moments, which give the same in a time that grows with the rows and not with
+    their square.
     """
-    a, b = _pair(a, b, 2)
-    few = min(len(a), len(b)) < a.shape[1] ** 2  # where both take the same time
-    known = (lambda x: x) if few else _third_moments
-    total = (lambda x, y: _kernel_sum(x, y, chunk)) if few else np.vdot
-
-    def itself(x):
-        return (
-            ((x * x).sum(1) / x.shape[1] + 1) ** 3
-        ).sum()  # pairs of a row with itself do not count
-
-    def within(x, k):
-        return (total(k, k) - itself(x)) / (len(x) * (len(x) - 1))
-
-    of_a = known(a)
-    of_b = known(b)
-    return float(within(a, of_a) + within(b, of_b) - 2 * total(of_a, of_b) / (len(a) * len(b)))
+    a, b = as_rows(a, b, 2)
+    by_pairs = min(len(a), len(b)) < a.shape[1] ** 2  # both ways take the same time there
+    known_a = a if by_pairs else _third_moments(a)
+    known_b = b if by_pairs else _third_moments(b)
+    total: Callable[..., Any] = np.vdot
+    if by_pairs:
+        total = functools.partial(_kernel_sum, chunk=chunk)
+    within = _mean_within(a, total(known_a, known_a)) + _mean_within(b, total(known_b, known_b))
+    return float(within - 2 * total(known_a, known_b) / (len(a) * len(b)))
 
 
-def _kernel_sum(x, y, chunk):
-    """Sum of (x.y / d + 1)^3 over all pairs of rows x (n, d) and y (m, d), `chunk` rows of x at a time."""
-    blocks = (
-        x[i : i + chunk] @ y.T / x.shape[1] + 1 for i in range(0, len(x), chunk)
-    )  # (chunk, m)
-    return sum(np.vdot(block * block, block) for block in blocks)
+def _mean_within(x: np.ndarray, total: float) -> float:
+    """Mean of the kernel over pairs of different rows of x (n, d); `total` is its sum over all."""
+    itself = (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()  # a row with itself
+    mean: float = (total - itself) / (len(x) * (len(x) - 1))
+    return mean
 
 
-def _third_moments(x, chunk=256):
-    """Sum of z z z over rows x (n, d), z being x / sqrt(d) with a 1 behind it: the product of two such is `_kernel_sum`.
+def _kernel_sum(x: np.ndarray, y: np.ndarray, chunk: int) -> float:
+    """Sum of (x.y / d + 1)^3 over all pairs of rows x (n, d), y (m, d), `chunk` of x at a time."""
+    total = 0.0
+    for i in range(0, len(x), chunk):
+        block = x[i : i + chunk] @ y.T / x.shape[1] + 1  # (chunk, m)
+        total += np.vdot(block * block, block)
+    return total
 
-    The first two factors are symmetric, so that one of each pair of columns is kept, with the weight of both.
+
+def _third_moments(x: np.ndarray, chunk: int = 256) -> np.ndarray:
+    """Sum of z z z over rows x (n, d), z being x / sqrt(d) with a 1 behind it.
+
+    The product of two such sums is `_kernel_sum`. The first two factors are symmetric, so one of
+    each pair of columns is kept, with the weight of both.
     """
     z = np.hstack([x / x.shape[1] ** 0.5, np.ones((len(x), 1))])
     i, j = np.triu_indices(z.shape[1])
     twice = np.where(i == j, 1, 2**0.5)
-    return sum(
-        (z[at : at + chunk, i] * z[at : at + chunk, j] * twice).T @ z[at : at + chunk]
-        for at in range(0, len(z), chunk)
-    )
+    moments = np.zeros((len(i), z.shape[1]))
+    for at in range(0, len(z), chunk):
+        rows = z[at : at + chunk]
+        moments += (rows[:, i] * rows[:, j] * twice).T @ rows
+    return moments
 
 
-# ---- nearest neighbours
+# Nearest neighbours -------------------------------------------------------------------------------
 
-NEIGHBOURS = {
-    "precision": "share",
-    "recall": "share",
-    "density": "1",
-    "coverage": "share",
-}  # what `neighbours` gives: name -> unit
+# what `neighbours` gives: name -> unit
+NEIGHBOURS = {"precision": "share", "recall": "share", "density": "1", "coverage": "share"}
 
 
-def neighbours(a, b, k=5, chunk=128):
-    """Precision, recall, density and coverage of rows a (n, d) by reference rows b (m, d), as an array (4,).
+def neighbours(a: np.ndarray, b: np.ndarray, k: int = 5, chunk: int = 128) -> np.ndarray:
+    """Precision, recall, density and coverage of rows a (n, d) by reference rows b (m, d); (4,).
 
-    All count in which closed balls a row lies; a ball reaches from a row to its k-th nearest of the same set.
-    precision : share of a within the ball of any b: are they realistic? (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1)
-    recall : share of b within the ball of any a: zero if each a is made k + 1 times, as its ball then has radius zero.
-    density : mean number of balls of b that hold an a, over k (Naeem et al. 2020, arXiv:2002.09797, eq. 4); one on
-        average between equal distributions, without upper bound, 1 + 1/k for a set and itself.
-    coverage : share of balls of b that hold any a (Naeem et al. 2020, eq. 5): about 1 - 2^-k at best.
+    All four count in which closed balls a row lies. A ball reaches from a row to its k-th nearest
+    row of the same set.
+    precision : share of a within the ball of any b: are they realistic? (Kynkaanniemi et al. 2019,
+        arXiv:1904.06991, eq. 1)
+    recall : share of b within the ball of any a. It is zero if each a is made k + 1 times, because
+        its ball then has radius zero.
+    density : mean number of balls of b that hold an a, over k (Naeem et al. 2020,
+        arXiv:2002.09797, eq. 4). It is one on average between equal distributions, has no upper
+        bound, and is 1 + 1/k for a set and itself.
+    coverage : share of balls of b that hold any a (Naeem et al. 2020, eq. 5): about 1 - 2^-k at
+        best.
     """
-    a, b = _pair(a, b)
-    if not 1 <= k < min(len(a), len(b)):
+    a, b = as_rows(a, b)
+    fewest = min(len(a), len(b))
+    if not 1 <= k < fewest:
         raise ValueError(
-            f"expected k from 1 to the number of rows less one, got k = {k} and {min(len(a), len(b))} rows"
+            f"expected k from 1 to the number of rows less one, got k = {k} and {fewest} rows"
         )
     centre = b.mean(0)  # products round less about it
     a = a - centre
     b = b - centre
     reach_a = _reach(a, k, chunk)
     reach_b = _reach(b, k, chunk)
-    held = np.zeros(len(a))
-    back, hit = np.zeros((2, len(b)), bool)
+    holding = np.zeros(len(a))  # balls of b that hold each a
+    recalled = np.zeros(len(b), bool)
+    covered = np.zeros(len(b), bool)
     for rows, block in _squares(a, b, chunk):
         near = block <= reach_b
-        held[rows] = near.sum(1)
-        hit = hit | near.any(0)
-        back |= (block <= reach_a[rows, None]).any(0)
-    return np.array([(held > 0).mean(), back.mean(), held.mean() / k, hit.mean()])
+        holding[rows] = near.sum(1)
+        covered |= near.any(0)
+        recalled |= (block <= reach_a[rows, None]).any(0)
+    return np.array([(holding > 0).mean(), recalled.mean(), holding.mean() / k, covered.mean()])
 
 
-def _squares(x, y, chunk):
-    """Squared distances of rows x (n, d) and y (m, d), a block (chunk, m) at a time with the slice of x that it is of."""
+def _squares(x: np.ndarray, y: np.ndarray, chunk: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances of rows x (n, d) and y (m, d): a slice of x and its block (chunk, m)."""
     long_x = (x**2).sum(1)
     long_y = (y**2).sum(1)
-    for rows in (slice(i, i + chunk) for i in range(0, len(x), chunk)):
+    for i in range(0, len(x), chunk):
+        rows = slice(i, i + chunk)
         block = x[rows] @ y.T  # ten times as fast as differences
         block *= -2
         block += long_x[rows, None]
@@ -181,121 +209,16 @@ def _squares(x, y, chunk):
         yield rows, block
 
 
-def _reach(x, k, chunk):
-    """Squared distance of each row (n, d) to its k-th nearest other, and what rounding may add: a duplicate is at zero."""
+def _reach(x: np.ndarray, k: int, chunk: int) -> np.ndarray:
+    """Squared distance of each row (n, d) to its k-th nearest other, (n,).
+
+    The largest error of rounding is added, so that a duplicate is at distance zero.
+    """
     import torch
 
-    def nearest(block):
-        return (
-            torch.from_numpy(block).topk(k + 1, largest=False).values.amax(1).numpy()
-        )  # itself is the first
-
-    return (
-        np.concatenate([nearest(block) for _, block in _squares(x, x, chunk)])
-        + 1e-12 * (x**2).sum(1).max()
-    )
-
-
-# ---- can it be told from real?
-
-
-def two_sample(a, b, folds=5, permutations=200, seed=0):
-    """Classifier two-sample test of rows a (n, d) against b (m, d) (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
-
-    Returns `accuracy` (mean of both sides') and `auc`, 1/2 where nothing tells the sets apart, each with
-    `_error` (standard error) and `_p` (one-sided p-value, at least 1 / (permutations + 1)). Fisher's
-    discriminant on quadratic terms is cross-validated, and again after every permutation of the labels:
-    binomial p-values forget that folds share training rows. Identical rows are one row with a weight,
-    never split over folds. So copies of a single image cannot be learned: `recall` sees them.
-    """
-    a, b = _pair(a, b, 2)
-    if folds < 2 or permutations < 2:
-        raise ValueError(
-            f"expected 2 folds and 2 permutations or more, got {folds} and {permutations}"
-        )
-    rows, weights, blocks = _deal(a, b, folds, permutations, np.random.default_rng(seed))
-    terms = _quadratic(rows)
-    everyone = np.arange(len(rows))
-    right, above = np.empty((2, *weights.shape))  # (2, u, 1 + permutations) each
-    for test in blocks:
-        train = np.setdiff1d(everyone, test)
-        scores = _discriminant(terms[train], weights[:, train], terms[test])
-        right[:, test] = (1 + np.sign([scores, -scores])) / 2  # in doubt counts half
-        above[:, test] = np.stack(
-            [_placements(s, weights[:, test, p]) for p, s in enumerate(scores.T)], axis=2
-        )
-    return _verdict("accuracy", right, weights, 0.5) | _verdict("auc", above, weights, 1)
-
-
-def _deal(a, b, folds, permutations, rng):
-    """Distinct rows (u, d), the share of a and of b that each is (2, u, 1 + permutations: as it is, then permuted), folds."""
-    rows, which = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
-    shares = np.stack(
-        [np.bincount(w, minlength=len(rows)) / len(w) for w in np.split(which.ravel(), [len(a)])]
-    )
-    order = np.lexsort([rng.random(len(rows)), shares[0] - shares[1]])
-    folds = max(2, min(folds, *(shares > 0).sum(1)))
-    blocks = [order[k::folds] for k in range(folds)]
-    mixed = [
-        np.concatenate([rng.permutation(block) for block in blocks]) for _ in range(permutations)
-    ]
-    weights = np.repeat(shares[:, :, None], 1 + permutations, axis=2)
-    weights[:, np.concatenate(blocks), 1:] = shares[:, np.stack(mixed, axis=1)]
-    return rows, weights, blocks
-
-
-def _quadratic(rows):
-    """Columns (u, d) and their squares, standardised; where rows abound (8 a term) the products of all pairs too."""
-
-    def standard(x):
-        spread = x.std(0)
-        return (x - x.mean(0)) / np.where(
-            spread > 1e-9 * np.abs(x).max(0), spread, np.inf
-        )  # dead columns: zero
-
-    z = standard(rows)
-    d = rows.shape[1]
-    i, j = np.triu_indices(d) if 8 * d * (d + 3) / 2 <= len(rows) else np.diag_indices(d)
-    return standard(np.hstack([z, z[:, i] * z[:, j]]))
-
-
-def _discriminant(train, weights, test, ridge=10.0):
-    """Fisher's scores (t, p) of rows test (t, q), above zero for a, from rows train (u, q) with weights (2, u, p).
-
-    Without rows of both sides to learn from it has no opinion: zero.
-    """
-    totals = weights.sum(1, keepdims=True)  # (2, 1, p)
-    means = train.T @ weights / np.where(totals > 0, totals, 1)  # (2, q, p)
-    gap = (means[0] - means[1]) * (totals > 0).all(0)
-    direction = np.linalg.solve(train.T @ train + ridge * np.eye(train.shape[1]), gap)
-    return test @ direction - (direction * (means[0] + means[1])).sum(0) / 2
-
-
-def _placements(scores, weights):
-    """Share of b below each row and of a above it (2, t), ties half: their mean is the area under the curve."""
-    _, rank = np.unique(scores, return_inverse=True)
-    level = np.stack([np.bincount(rank, w) for w in weights])  # (2, levels)
-    totals = level.sum(1, keepdims=True)
-    below = (
-        (level.cumsum(1) - level / 2) / totals if totals.all() else np.full(level.shape, 0.5)
-    )  # no opponents
-    return np.stack([below[1], 1 - below[0]])[:, rank]
-
-
-def _verdict(name, successes, weights, part):
-    """Mean of both sides' successes (2, u, 1 + p), its standard error and its place among the permuted.
-
-    The error sums over distinct rows (DeLong et al. 1988; Obuchowski 1997): each side is the whole of the
-    area, `part` 1, and half of the accuracy. The permuted values tell what sharing rows between folds adds.
-    """
-    sides = (successes * weights).sum(1, keepdims=True)  # (2, 1, 1 + p)
-    values = sides.mean(0)[0]
-    errors = part * np.sqrt((((successes - sides) * weights).sum(0) ** 2).sum(0))
-    factor = np.clip(
-        values[1:].std(ddof=1) / max(errors[1:].mean(), 1e-300), 1, 2
-    )  # 1.2 to 1.5 as a rule
-    return {
-        name: float(values[0]),
-        f"{name}_error": float(factor * errors[0]),
-        f"{name}_p": float((values >= values[0] - 1e-12).mean()),
-    }  # the sets as they are count as one
+    reach = []
+    for _, block in _squares(x, x, chunk):
+        nearest = torch.from_numpy(block).topk(k + 1, largest=False)  # the row itself is the first
+        reach.append(nearest.values.amax(1).numpy())
+    rounding: float = 1e-12 * (x**2).sum(1).max()
+    return np.concatenate(reach) + rounding

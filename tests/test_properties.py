@@ -1,4 +1,7 @@
-"""What holds for any sane input: scaling, choice of images, schedules, samplers, distances, recipes."""
+"""What holds for any sane input.
+
+Of scaling, choice of images, schedules, samplers, distances and recipes.
+"""
 
 import math
 import shlex
@@ -17,7 +20,7 @@ from lensnb import metrics, sampler, schedule
 from lensnb.datasets import dataset as dataset_module
 from lensnb.datasets import sources
 from lensnb.datasets.dataset import KINDS, Scaling, choose, split
-from lensnb.denoiser import PREDICTIONS, WEIGHTS, Denoiser
+from lensnb.denoiser import PREDICTIONS, WEIGHTINGS, Denoiser
 from lensnb.evaluation import morphology
 from lensnb.recipes.recipe import Params, load_recipe
 from lensnb.recipes.schema import Diffusion, Section
@@ -37,7 +40,8 @@ def examples(n):
 
 # ---- any valid recipe, from the schema itself
 
-GIVEN = {  # where almost no value that is drawn freely agrees with the other keys, or a large one costs minutes
+# for keys where freely drawn values hardly ever agree with other keys, or large ones cost minutes
+GIVEN = {
     "size": st.integers(1, 64).map(lambda k: 16 * k),
     "width": st.integers(1, 20).map(lambda k: 8 * k),
     "timesteps": st.integers(2, 3000),
@@ -139,7 +143,10 @@ def test_any_recipe_is_the_same_from_a_file_and_from_overrides(recipe, tmp_path_
     n=st.integers(2, 30),
 )
 def test_scaling_knows_no_unit_and_brings_back_what_models_draw(kind, exponent, seed, tail, n):
-    """Light of any tail in any unit; models draw up to the range of the training images beyond its ends."""
+    """Light of any tail in any unit.
+
+    Models draw up to one range of the training images beyond its ends.
+    """
     light = np.random.default_rng(seed).gamma(tail, size=(n, 1, 8, 8)).astype(np.float32)
     if kind == "minmax":
         exponent = 0
@@ -172,10 +179,11 @@ def test_a_part_of_the_images_has_every_class_by_its_share(sizes, n, seed):
     n = min(n, len(labels))
     kept = sources._subset(total, n, labels, seed)
     assert len(kept) == n and (np.diff(kept) > 0).all() and 0 <= kept[0] <= kept[-1] < total
+    # each share is rounded to a neighbouring whole number
     assert (
         np.abs(np.bincount(labels[kept], minlength=len(sizes)) - n * np.array(sizes) / total).max()
         < 1
-    )  # the nearest whole numbers
+    )
     assert (sources._subset(total, n, labels, seed) == kept).all()
 
 
@@ -207,9 +215,8 @@ def test_images_to_compare_are_held_out_ones_and_four_times_as_many_others(n, ho
 @examples(200)
 @given(section=valid(Diffusion), steps=st.integers(1, 100), seed=SEEDS)
 def test_any_schedule_rises_and_trains_and_samples_on_finite_levels(section, steps, seed):
-    assume(
-        section.sigma_max > 1.001 * section.sigma_min
-    )  # levels that double precision tells apart
+    # levels that double precision tells apart
+    assume(section.sigma_max > 1.001 * section.sigma_min and section.edm_std > 1e-9)
     made = schedule.from_params(section)
     levels = made.at(torch.linspace(0, 1, 301, dtype=torch.float64))
     assert (
@@ -238,10 +245,10 @@ def test_any_schedule_rises_and_trains_and_samples_on_finite_levels(section, ste
     for numbers in (
         *PREDICTIONS[section.prediction](drawn, 0.5),
         net.level(drawn),
-        *(net.weight(drawn, name) for name in WEIGHTS),
+        *(net.weight(drawn, name) for name in WEIGHTINGS),
     ):
         assert torch.isfinite(numbers).all()  # in single precision, as training sees them
-    assert all((net.weight(drawn, name) > 0).all() for name in WEIGHTS)
+    assert all((net.weight(drawn, name) > 0).all() for name in WEIGHTINGS)
 
 
 # ---- samplers
@@ -269,7 +276,7 @@ def test_any_image_depends_on_its_seed_alone(name, steps, shape, low, high, rho,
     def drawn(seeds, dtype=torch.float32):
         noise = sampler.ImageNoise(seeds)
         states = list(
-            sampler.SAMPLERS[name](
+            sampler.SAMPLERS[name].run(
                 shrinking, sigmas, sampler.start(sigmas, shape, noise, dtype), noise
             )
         )
@@ -367,6 +374,7 @@ def test_distances_of_distributions_are_metrics(seed):
         assert distance(unit * (a + shift), unit * (b + shift)) == pytest.approx(
             distance(a, b), rel=1e-6, abs=1e-9
         )
+        # copies of every row change nothing
         assert distance(np.repeat(a, 3, axis=0), b) == pytest.approx(
             distance(a, b), rel=1e-6, abs=1e-9
-        )  # of copies, too
+        )

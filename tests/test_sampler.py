@@ -1,4 +1,4 @@
-"""Samplers against diffusers on the same noise, and against exact solutions for Gaussian and mixture data."""
+"""Samplers against diffusers on the same noise, and against exact solutions for known data."""
 
 import math
 
@@ -9,10 +9,13 @@ import scipy.integrate
 import torch
 
 from lensnb import denoiser, sampler, schedule
+from lensnb.errors import InputError
+from lensnb.recipes.schema import Method
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed, image_seeds
+from lensnb.unet import UNet
 
-# of Gaussian data, whose denoiser is known
+# Gaussian data, whose denoiser is known
 MEAN = 0.3
 STD = 0.5
 
@@ -23,7 +26,10 @@ def gaussian_denoiser(x, sigma):
 
 
 def mixture_denoiser(x, sigma):
-    """The exact posterior mean for an equal mixture of N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2)."""
+    """The exact posterior mean for an equal mixture of three Gaussians.
+
+    They are N(-1, 0.3^2), N(0.4, 0.2^2) and N(1.5, 0.5^2).
+    """
     centres = torch.tensor([-1.0, 0.4, 1.5]).double()
     widths = torch.tensor([0.3, 0.2, 0.5]).double()
     total = widths**2 + sigma**2
@@ -46,11 +52,14 @@ class Tape:
         return next(self.draws)
 
 
-# The variance-preserving schedulers of diffusers ---------------------------------------------------
+# The variance-preserving schedulers of diffusers --------------------------------------------------
 
 
 def theirs(scheduler, made, steps, z, options):
-    """Samples of a diffusers scheduler, in its variance-preserving variable, from the same denoiser and noise."""
+    """Samples of a diffusers scheduler from the same denoiser and noise.
+
+    They are in its variance-preserving variable.
+    """
     scheduler.betas = made.betas
     scheduler.alphas = 1 - made.betas
     scheduler.alphas_cumprod = made.alpha_bar
@@ -153,9 +162,8 @@ def test_dpm_solver_2m_equals_diffusers(name, steps):
         final_sigmas_type="zero",
         lower_order_final=False,
     )
-    assert (
-        difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5
-    )  # they round to single precision at every step
+    # diffusers rounds to single precision at every step
+    assert difference(sampler.dpmpp_2m, of(scheduler), scheduler, steps) < 1e-5
 
 
 @BETAS
@@ -163,7 +171,10 @@ def test_dpm_solver_2m_equals_diffusers(name, steps):
 def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(
     name, steps, monkeypatch
 ):
-    """With the second derivative halved in our step it is theirs; the whole one is what makes it third order, see below."""
+    """With the second derivative halved in our step, it is theirs.
+
+    The whole derivative makes it third order, see test_order_of_convergence.
+    """
     whole = sampler._exponential_step
 
     def halved(x, sigma, after, known):
@@ -206,7 +217,7 @@ def test_unipc_equals_diffusers(name, steps, order):
     assert difference(ours, of(scheduler), scheduler, steps) < 1e-5
 
 
-# The variance-exploding ones -----------------------------------------------------------------------
+# The variance-exploding ones ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [10, 50, 1000])
@@ -252,7 +263,7 @@ def test_ancestral_euler_equals_diffusers(steps, monkeypatch):
     assert (end.x - theirs_x).abs().max() < 1e-5  # they round to single precision
 
 
-# Exact solutions -----------------------------------------------------------------------------------
+# Exact solutions ----------------------------------------------------------------------------------
 
 
 def draw_gaussian(ours, sigmas, n=20000):
@@ -266,7 +277,10 @@ def draw_gaussian(ours, sigmas, n=20000):
 @pytest.mark.parametrize("steps", [10, 100])
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
-    """With the exact denoiser of Gaussian data every step is affine, so mean and variance follow by hand."""
+    """With the exact denoiser of Gaussian data every step is affine.
+
+    So mean and variance follow by hand.
+    """
     sigmas = Discrete(cosine_betas()).sample_sigmas(steps)
     mean = 0.0
     spread = 1 + sigmas[0].item() ** 2
@@ -289,9 +303,12 @@ def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 def test_every_sampler_draws_gaussian_data_from_zero_terminal_snr(name):
-    """From a level that is noise alone: nothing is NaN, and mean and variance are those of the data."""
+    """From a level that is noise alone, nothing is NaN.
+
+    Mean and variance are the data's.
+    """
     sigmas = Discrete(schedule.zero_terminal_snr(linear_betas())).sample_sigmas(250)
-    x = draw_gaussian(sampler.SAMPLERS[name], sigmas)
+    x = draw_gaussian(sampler.SAMPLERS[name].run, sigmas)
     assert torch.isfinite(x).all() and sigmas[0] > 9e3
     assert abs(x.mean() - MEAN) < 0.02 and abs(x.std() / STD - 1) < 0.03
 
@@ -313,15 +330,13 @@ def exact_flow(x, sigma, after):
 )
 def test_order_of_convergence(name, expected):
     """Halving the steps in log(sigma) divides the error by 2^order."""
-    x = (
-        500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3
-    )  # far out: the low orders at
-    # the start do not count there
+    # far out, where the low orders of the first steps do not count
+    x = 500 * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1) + 0.3
     exact = exact_flow(x, 500.0, 0.05)
     errors = []
     for n in (100, 200, 400):
         sigmas = torch.logspace(math.log10(500), math.log10(0.05), n + 1, dtype=torch.float64)
-        *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, None)
+        *_, end = sampler.SAMPLERS[name].run(mixture_denoiser, sigmas, x, None)
         errors.append((end.x - exact).abs().max().item())
     orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
     assert all(order > expected - 0.25 for order in orders), (orders, errors)
@@ -329,7 +344,7 @@ def test_order_of_convergence(name, expected):
 
 
 def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
-    """x0 = c0 + c1 l + c2 l^2 with l = -log(sigma): the flow's integral over a step is known in closed form."""
+    """With x0 = c0 + c1 l + c2 l^2 and l = -log(sigma), the flow has a closed form."""
     c = (0.3, -0.7, 0.2)
     sigmas = torch.tensor([20.0, 11.0, 6.5, 2.0, 0.9, 0.3, 0.2]).double()
 
@@ -337,9 +352,8 @@ def test_a_third_order_step_is_exact_where_the_prediction_is_a_parabola():
         return torch.full_like(x, np.polyval(c[::-1], -math.log(sigma)))
 
     def particular(s):
-        return np.polyval(
-            (c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2]), -math.log(s)
-        )  # solves dx/dl = x0 - x
+        solution = (c[2], c[1] - 2 * c[2], c[0] - c[1] + 2 * c[2])  # of dx/dl = x0 - x
+        return np.polyval(solution, -math.log(s))
 
     states = list(sampler.dpmpp_3m(parabola, sigmas, torch.ones(1, 1, 1, 1).double()))
     for before, state in zip(states[1:-1], states[2:], strict=True):  # from the third step on
@@ -355,7 +369,7 @@ def test_mixture_data_is_drawn_with_its_shares(name):
     sigmas = torch.cat([schedule.karras(200, 0.01, 80, 7), torch.zeros(1)])
     noise = sampler.ImageNoise([3])
     x = sampler.start(sigmas, (6000, 1, 1), noise, torch.float64)
-    *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, noise)
+    *_, end = sampler.SAMPLERS[name].run(mixture_denoiser, sigmas, x, noise)
     centres = np.array([-1.0, 0.4, 1.5])
     widths = np.array([0.3, 0.2, 0.5])
     rng = np.random.default_rng(0)
@@ -368,7 +382,7 @@ def test_mixture_data_is_drawn_with_its_shares(name):
     )
 
 
-# The contract --------------------------------------------------------------------------------------
+# The contract -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
@@ -378,7 +392,7 @@ def test_an_image_is_the_same_in_any_batch(name):
     def last(seeds):
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(sigmas, (1, 8, 8), noise)
-        return [s for s in sampler.SAMPLERS[name](wiggly, sigmas, x, noise)][-1].x
+        return list(sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise))[-1].x
 
     together = last([5, 6, 7, 8])
     assert torch.equal(last([7])[0], together[2]) and torch.equal(last([8, 5])[1], together[0])
@@ -394,15 +408,13 @@ def test_states_tell_the_true_steps_and_end_without_noise(name):
         return asked.append(sigma) or wiggly(x, sigma)
 
     x = torch.ones(2, 1, 4, 4, dtype=torch.float64)
-    states = list(sampler.SAMPLERS[name](spy, sigmas, x, sampler.ImageNoise([0, 1])))
+    states = list(sampler.SAMPLERS[name].run(spy, sigmas, x, sampler.ImageNoise([0, 1])))
     assert [s.step for s in states] == list(range(1, 8))
     assert [s.sigma for s in states] == sigmas[1:].tolist()
-    assert torch.equal(
-        states[-1].x, states[-1].x0
-    )  # at sigma = 0 the image is the prediction itself
-    assert set(asked) == set(
-        sigmas[:-1].tolist()
-    )  # the network sees the levels of the list and no others
+    # at sigma = 0 the image is the prediction itself
+    assert torch.equal(states[-1].x, states[-1].x0)
+    # the network sees the levels of the list and no others
+    assert set(asked) == set(sigmas[:-1].tolist())
     assert len(asked) == sampler.evaluations(name, 7)
 
 
@@ -428,3 +440,112 @@ def test_the_start_has_the_variance_of_a_noisy_image_of_unit_variance():
         shape = (1, 4, 4)
         x = sampler.start(sigmas, shape, sampler.ImageNoise([1, 2]))
         assert (x - (1 + sigma**2) ** 0.5 * sampler.ImageNoise([1, 2])(shape)).abs().max() < 1e-6
+
+
+# Drawing in one call ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_sample_draws_gaussian_data(name):
+    sigmas = schedule.cosine(1000).sample_sigmas(200)
+    made = sampler.sample(gaussian_denoiser, name, sigmas, n=300, shape=(1, 8, 8), seed=1)
+    assert made.dtype == np.float32 and made.shape == (300, 1, 8, 8)
+    assert abs(made.mean() - MEAN) < 0.02 and abs(made.std() / STD - 1) < 0.03
+
+
+@pytest.mark.parametrize("name", list(sampler.SAMPLERS))
+def test_sample_goes_the_way_of_its_sampler_with_the_seeds_of_the_images(name):
+    sigmas = Discrete(cosine_betas()).sample_sigmas(9)
+    noise = sampler.ImageNoise([derived_seed(7, Purpose.IMAGES, i) for i in range(3)])
+    x = sampler.start(sigmas, (2, 4, 4), noise)
+    *_, end = sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise)
+    made = sampler.sample(wiggly, name, sigmas, n=3, shape=(2, 4, 4), seed=7)
+    assert np.array_equal(made, end.x.numpy())
+    assert np.array_equal(
+        sampler.sample(wiggly, name, sigmas.tolist(), n=5, shape=(2, 4, 4), seed=7, batch=2)[:3],
+        made,
+    )
+    assert not np.array_equal(made, sampler.sample(wiggly, name, sigmas, 3, (2, 4, 4), seed=8))
+
+
+def test_sample_hands_on_options_and_contexts():
+    sigmas = Discrete(cosine_betas()).sample_sigmas(9)
+
+    def draw(name, **options):
+        return sampler.sample(wiggly, name, sigmas, 2, (1, 4, 4), **options)
+
+    assert np.array_equal(draw("ddim", eta=0.0), draw("ddim"))
+    assert np.array_equal(draw("ddim", eta=1.0), draw("euler_ancestral"))
+    assert not np.array_equal(draw("ddpm", variance="large"), draw("ddpm"))
+
+    def told(x, sigma, context):
+        return x * 0 + context[:, 0, None, None, None]
+
+    context = torch.arange(5.0)[:, None]
+    made = sampler.sample(told, "ddim", sigmas, 5, (1, 2, 2), context=context, batch=2)
+    assert np.array_equal(made[:, 0, 0, 0], np.arange(5))
+
+
+def test_sample_evaluates_a_network_and_leaves_it_as_it_was():
+    """Dropout and batch statistics would make an image depend on the batch."""
+    torch.manual_seed(0)
+    net = denoiser.Denoiser(UNet(width=8, heads=2, norm="batch", dropout=0.5))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    net.net.stem.eval()
+    sigmas = schedule.cosine().sample_sigmas(3)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    made = sampler.sample(net, "ddim", sigmas, 3, (1, 16, 16))
+    again = sampler.sample(net, "ddim", sigmas, 3, (1, 16, 16), batch=1)
+    assert np.abs(made - again).max() < 1e-4 * np.abs(made).max()
+    assert net.training and net.net.head.training and not net.net.stem.training
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_sample_draws_none_if_none_is_asked():
+    sigmas = schedule.cosine().sample_sigmas(3)
+    assert sampler.sample(wiggly, "ddim", sigmas, 0, (1, 4, 4)).shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"name": "dimm"}, "no sampler 'dimm'; did you mean ddim?"),
+        ({"eat": 1.0}, "ddim has no option 'eat'; did you mean eta?"),
+        ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; it takes none"),
+        ({"sigmas": [1.0, 2.0, 0.0]}, "expected two or more noise levels that fall"),
+        ({"sigmas": [1.0, math.nan]}, "expected two or more noise levels that fall"),
+        ({"name": "ddpm", "variance": "lrage"}, "expected small or large, found 'lrage'"),
+        ({"sigmas": [math.inf, 1.0]}, "expected two or more noise levels that fall"),
+        ({"sigmas": [1.0, -1.0]}, "expected two or more noise levels that fall"),
+        ({"sigmas": 1.0}, "expected two or more noise levels that fall"),
+    ],
+)
+def test_sample_refuses_in_one_sentence(given, said):
+    call = {"net": wiggly, "name": "ddim", "sigmas": [2.0, 1.0, 0.0], "n": 1, "shape": (1, 2, 2)}
+    with pytest.raises(InputError) as refused:
+        sampler.sample(**(call | given))
+    assert said in str(refused.value)
+
+
+def test_the_options_of_samplers_are_keys_of_a_recipes_method():
+    for record in sampler.SAMPLERS.values():
+        assert set(record.options) <= set(Method.model_fields)
+
+
+def test_a_sampler_from_outside_is_one_function(monkeypatch):
+    monkeypatch.setattr(sampler, "SAMPLERS", type(sampler.SAMPLERS)("sampler"))
+
+    @sampler.register("guess", "Best guess", options=("eta",), evaluations=lambda steps: 1)
+    def guess(denoise, sigmas, x, noise, eta=0.0):
+        x0 = denoise(x, float(sigmas[0]))
+        yield sampler.State(1, 0.0, x0 + eta, x0)
+
+    made = sampler.sample(gaussian_denoiser, "guess", [1e4, 0.0], 4, (1, 2, 2), eta=0.5)
+    assert np.abs(made - MEAN - 0.5).max() < 1e-3
+    assert sampler.evaluations("guess", 9) == 1 and sampler.SAMPLERS["guess"].label == "Best guess"
+
+
+def test_seeds_of_images_depend_on_their_number_and_purpose_alone():
+    assert image_seeds(5, 2, 3) == [derived_seed(5, Purpose.IMAGES, i) for i in (2, 3, 4)]
+    assert not {*image_seeds(5, 0, 9)} & {*image_seeds(5, 0, 9, Purpose.NOISE)}

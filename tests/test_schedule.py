@@ -53,9 +53,8 @@ def test_forward_noising_has_the_variance_of_the_chain_of_single_steps(betas):
         mean = (1 - beta) ** 0.5 * mean
         variance = (1 - beta) * variance + beta
         assert abs(mean - alpha_bar**0.5) < 1e-10
-        assert (
-            abs(variance**0.5 - (1 - alpha_bar) ** 0.5) < 1e-10
-        )  # sqrt(1 - alpha_bar), not 1 - sqrt(alpha_bar)
+        # sqrt(1 - alpha_bar), not 1 - sqrt(alpha_bar)
+        assert abs(variance**0.5 - (1 - alpha_bar) ** 0.5) < 1e-10
         assert abs(sigma * mean / variance**0.5 - 1) < 1e-6
     assert torch.isfinite(made.sigmas).all() and (made.sigmas.diff() > 0).all()
 
@@ -100,9 +99,8 @@ def test_sigmoid_alpha_bar_is_the_closed_form_up_to_the_clipped_end():
     def logistic(x):
         return 1 / (1 + np.exp(-x))
 
-    closed = (logistic(3.0) - logistic(-3 + 6 * t)) / (
-        logistic(3.0) - logistic(-3.0)
-    )  # Jabri et al., algorithm 2
+    # Jabri et al., algorithm 2
+    closed = (logistic(3.0) - logistic(-3 + 6 * t)) / (logistic(3.0) - logistic(-3.0))
     assert np.abs(Discrete(sigmoid_betas()).alpha_bar[:-1].numpy() - closed).max() < 1e-12
 
 
@@ -112,9 +110,8 @@ def test_zero_terminal_snr_is_that_of_diffusers_but_for_the_last_level():
     ).alphas_cumprod.double()
     ours = Discrete(schedule.zero_terminal_snr(linear_betas()))
     assert (ours.alpha_bar[:-1] - theirs[:-1]).abs().max() < 1e-6 and theirs[-1] < 1e-7
-    assert (
-        ours.alpha_bar[-2] < 4e-8 and abs(ours.alpha_bar[-1] / ours.alpha_bar[-2] - 1 / 4) < 1e-6
-    )  # below 1e4 already
+    # the level before the last is above SIGMA_MAX already
+    assert ours.alpha_bar[-2] < 4e-8 and abs(ours.alpha_bar[-1] / ours.alpha_bar[-2] - 1 / 4) < 1e-6
     short = Discrete(schedule.zero_terminal_snr(linear_betas(50, 1e-3, 0.2)))
     assert short.alpha_bar[-2] > 4e-8 and abs(short.sigmas[-1] / 1e4 - 1) < 1e-9
     assert (
@@ -158,9 +155,8 @@ def test_edm_trains_on_log_normal_levels_and_samples_along_those_of_the_paper():
         :-1
     ].abs().max() < 1e-5 and made.sample_sigmas(18)[-1] == 0
     assert abs(made.sample_sigmas(1)[0] - 80) < 1e-9
-    ends = np.exp(
-        scipy.stats.norm.ppf([1e-6, 1 - 1e-6], -1.2, 1.2)
-    )  # the normal has none, so it is cut off
+    # a normal distribution has no ends, so it is cut off
+    ends = np.exp(scipy.stats.norm.ppf([1e-6, 1 - 1e-6], -1.2, 1.2))
     assert np.abs(made.at(torch.tensor([0.0, 1.0]).double()).numpy() / ends - 1).max() < 1e-9
 
 
@@ -189,3 +185,21 @@ def test_every_schedule_answers_both_questions(name):
         and (drawn > 0).all()
         and (drawn.diff() >= 0).all()
     )
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_schedules_by_plain_arguments_are_those_of_recipes(name, zero_snr):
+    made = getattr(schedule, name)(timesteps=100, zero_snr=zero_snr)
+    recipe = of(schedule=name, timesteps=100, zero_snr=zero_snr, prediction="v")
+    assert len(made.sigmas) == 100 and torch.equal(made.sigmas, recipe.sigmas)
+    assert torch.equal(made.sample_sigmas(7), recipe.sample_sigmas(7))
+
+
+@pytest.mark.parametrize("name", ["signal_rate", "edm", "flow"])
+def test_continuous_schedules_by_plain_arguments_are_the_defaults_of_recipes(name):
+    made = getattr(schedule, name)()
+    recipe = of(schedule=name, prediction="v")
+    u = torch.linspace(0, 1, 50, dtype=torch.float64)
+    assert torch.equal(made.at(u), recipe.at(u))
+    assert torch.equal(made.sample_sigmas(7), recipe.sample_sigmas(7))

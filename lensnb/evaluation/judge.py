@@ -22,6 +22,7 @@ from lensnb.evaluation import (
 )
 from lensnb.lensing.priors import CLASSES, PRIORS
 from lensnb.runs.run_folder import FINDER, LENSNET
+from lensnb.two_sample import two_sample
 
 LEAST = 8  # images on each side
 CHUNK = 1024  # images that are measured at a time
@@ -50,7 +51,7 @@ SIGMAS = "standard deviations of real images"
 
 
 def _auc(a, b):
-    found = metrics.two_sample(
+    found = two_sample(
         a, b, permutations=40
     )  # the error to an eighth: the p-value is not used
     return found["auc"], found["auc_error"]

@@ -13,7 +13,7 @@ def frechet_at_infinity(a, b, parts=3, repeats=4, times=40, seed=0):
     every size. Straight while n / parts exceeds d: with 3 parts, equal sets and d = 64 it is 5.1 at n = 100, -0.2 at 3 d,
     0.0 at 6 d. Its error wants n >= 6 d: at 3 d it is 1.7 times the scatter, at 6 d 1.4. The value may fall below zero.
     """
-    a, b = metrics._pair(a, b, max(8, 2 * parts))
+    a, b = metrics.as_rows(a, b, max(8, 2 * parts))
     if len(a) != len(b) or parts < 2:
         raise ValueError(
             f"expected as many rows on both sides and 2 parts or more, got {len(a)}, {len(b)} rows and {parts}"
