@@ -1,4 +1,4 @@
-"""lensnb.mnist, through `prepare`: IDX files against an independent writer, and downloads from a loopback server."""
+"""MNIST: IDX files against an independent writer, and downloads from a loopback server."""
 
 import contextlib
 import gzip
@@ -437,6 +437,23 @@ def test_without_scikit_learn_a_sentence_says_so(out, monkeypatch):
         fetch(out)
 
 
+def test_without_pooch_a_sentence_says_so_unless_the_files_are_cached(
+    server, out, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pooch", None)
+        with pytest.raises(InputError, match="pip install pooch"):
+            fetch(out)
+    fetch(out)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert is_the_published(fetch(out))
+
+
+def test_pooch_reports_nothing_of_its_own(server, out, capfd):
+    fetch(out)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_cache_that_cannot_be_written(server, out, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LENSNB_CACHE", str(tmp_path / "file"))
@@ -448,7 +465,7 @@ def test_the_cache_lies_in_the_project_unless_told_otherwise(
     server, out, tmp_path, published, monkeypatch
 ):
     monkeypatch.delenv("LENSNB_CACHE")
-    monkeypatch.setattr(mnist.store, "home", lambda: tmp_path)
+    monkeypatch.setattr(mnist.io, "home", lambda: tmp_path)
     fetch(out)
     assert sorted(p.name for p in (tmp_path / ".cache/mnist").iterdir()) == sorted(published)
 

@@ -1,4 +1,4 @@
-"""lensnb.pictures, through `prepare`: photographs in every mode and format against numpy and scikit-image."""
+"""Photographs in every mode and format, against numpy and scikit-image."""
 
 import os
 import struct
@@ -417,7 +417,7 @@ def test_arrays_beside_pictures(src, out):
     save_each(src / "arrays", noise(3, 8, 8))
     message = refusal(src, out)
     assert (
-        "holds .npy files such as 000.npy and pictures such as 000.png; keep one kind there"
+        "holds npy files such as 000.npy and picture files such as 000.png; keep one kind there"
         in message
     )
 
@@ -442,7 +442,7 @@ def test_too_few_labels_and_single_pictures(src, out):
     save(src, cuttings(n=3))
     assert "at least 2 of each" in refusal(src, out)
     assert "class sub-folders" in refusal(src, out, labels="labels.npy")
-    assert "expected a folder of .npy files, of pictures" in refusal(src / "000.png", out)
+    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "000.png", out)
 
 
 def test_without_pillow_a_sentence_says_so(src, out, monkeypatch):
