@@ -1,4 +1,4 @@
-"""What a generator is told: encoding, tables of the user's, and whether the images follow."""
+"""What a generator is asked to draw: encoding, the user's tables, and images that follow them."""
 
 import dataclasses
 
@@ -192,7 +192,8 @@ def test_a_table_file_is_used_in_turn_and_written_beside_the_images(dataset, wei
     [
         (
             {"class": ["0"], "q": [0.5], "gamma": [0.1]},
-            "columns with rows below are class, q, gamma; expected a header and rows with class, theta_E, q, gamma",
+            "columns with rows below are class, q, gamma; expected a header and rows with class, "
+            "theta_E, q, gamma",
         ),
         ({"class": ["7"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class 7; "),
         ({"class": ["left"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class left"),

@@ -120,12 +120,12 @@ def test_split_is_random_and_leaves_numpys_global_state_alone():
 
 # Scaling ------------------------------------------------------------------------------------------
 
-pixels = hnp.arrays(
+small_images = hnp.arrays(
     np.float32, (4, 1, 4, 4), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 )
 
 
-@given(pixels, st.sampled_from(["linear", "asinh", "minmax", "range"]))
+@given(small_images, st.sampled_from(["linear", "asinh", "minmax", "range"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_inverse_of_forward_is_the_image(images, kind):
     """To 3e-5 of the largest value (of 1 for minmax) in float32.

@@ -16,23 +16,27 @@ needs_real = pytest.mark.skipif(
 )
 
 
-SHAPED = {
-    "N,H,W": (lambda a: a[:, 0], 1),
-    "N,1,H,W": (lambda a: a, 1),
-    "N,H,W,1": (lambda a: np.moveaxis(a, 1, 3), 1),
-    "N,3,H,W": (lambda a: a, 3),
-    "N,H,W,3": (lambda a: np.moveaxis(a, 1, 3), 3),
-    "fortran order": (lambda a: np.asfortranarray(a), 3),
-}
+def in_every_layout(grey, colour):
+    """Images (N, 1, H, W) and (N, 3, H, W) as they may lie in a file: name -> (array, images)."""
+    return {
+        "N,H,W": (grey[:, 0], grey),
+        "N,1,H,W": (grey, grey),
+        "N,H,W,1": (np.moveaxis(grey, 1, 3), grey),
+        "N,3,H,W": (colour, colour),
+        "N,H,W,3": (np.moveaxis(colour, 1, 3), colour),
+        "fortran order": (np.asfortranarray(colour), colour),
+    }
 
 
-@pytest.mark.parametrize("kind", SHAPED)
+LAYOUTS = in_every_layout(noise(12, 1, 8, 8), noise(12, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_single_array_in_any_layout(kind, src, out):
-    shape, channels = SHAPED[kind]
-    want = noise(12, channels, 8, 8)
-    np.save(src / "a.npy", shape(want))
+    array, want = LAYOUTS[kind]
+    np.save(src / "a.npy", array)
     got = read(src / "a.npy", out)
-    assert got.images.shape == (12, channels, 8, 8) and got.images.dtype == np.float32
+    assert got.images.shape == want.shape and got.images.dtype == np.float32
     np.testing.assert_array_equal(got.images, want.astype(np.float32))
     assert isinstance(got.images, np.memmap)
     assert got.labels is None and got.classes == () and got.truth == {} and got.pixel_scale is None
