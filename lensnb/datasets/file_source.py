@@ -83,8 +83,8 @@ def _from_file(path: Path, name: str, labels: str | None, unpacked: Path) -> Fil
         _read_labels(source, io.locate(labels), labels)
     if source.counts == [1]:
         raise InputError(
-            f"{name}: found 1 image, where at least 2 of each are needed for training and held "
-            f"out; {_expected()}"
+            f"{name}: found 1 image, where training needs 2 and the evaluation 2 more; "
+            f"{_expected()}"
         )
     return source
 

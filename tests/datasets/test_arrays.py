@@ -91,7 +91,7 @@ ARRAYS = {
     "not square colour": (noise(20, 8, 9, 3), "not square"),
     "2 channels": (noise(20, 2, 8, 8), "(20, 2, 8, 8)"),
     "too few": (noise(5, 8, 8), "at least 2 of each"),
-    "one": (noise(8, 8), "at least 2 of each"),
+    "one": (noise(8, 8), "found 1 image, where training needs 2 and the evaluation 2 more"),
     "dates": (np.zeros((20, 8, 8), "M8[s]"), "datetime"),
 }
 

@@ -255,7 +255,11 @@ CASES = {
     "no image in it": Case(
         alone(GOOD[:0]), ("a.npy", "empty array of shape (0, 16, 16)", "expected"), overrides=HERE
     ),
-    "one image": Case(alone(GOOD[0]), ("a.npy", "found 1", "at least 2 of each"), overrides=HERE),
+    "one image": Case(
+        alone(GOOD[0]),
+        ("a.npy", "found 1 image", "training needs 2", "expected a folder"),
+        overrides=HERE,
+    ),
     "too few images": Case(
         alone(GOOD[:5]), ("a.npy", "found 5", "at least 2 of each"), overrides=HERE
     ),
