@@ -209,13 +209,10 @@ def prepare_dataset(params: Any, seed: int, folder: str | Path) -> None:
         truth |= _to_unit_range(images)
         images.flush()
     train, heldout = split(len(images), params.holdout, seed)
+    scaling = Scaling.fit(images, params.scaling, train)
     np.save(folder / "train.npy", train)
     np.save(folder / "heldout.npy", heldout)
-    if known.labels is not None:
-        np.save(folder / "labels.npy", known.labels.astype(np.int64))
-    if truth:
-        io.write_table(folder / "truth.csv", {k: np.asarray(v).tolist() for k, v in truth.items()})
-    scaling = Scaling.fit(images, params.scaling, train)
+    _write_labels_and_truth(folder, known.labels, truth)
     notes = {
         "source": known.source,
         "classes": list(known.classes),
@@ -224,6 +221,16 @@ def prepare_dataset(params: Any, seed: int, folder: str | Path) -> None:
         "sigma_data": _moments(images, train, scaling.forward)[1],
     }
     io.write_json(folder / "dataset.json", notes)
+
+
+def _write_labels_and_truth(
+    folder: Path, labels: np.ndarray | None, truth: Mapping[str, np.ndarray]
+) -> None:
+    if labels is not None:
+        np.save(folder / "labels.npy", labels.astype(np.int64))
+    if truth:
+        columns = {name: np.asarray(column).tolist() for name, column in truth.items()}
+        io.write_table(folder / "truth.csv", columns)
 
 
 def load_dataset(folder: str | Path) -> Dataset:

@@ -89,7 +89,7 @@ def test_the_train_files_are_read_alone_and_those_of_t10k_if_there_are_no_others
 def test_without_labels(src, out):
     write(src)
     (src / "train-labels-idx1-ubyte").unlink()
-    write(src, split="t10k")  # whose labels are not those of the train files
+    write(src, split="t10k")  # its labels belong to other images
     got = read(src, out, size=28)
     assert got.labels is None and got.source.endswith("without labels")
 
@@ -326,7 +326,7 @@ def test_a_wrong_file_is_refused_with_both_hashes_and_not_kept(server, out, tmp_
 
 
 def test_the_published_hashes_refuse_what_is_not_mnist(out, tmp_path, monkeypatch):
-    """Without the `published` fixture: the hashes in the code are those of the real files."""
+    """Without the `published` fixture: the code holds the hashes of the real files."""
     server = Server({name: gzip.compress(b"not MNIST") for name in mnist.SHA256})
     monkeypatch.setattr(mnist, "MIRRORS", (server.url,))
     with pytest.raises(
