@@ -1,8 +1,8 @@
 """Images per second and memory of the simulator: python benchmarks/simulate.py
 
-Two cores are used twice over: as two torch threads in one process, and as one thread in each of
-two processes, which draw different images (start) of the same seed. Images per CPU second tell
-more than images per second where the machine has other work.
+Two cores are measured in two ways: as two torch threads in one process, and as one thread in each
+of two processes. The two processes draw different images (start) of the same seed. On a machine
+with other work, compare images per CPU second, not images per second.
 """
 
 import multiprocessing
@@ -17,27 +17,29 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve o
 import numpy as np
 import torch
 
-from lensnb.lensing.priors import draw_truth
 from lensnb.lensing.simulate import render, simulate
+from lensnb.lensing.truth_tables import draw_truth
 
 MEGABYTE = 2**20
 
 
-def anonymous_memory():
-    """Bytes this process holds that no file backs; Linux only."""
+def anonymous_memory() -> int:
+    """Bytes of this process's memory that no file backs; Linux only."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return 1024 * int(line.split()[1])
+    raise RuntimeError("/proc/self/status has no line RssAnon")
 
 
 def watch(peak, stop):
+    """Keep the largest memory seen in peak[0], until `stop` is set."""
     while not stop.is_set():
         peak[0] = max(peak[0], anonymous_memory())
         stop.wait(0.01)
 
 
 def measured(task, *arguments):
-    """Seconds and CPU seconds of a task and its peak growth of memory in MB, in this process."""
+    """Seconds and CPU seconds that a task takes here, and its peak growth of memory in MB."""
     simulate(48)  # imports and caches
     before = anonymous_memory()
     stop = threading.Event()

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from lensnb import metrics, sampler, schedule
 from lensnb.datasets import dataset as dataset_module
 from lensnb.datasets import sources
-from lensnb.datasets.dataset import KINDS, Scaling, choose, split
 from lensnb.denoiser import PREDICTIONS, WEIGHTINGS, Denoiser
+from lensnb.datasets.dataset import KINDS, Scaling, comparison_rows, split
 from lensnb.evaluation import morphology
 from lensnb.recipes.recipe import Params, load_recipe
 from lensnb.recipes.schema import Diffusion, Section
@@ -193,8 +193,8 @@ def test_images_to_compare_are_held_out_ones_and_four_times_as_many_others(n, ho
     dataset = type(
         "Split", (), dict(zip(("train", "heldout"), split(n, holdout, seed), strict=True))
     )
-    reference, others = choose(dataset, most, seed)
-    spared = dataset_module.spared(dataset, seed)
+    reference, others = comparison_rows(dataset, most, seed)
+    spared = dataset_module.monitoring_rows(dataset, seed)
     assert len(spared) == (0 if len(dataset.heldout) < 256 else min(256, len(dataset.heldout) // 4))
     assert (
         len(reference) == min(most, len(dataset.heldout) - len(spared), len(dataset.train) // 2) > 0
@@ -205,7 +205,7 @@ def test_images_to_compare_are_held_out_ones_and_four_times_as_many_others(n, ho
     assert {*reference} <= {*dataset.heldout} and {*others} <= {*dataset.train}
     assert all(
         (a == b).all()
-        for a, b in zip(choose(dataset, most, seed), (reference, others), strict=True)
+        for a, b in zip(comparison_rows(dataset, most, seed), (reference, others), strict=True)
     )
 
 

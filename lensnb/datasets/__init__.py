@@ -1,0 +1,8 @@
+"""Images from any source, as one array with labels, truth, a split and a scaling.
+
+The modules imported here register the readers of image files; see readers.py.
+"""
+
+from lensnb.datasets import arrays, pictures
+
+__all__ = ["arrays", "pictures"]

@@ -1,4 +1,4 @@
-"""Any source of images to one array, labels, truth, a split and a reversible scaling.
+"""A dataset: one array of images, with labels, truth, a split and a reversible scaling.
 
 Images are read back memory-mapped and worked on in chunks, so that memory stays constant however
 many there are.
@@ -6,19 +6,27 @@ many there are.
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from lensnb import io
-from lensnb.datasets import arrays, sources
+from lensnb.datasets.arrays import open_array
+from lensnb.datasets.pixels import chunks
+from lensnb.datasets.sources import held_out, read_images
 from lensnb.errors import InputError, nearest
 from lensnb.seeds import Purpose, derived_seed
 
 SIGMA_DATA = 0.5  # standard deviation that linear and asinh scaling aim at (EDM, Table 1)
-WATCHED = 256  # held-out images that trainings may be watched on
+MONITORED = 256  # most held-out images that trainings are monitored on
+FEWEST_MONITORED = 64  # with fewer to spare, no held-out image is used for monitoring
 KINDS = ("linear", "minmax", "asinh", "range")
+WRITTEN = ("images.npy", "labels.npy", "truth.csv", "dataset.json")
+
+AnyArray = TypeVar("AnyArray", np.ndarray, torch.Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Scaling:
 
     forward(x) = (f(x) - offset) / scale, where f is asinh(x / softening) for kind "asinh" and the
     identity otherwise. `low` and `high` bound the scaled training pixels. `dataclasses.asdict`
-    gives a JSON-able mapping and `Scaling(**mapping)` reads it.
+    gives a mapping that JSON can hold, and `Scaling(**mapping)` reads it.
     """
 
     kind: str
@@ -37,71 +45,86 @@ class Scaling:
     low: float
     high: float
 
-    def forward(self, x):
-        """Scaled images from images in the user's units: arrays or tensors of any shape and device."""
-        asinh = torch.asinh if isinstance(x, torch.Tensor) else np.arcsinh
-        return (
-            (asinh(x / self.softening) if self.kind == "asinh" else x) - self.offset
-        ) / self.scale
+    def forward(self, x: AnyArray) -> AnyArray:
+        """Scaled images from images in the user's units.
 
-    def inverse(self, y):
-        """Images in the user's units from scaled ones."""
+        x : array or tensor, of any shape and on any device.
+        """
+        if self.kind == "asinh":
+            asinh: Callable[..., Any] = torch.asinh if torch.is_tensor(x) else np.arcsinh
+            x = asinh(x / self.softening)
+        return (x - self.offset) / self.scale
+
+    def inverse(self, y: AnyArray) -> AnyArray:
+        """Images in the user's units from scaled images."""
         y = y * self.scale + self.offset
-        sinh = torch.sinh if isinstance(y, torch.Tensor) else np.sinh
-        return sinh(y) * self.softening if self.kind == "asinh" else y
+        if self.kind != "asinh":
+            return y
+        sinh: Callable[..., Any] = torch.sinh if torch.is_tensor(y) else np.sinh
+        return sinh(y) * self.softening
 
     @classmethod
-    def fit(cls, images, kind, rows=None):
-        """The scaling for training images (N, C, H, W); `rows` picks them from a larger memory map.
+    def fit(cls, images: np.ndarray, kind: str, rows: np.ndarray | None = None) -> "Scaling":
+        """The scaling for training images (N, C, H, W).
 
-        "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5; "range" brings
-        the smallest of all pixels to -1 and the largest to 1; "minmax" takes images that span [0, 1]
-        each, and maps that to [-1, 1]. Raises InputError if `kind` is unknown or all pixels are equal.
+        rows : the training images among `images`, which may be a larger memory map.
+
+        "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5. "range" brings
+        the smallest of all pixels to -1 and the largest to 1. "minmax" takes images that span
+        [0, 1] each, and maps that to [-1, 1]. Raises InputError if `kind` is unknown or all pixels
+        are equal.
         """
-        if kind not in KINDS:
-            raise InputError(
-                f"scaling {kind!r}: expected one of {', '.join(KINDS)}"
-                + (f"; did you mean {nearest(kind, KINDS)}?" if nearest(kind, KINDS) else "")
-            )
+        _check_kind(kind)
         rows = np.arange(len(images)) if rows is None else rows
-        mean, std, low, high = _moments(images, rows, lambda x: x)
+        mean, std, low, high = _moments(images, rows, _unchanged)
         if not std > 0:
             raise InputError(
-                f"scaling {kind!r}: expected training images that vary, found every pixel at {low:g}"
+                f"scaling {kind!r}: expected training images that vary, found every pixel at "
+                f"{low:g}"
             )
-        softening = std if kind == "asinh" else 1.0
-        if kind == "asinh":
-            mean, std, low, high = _moments(images, rows, lambda x: np.arcsinh(x / softening))
-        if (
-            kind == "range"
-        ):  # the bounds as they are meant, without the rounding of the formula below
+        softening = 1.0
+        if kind == "range":  # exact bounds, without the rounding of the formula below
             return cls(kind, softening, (low + high) / 2, (high - low) / 2, -1.0, 1.0)
+        if kind == "asinh":
+            softening = std
+            mean, std, low, high = _moments(images, rows, lambda x: np.arcsinh(x / softening))
         offset, scale = (0.5, 0.5) if kind == "minmax" else (mean, std / SIGMA_DATA)
         return cls(kind, softening, offset, scale, (low - offset) / scale, (high - offset) / scale)
 
 
-class Part:
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        guess = nearest(kind, KINDS)
+        hint = f"; did you mean {guess}?" if guess else ""
+        raise InputError(f"scaling {kind!r}: expected one of {', '.join(KINDS)}{hint}")
+
+
+def _unchanged(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+class Rows:
     """Some images of a memory map, by their rows: sliced like an array, and read only then."""
 
-    def __init__(self, images, rows):
+    def __init__(self, images: np.ndarray, rows: np.ndarray) -> None:
         self.images = images
         self.rows = rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, at):
+    def __getitem__(self, at: Any) -> np.ndarray:
         return self.images[self.rows[at]]
 
 
 @dataclasses.dataclass
 class Dataset:
-    """Images with all that is known of them; N counts both parts of the split."""
+    """Images with all that is known of them; N counts training and held-out images together."""
 
     images: np.ndarray  # (N, C, H, W) float32 in the user's units, memory-mapped
     labels: np.ndarray | None  # (N,) int64 into `classes`
-    classes: tuple  # names, () when unlabelled
-    truth: dict  # name -> (N,), may be empty
+    classes: tuple[str, ...]  # names, () when unlabelled
+    truth: Mapping[str, np.ndarray]  # name -> (N,), may be empty
     pixel_scale: float | None  # arcsec
     train: np.ndarray  # sorted indices; with `heldout` disjoint and covering all images
     heldout: np.ndarray
@@ -109,119 +132,143 @@ class Dataset:
     sigma_data: float  # standard deviation of the scaled training pixels, as measured
     source: str  # where the images come from, in words
 
-    def part(self, rows):
-        """The images of these rows as a `Part`: whoever goes through them in chunks holds no more than a chunk."""
-        return Part(self.images, rows)
+    def part(self, rows: np.ndarray) -> Rows:
+        """The images of these rows, read only when they are sliced."""
+        return Rows(self.images, rows)
 
-    def examples(self, n, seed=0):
+    def examples(self, n: int, seed: int = 0) -> np.ndarray:
         """n held-out images (n, C, H, W), picked by a seed: the files may be ordered by class."""
         return self.images[np.random.default_rng(seed).permutation(self.heldout)[:n]]
 
 
-def split(n, holdout, seed):
-    """Sorted index arrays (train, heldout) of n images: round(n * holdout), at least 1, held out."""
-    held = sources.held_out(n, holdout)
+# Which images are for what ------------------------------------------------------------------------
+
+
+def split(n: int, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted index arrays (train, heldout) of n images; `held_out` says how many are held out."""
+    held = held_out(n, holdout)
     order = np.random.default_rng([seed, 0]).permutation(n)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def choose(dataset, most, seed):
-    """Indices of the real images of a comparison: at most `most` held-out ones (the reference), up to four times as many training ones (for the floor)."""
-    (heldout, _), train = _shuffled(dataset, seed)
+def comparison_rows(dataset: Dataset, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the real images of a comparison: held-out ones, and training ones for the floor.
+
+    The held-out images, at most `most`, are the reference. The training images, up to four times
+    as many, give the real-vs-real floor.
+    """
+    heldout, _, train = _shuffled(dataset, seed)
     n = min(most, len(heldout), len(train) // 2)
     return heldout[:n], train[: 4 * n]
 
 
-def spared(dataset, seed):
-    """Indices of held-out images that trainings are watched on and no comparison uses: a quarter of them, at most 256; none where that is below 64."""
-    return _shuffled(dataset, seed)[0][1]
+def monitoring_rows(dataset: Dataset, seed: int) -> np.ndarray:
+    """Indices of the held-out images that trainings are monitored on; no comparison uses them.
+
+    They are a quarter of the held-out images, at most MONITORED. There are none where a quarter is
+    below FEWEST_MONITORED.
+    """
+    return _shuffled(dataset, seed)[1]
 
 
-def _shuffled(dataset, seed):
-    """(held-out images to judge with, those to watch with), training images: in random order, as files may be ordered by class."""
+def _shuffled(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of held-out images to compare with, of those to monitor with, of training images.
+
+    They are in random order, as the files may be ordered by class.
+    """
     rng = np.random.default_rng(derived_seed(seed, Purpose.CHOOSE))
     heldout = rng.permutation(dataset.heldout)
-    n = min(WATCHED, len(dataset.heldout) // 4)
-    return np.split(heldout, [len(heldout) - n * (n >= WATCHED // 4)]), rng.permutation(
-        dataset.train
-    )
+    train = rng.permutation(dataset.train)
+    n = min(MONITORED, len(heldout) // 4)
+    if n < FEWEST_MONITORED:
+        n = 0
+    compared = len(heldout) - n
+    return heldout[:compared], heldout[compared:], train
 
 
-def prepare_dataset(params, seed, folder):
-    """Read or simulate the images that `params` (params.Data) asks for, into `folder`.
+# To a folder and back -----------------------------------------------------------------------------
+
+
+def prepare_dataset(params: Any, seed: int, folder: str | Path) -> None:
+    """Read or simulate the images that `params` asks for, into `folder`.
+
+    params : the data section of a recipe.
 
     Writes images.npy, train.npy, heldout.npy, dataset.json and, where known, labels.npy and
     truth.csv. Raises InputError with one sentence for anything wrong with the source.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (
-        "images.npy",
-        "labels.npy",
-        "truth.csv",
-        "dataset.json",
-    ):  # not overwritten: may be mapped
-        (folder / stale).unlink(missing_ok=True)
-    labels, classes, truth, pixel_scale, source = sources.read(params, seed, folder)
+    for name in WRITTEN:  # removed, not overwritten: an old file may still be mapped
+        (folder / name).unlink(missing_ok=True)
+    known = read_images(params, seed, folder)
     images = np.lib.format.open_memmap(folder / "images.npy", mode="r+")
+    truth = dict(known.truth)
     if params.scaling == "minmax":
-        truth = truth | _to_unit_range(images)
+        truth |= _to_unit_range(images)
         images.flush()
     train, heldout = split(len(images), params.holdout, seed)
     scaling = Scaling.fit(images, params.scaling, train)
-    arrays = {"train": train, "heldout": heldout} | (
-        {} if labels is None else {"labels": labels.astype(np.int64)}
-    )
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "train.npy", train)
+    np.save(folder / "heldout.npy", heldout)
+    _write_labels_and_truth(folder, known.labels, truth)
+    notes = {
+        "source": known.source,
+        "classes": list(known.classes),
+        "pixel_scale": known.pixel_scale,
+        "scaling": dataclasses.asdict(scaling),
+        "sigma_data": _moments(images, train, scaling.forward)[1],
+    }
+    io.write_json(folder / "dataset.json", notes)
+
+
+def _write_labels_and_truth(
+    folder: Path, labels: np.ndarray | None, truth: Mapping[str, np.ndarray]
+) -> None:
+    if labels is not None:
+        np.save(folder / "labels.npy", labels.astype(np.int64))
     if truth:
-        io.write_table(
-            folder / "truth.csv",
-            {k: (value.item() for value in np.asarray(v)) for k, v in truth.items()},
-        )
-    io.write_json(
-        folder / "dataset.json",
-        {
-            "source": source,
-            "classes": list(classes),
-            "pixel_scale": pixel_scale,
-            "scaling": dataclasses.asdict(scaling),
-            "sigma_data": _moments(images, train, scaling.forward)[1],
-        },
-    )
+        columns = {name: np.asarray(column).tolist() for name, column in truth.items()}
+        io.write_table(folder / "truth.csv", columns)
 
 
-def load_dataset(folder):
-    """The `Dataset` that `prepare` wrote into `folder`; images stay on disk until they are indexed."""
+def load_dataset(folder: str | Path) -> Dataset:
+    """The `Dataset` that `prepare_dataset` wrote; images stay on disk until they are indexed."""
     folder = Path(folder)
     notes = io.read_json(folder / "dataset.json")
-
-    def array(name):
-        return arrays.open_array(folder / f"{name}.npy")[0]
-
+    table = folder / "truth.csv"
     return Dataset(
-        images=array("images"),
-        labels=np.array(array("labels")) if notes["classes"] else None,
+        images=open_array(folder / "images.npy")[0],
+        labels=_load(folder / "labels.npy") if notes["classes"] else None,
         classes=tuple(notes["classes"]),
         pixel_scale=notes["pixel_scale"],
-        truth=io.read_table(folder / "truth.csv") if (folder / "truth.csv").exists() else {},
-        train=np.array(array("train")),
-        heldout=np.array(array("heldout")),
+        truth=io.read_table(table) if table.exists() else {},
+        train=_load(folder / "train.npy"),
+        heldout=_load(folder / "heldout.npy"),
         scaling=Scaling(**notes["scaling"]),
         sigma_data=notes["sigma_data"],
         source=notes["source"],
     )
 
 
-def _moments(images, rows, f):
+def _load(path: Path) -> np.ndarray:
+    return np.array(open_array(path)[0])
+
+
+# Statistics in chunks -----------------------------------------------------------------------------
+
+
+def _moments(
+    images: np.ndarray, rows: np.ndarray, f: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float, float, float]:
     """Mean, standard deviation, minimum and maximum of f(pixels), in one pass over images[rows]."""
     n = 0
     mean = 0.0
     squares = 0.0
     low = math.inf
     high = -math.inf
-    for part in sources.chunks(len(rows), math.prod(images.shape[1:])):
-        x = f(np.asarray(images[rows[part]], dtype=np.float64))
+    for chunk in chunks(len(rows), math.prod(images.shape[1:])):
+        x = f(np.asarray(images[rows[chunk]], dtype=np.float64))
         apart = x.mean() - mean  # Chan et al. 1979: merge two sets of moments without cancellation
         squares += x.var() * x.size + apart**2 * n * x.size / (n + x.size)
         n += x.size
@@ -231,12 +278,12 @@ def _moments(images, rows, f):
     return float(mean), math.sqrt(squares / n), float(low), float(high)
 
 
-def _to_unit_range(images):
-    """Bring each image to [0, 1] in place; the columns that lead back."""
-    # (N,)
+def _to_unit_range(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Bring each image to [0, 1] in place; returns the columns (N,) that lead back."""
     low = images.min(axis=(1, 2, 3))
     high = images.max(axis=(1, 2, 3))
-    for part in sources.chunks(len(images), math.prod(images.shape[1:])):
-        a, b = (v[part, None, None, None].astype(np.float64) for v in (low, high))
-        images[part] = (images[part] - a) / (b - a)
+    for chunk in chunks(len(images), math.prod(images.shape[1:])):
+        a = low[chunk, None, None, None].astype(np.float64)
+        b = high[chunk, None, None, None].astype(np.float64)
+        images[chunk] = (images[chunk] - a) / (b - a)
     return {"image_min": low, "image_max": high}

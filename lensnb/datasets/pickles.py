@@ -1,37 +1,40 @@
+"""Pickled object arrays, in which nothing but numbers is built; DeepLense saves images so."""
+
 import io
 import math
 import pickle
 import pickletools
 import re
+from typing import Any
 
 import numpy as np
 
 from lensnb.errors import InputError
 
 
-class _Piece:
-    """What a pickle asks numpy to build, noted and not built: numpy's own builders trust their input."""
+class _Noted:
+    """What a pickle asks numpy to build: noted and not built, for numpy trusts its input."""
 
-    args = ()
-    state = None
+    args: tuple[Any, ...] = ()
+    state: Any = None
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         self.args = args
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
-class _Array(_Piece): ...
+class _Array(_Noted): ...
 
 
-class _Dtype(_Piece): ...
+class _Dtype(_Noted): ...
 
 
-class _Scalar(_Piece): ...
+class _Scalar(_Noted): ...
 
 
-ADMITTED = {
+ADMITTED: dict[tuple[str, str], type[_Noted]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy.core.multiarray", "scalar"): _Scalar,
     ("numpy", "ndarray"): _Array,
@@ -40,32 +43,41 @@ ADMITTED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        piece = ADMITTED.get((module.replace("numpy._core.", "numpy.core."), name))
-        if piece is None:
+    """An unpickler that admits the functions and classes in `ADMITTED` alone."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self.file_name = name
+
+    def find_class(self, module: str, name: str) -> type[_Noted]:
+        admitted = ADMITTED.get((module.replace("numpy._core.", "numpy.core."), name))
+        if admitted is None:
             found = f"{module}.{name}"[:80]
             raise InputError(
-                f"{self.file_name}: a pickle that holds {found!r}, more than numpy arrays, and was not "
-                "opened; save the image alone with np.save"
+                f"{self.file_name}: a pickle that holds {found!r}, more than numpy arrays, and was "
+                "not opened; save the image alone with np.save"
             )
-        return piece
+        return admitted
 
 
-def unpickle(data, name):
-    """The entries of a pickled object array, in which nothing but numbers was built."""
+def unpickle(data: bytes, name: str) -> list[Any]:
+    """The entries of a pickled object array; of all objects in it, only numbers are built.
+
+    name : of the file, in messages.
+    """
     for code, number, _ in pickletools.genops(data):  # finds lengths that the data do not have
         if "PUT" in code.name and number is not None and number > len(data):
-            raise ValueError(
-                "an index beyond its own length"
-            )  # would be allocated by the unpickler
-    unpickler = _Unpickler(io.BytesIO(data))
-    unpickler.file_name = name
-    entries = _value(unpickler.load())
-    return [_value(e) for e in entries] if isinstance(entries, list) else []
+            # the unpickler would allocate that many entries
+            raise ValueError("an index beyond its own length")
+    entries = _built(_Unpickler(data, name).load())
+    return [_built(entry) for entry in entries] if isinstance(entries, list) else []
 
 
-def _value(piece):
-    """A noted array as a numpy array, or as a flat list if it holds objects; a noted scalar as number."""
+def _built(piece: Any) -> Any:
+    """A noted array as a numpy array, or as a flat list if it holds objects; a noted scalar built.
+
+    Anything else is returned as it is.
+    """
     if isinstance(piece, _Scalar):
         return np.frombuffer(piece.args[1], _dtype(piece.args[0]))[0]
     if not isinstance(piece, _Array):
@@ -76,29 +88,34 @@ def _value(piece):
     return np.frombuffer(content, _dtype(dtype)).reshape(shape, order="F" if fortran else "C")
 
 
-def _dtype(piece):
-    code = piece.args[0]
-    order = piece.state[1]
+def _dtype(noted: Any) -> np.dtype:
+    code = noted.args[0]
+    order = noted.state[1]
     if not re.fullmatch(r"[biufc]\d{1,2}", code):
         raise ValueError(f"an array of type {code[:20]!r}")
     return np.dtype(code).newbyteorder(order)
 
 
-def image_and_mass(entries, name):
-    """DeepLense's [image, mass]: the first 2-D or (1, H, W) array, and the first number beside it."""
-    arrays = [
-        e
-        for e in entries
-        if isinstance(e, np.ndarray) and (e.ndim == 2 or e.ndim == 3 and len(e) == 1)
-    ]
-    numbers = [
-        float(e)
-        for e in entries
-        if isinstance(e, int | float | np.number) or getattr(e, "shape", None) == ()
-    ]
-    if not arrays or len(arrays) == len(entries) > 1:
+def image_and_mass(entries: list[Any], name: str) -> tuple[np.ndarray, float]:
+    """DeepLense's [image, mass]: the first (H, W) or (1, H, W) array, and the first number or NaN.
+
+    Raises InputError, under `name`, for entries without an image and for several images alone.
+    """
+    images = [entry for entry in entries if _is_image(entry)]
+    numbers = [float(entry) for entry in entries if _is_number(entry)]
+    if not images or len(images) == len(entries) > 1:
         raise InputError(
-            f"{name}: an object array of {len(entries)} entries with {len(arrays)} images; expected "
-            "[image, mass], or save many images as one array (N,H,W)"
+            f"{name}: an object array of {len(entries)} entries with {len(images)} images; "
+            "expected [image, mass], or save many images as one array (N,H,W)"
         )
-    return arrays[0], numbers[0] if numbers else math.nan
+    return images[0], numbers[0] if numbers else math.nan
+
+
+def _is_image(entry: Any) -> bool:
+    if not isinstance(entry, np.ndarray):
+        return False
+    return entry.ndim == 2 or (entry.ndim == 3 and len(entry) == 1)
+
+
+def _is_number(entry: Any) -> bool:
+    return isinstance(entry, int | float | np.number) or getattr(entry, "shape", None) == ()

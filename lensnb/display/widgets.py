@@ -140,7 +140,7 @@ def live(generators, seed=0, images=6, zoom=2):
 
 def lens(zoom=4, pixels=64):
     """Bend light by hand with a running kernel: the simulator's own knobs, without a trained model."""
-    from lensnb.lensing import priors, simulate
+    from lensnb.lensing import priors, simulate, truth_tables
 
     prior = priors.get_prior("broad", pixels)
     knobs = {
@@ -158,8 +158,8 @@ def lens(zoom=4, pixels=64):
     }
 
     def drawn(kind, seed, **columns):
-        truth = priors.altered(
-            priors.draw_truth(1, prior, seed, start=kind),
+        truth = truth_tables.altered(
+            truth_tables.draw_truth(1, prior, seed, start=kind),
             prior,
             x=0.0,
             y=0.0,

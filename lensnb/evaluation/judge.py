@@ -7,7 +7,7 @@ import numpy as np
 
 from lensnb import io, metrics
 from lensnb.datasets import conditions
-from lensnb.datasets.dataset import choose
+from lensnb.datasets.dataset import comparison_rows
 from lensnb.errors import InputError
 from lensnb.evaluation import (
     finder,
@@ -100,7 +100,7 @@ class Judge:
         self.seed = params.seed
         self.dataset = dataset
         self.kind = conditions.resolve(params.model.context, dataset)
-        self.held, self.other = choose(
+        self.held, self.other = comparison_rows(
             dataset, min(params.evaluate.n, params.sample.n), params.data_seed
         )
         self.n = len(self.held)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lensnb import generator, metrics, sampler
-from lensnb.datasets.dataset import spared
+from lensnb.datasets.dataset import monitoring_rows
 from lensnb.evaluation import lensnet
 from lensnb.recipes.schema import Method
 from lensnb.seeds import Purpose, derived_seed
@@ -50,7 +50,7 @@ class Monitor:
         self.params = params
         self.dataset = dataset
         self.method = method_of(params, name)
-        rows = spared(dataset, params.data_seed)
+        rows = monitoring_rows(dataset, params.data_seed)
         self.against = "held-out images" if len(rows) else "training images"
         if not len(rows):
             rows = np.random.default_rng(derived_seed(params.seed, Purpose.WATCH)).permutation(

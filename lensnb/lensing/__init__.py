@@ -1,0 +1,1 @@
+"""Gravitational lenses: what is drawn, how it is imaged, and galaxies that are not lenses."""

@@ -1,49 +1,51 @@
 """Lens physics: truth tables to images.
 
-Rays theta are traced to beta = theta - alpha(theta) through a singular isothermal ellipsoid,
-external shear and dark substructure, onto a Sersic source; then Gaussian PSF, pixels, noise.
-Units and angles as in priors.py, where the tables are drawn.
+A ray at theta is traced to beta = theta - alpha(theta), through a singular isothermal ellipsoid,
+external shear and dark substructure, onto a Sersic source. The PSF (a Gaussian), the pixels and
+the noise follow. Units and angles are as in truth_tables.py, where the tables are drawn.
 """
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from lensnb.errors import InputError
-from lensnb.lensing.priors import (
-    CLASSES,
-    FLOOR,
+from lensnb.lensing.priors import CLASSES, FLOOR, Prior, get_prior, whole_number
+from lensnb.lensing.truth_tables import (
     NOISE,
     SMOOTH,
+    Table,
     altered,
     draw_points,
     draw_truth,
     einstein_radius,
-    get_prior,
     random_stream,
-    whole_number,
 )
 
-CACHED_RAYS = 2**19  # traced at once on a CPU: fields that fit its cache run twice as fast
+CACHED_RAYS = 2**19  # traced at once on a CPU; fields that fit its cache run twice as fast
 
 
 # ---- deflections
 
 
-def deflection(truth, points, prior, x, y):
-    """Deflection [arcsec] by everything in n lenses at x, y that broadcast to (H, W).
+def deflection(
+    truth: Table, points: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """Deflection [arcsec] by everything in n lenses, (2, n, H, W): its x and its y component.
 
-    Returns its two components, each (n, H, W).
+    x, y : places in the image [arcsec], which broadcast to (H, W).
     """
     from caustics.lenses import func
 
-    c = _columns(truth, x)
+    c = _column_tensors(truth, x)
     ax, ay = func.reduced_deflection_angle_sie(
         c["x"], c["y"], c["q"], c["phi"], c["theta_E_smooth"], x, y, FLOOR
     )
-    g1, g2 = (c["gamma"] * f(2 * c["phi_gamma"]) for f in (torch.cos, torch.sin))
+    g1 = c["gamma"] * torch.cos(2 * c["phi_gamma"])
+    g2 = c["gamma"] * torch.sin(2 * c["phi_gamma"])
     sx, sy = func.reduced_deflection_angle_external_shear(c["x"], c["y"], g1, g2, x, y)
     alpha = torch.stack([ax + sx, ay + sy])  # (2, n, H, W)
     _add_points(alpha, points, x, y)
@@ -52,15 +54,16 @@ def deflection(truth, points, prior, x, y):
     return alpha
 
 
-def _columns(table, x):
-    """Columns (n,) as tensors (n, 1, 1) of the type and on the device of x."""
+def _column_tensors(table: Table, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Columns (n,) as tensors (n, 1, 1) of x's type and on x's device."""
     return {name: torch.as_tensor(column).to(x)[:, None, None] for name, column in table.items()}
 
 
-def _add_points(alpha, points, x, y):
-    """Add t^2 (z - z_k) / |z - z_k|^2, the k-th point of all lenses at once, in one buffer.
+def _add_points(alpha: torch.Tensor, points: Table, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Add t^2 (z - z_k) / |z - z_k|^2 to `alpha`, the k-th point of all lenses at once.
 
-    Lenses sorted by their number of points: those that have a k-th come first.
+    Lenses are sorted by their number of points, so that those with a k-th point come first. One
+    buffer serves all points.
     """
     count = (points["theta_E"] > 0).sum(1)
     rows = np.argsort(-count)[: (count > 0).sum()]
@@ -68,10 +71,9 @@ def _add_points(alpha, points, x, y):
     scratch = torch.empty_like(added[0])
     for k in range(count.max()):
         many = (count > k).sum()
-        p = _columns({name: column[rows[:many], k] for name, column in points.items()}, x)
-        # (many, 1, W), (many, H, 1) on a pixel grid
-        dx = x - p["x"]
-        dy = y - p["y"]
+        p = _column_tensors({name: column[rows[:many], k] for name, column in points.items()}, x)
+        dx = x - p["x"]  # (many, 1, W) on a pixel grid
+        dy = y - p["y"]  # (many, H, 1)
         r2 = torch.add(dx**2 + FLOOR**2, dy**2, out=scratch[:many])
         pull = torch.div(p["theta_E"] ** 2, r2, out=r2)
         added[0, :many].addcmul_(pull, dx)
@@ -79,23 +81,34 @@ def _add_points(alpha, points, x, y):
     alpha[:, rows] += added
 
 
-def _add_lines(alpha, truth, prior, x, y):
+def _add_lines(
+    alpha: torch.Tensor, truth: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Add the deflection of each vortex, as a line of uniform mass, to `alpha`."""
     rows = np.flatnonzero(truth["vortex_mass"])
-    line = _columns({name: column[rows] for name, column in truth.items()}, x)
-    theta_E = _columns({"theta_E": einstein_radius(truth["vortex_mass"][rows], prior)}, x)[
-        "theta_E"
-    ]
-    alpha[:, rows] += torch.stack(
-        line_deflection(
-            line["x"], line["y"], line["vortex_angle"], line["vortex_half_length"], theta_E, x, y
-        )
+    line = {name: column[rows] for name, column in truth.items()}
+    line["theta_E"] = einstein_radius(line["vortex_mass"], prior)
+    c = _column_tensors(line, x)
+    added = line_deflection(
+        c["x"], c["y"], c["vortex_angle"], c["vortex_half_length"], c["theta_E"], x, y
     )
+    alpha[:, rows] += torch.stack(added)
 
 
-def line_deflection(x0, y0, angle, half_length, theta_E, x, y):
-    """Deflection of a straight line of uniform mass, closed form; tensors that broadcast.
+def line_deflection(
+    x0: torch.Tensor,
+    y0: torch.Tensor,
+    angle: torch.Tensor,
+    half_length: torch.Tensor,
+    theta_E: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Deflection by a straight line of uniform mass, in closed form: its x and its y component.
 
-    With z = x + iy along the line, the point at s deflects by t^2 / conj(z - s). Its mean over
+    x0, y0 : the line's centre. The tensors broadcast.
+
+    With z = x + iy along the line, the point at s deflects by t^2 / conj(z - s). The mean over
     -L < s < L is the conjugate of t^2/(2L) log((z + L)/(z - L)), which is
     t^2/(2L) [artanh(2Lx / (|z|^2 + L^2)), arctan2(2Ly, |z|^2 - L^2)].
     """
@@ -115,11 +128,19 @@ def line_deflection(x0, y0, angle, half_length, theta_E, x, y):
 # ---- images
 
 
-def simulate(n, prior="broad", seed=0, size=None, device="cpu", batch=64, out=None):
+def simulate(
+    n: int,
+    prior: str | Prior = "broad",
+    seed: int = 0,
+    size: int | None = None,
+    device: str | torch.device = "cpu",
+    batch: int = 64,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draw and render n images: (float32 array (n, 1, H, W), truth columns as in draw_truth).
 
     `out`, an array or memory map of that shape, is filled batch by batch in constant memory.
-    Raises InputError for an unknown prior, n < 1, size < 8 or an `out` that does not fit.
+    Raises InputError for an unknown prior, n < 1, size < 8 and an `out` that does not fit.
     """
     prior = get_prior(prior, size)
     batch = whole_number("batch", batch, 1)
@@ -134,19 +155,40 @@ def simulate(n, prior="broad", seed=0, size=None, device="cpu", batch=64, out=No
     return out, {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
 
 
-def siblings(prior="broad", seed=0):
-    """One lens with each kind of substructure, all else the same, without noise: (len(CLASSES), 1, H, W) float32."""
+def simulate_images(
+    n: int, seed: int = 0, prior: str | Prior = "broad", size: int | None = None
+) -> np.ndarray:
+    """n simulated lens images, float32 (n, 1, H, W), without the truth that made them.
+
+    >>> simulate_images(2, seed=1, size=16).shape
+    (2, 1, 16, 16)
+    """
+    images, _ = simulate(n, prior, seed, size)
+    return images
+
+
+def siblings(prior: str | Prior = "broad", seed: int = 0) -> np.ndarray:
+    """One lens with each kind of substructure, float32 (len(CLASSES), 1, H, W), without noise.
+
+    The lens, the shear and the source are the same in all images.
+    """
     prior = get_prior(prior)
     truth = draw_truth(len(CLASSES), prior, seed)
     truth = altered(truth, prior, **{name: truth[name][0] for name in SMOOTH})
     return clean_images(truth, draw_points(truth, prior), prior).float().numpy()[:, None]
 
 
-def render(truth, prior="broad", device="cpu", batch=64):
+def render(
+    truth: Table,
+    prior: str | Prior = "broad",
+    device: str | torch.device = "cpu",
+    batch: int = 64,
+) -> torch.Tensor:
     """Images of the rows of a truth table, float32 tensor (n, 1, H, W) on `device`.
 
-    In units of the sky's standard deviation (`broad`), or what DeepLenseSim's files hold: photons
-    (set 1), counts a second, twice (sets 2 and 3). At most `batch` images are traced at once.
+    Prior `broad` gives units of the sky's standard deviation. The DeepLenseSim priors give what
+    their files hold: photons (set 1), or twice the counts a second (sets 2 and 3). At most `batch`
+    images are traced at once.
     """
     prior = get_prior(prior)
     if torch.device(device).type == "cpu":
@@ -159,7 +201,9 @@ def render(truth, prior="broad", device="cpu", batch=64):
     return torch.cat(images)[:, None]
 
 
-def clean_images(truth, points, prior, device="cpu"):
+def clean_images(
+    truth: Table, points: Table, prior: Prior, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """Images without noise, (n, H, W): traced, blurred, averaged over pixels, scaled."""
     rays = prior.size * prior.oversample
     spacing = prior.pixel_scale / prior.oversample
@@ -177,11 +221,11 @@ def clean_images(truth, points, prior, device="cpu"):
     return image * (signal / ring_signal(image))[:, None, None]
 
 
-def source_light(truth, prior, x, y):
+def source_light(truth: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Sersic brightness at x, y (n, H, W) in the source plane, per square arcsec."""
     from caustics.light.func import brightness_sersic, k_lenstronomy
 
-    c = _columns(truth, x)
+    c = _column_tensors(truth, x)
     major = c["source_radius"] / torch.sqrt(c["source_q"])  # caustics measures along this axis
     return brightness_sersic(
         c["source_x"],
@@ -198,42 +242,51 @@ def source_light(truth, prior, x, y):
 
 
 @lru_cache
-def psf_matrix(size, oversample, sigma, truncation):
-    """A Gaussian of `sigma` rays, then the pixel's average, as one matrix A (size, rays).
+def psf_matrix(size: int, oversample: int, sigma: float, truncation: float) -> torch.Tensor:
+    """A Gaussian blur of `sigma` rays and the average over each pixel, as one matrix (size, rays).
 
-    The image is A rays A^T; beyond its edges the outermost rays repeat, as in lenstronomy.
+    With this matrix A the image is A rays A^T. The outermost rays repeat beyond the edges, as in
+    lenstronomy.
     """
     rays = np.arange(size * oversample)
     reach = int(truncation * sigma + 0.5)
     steps = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (steps / sigma) ** 2)
     matrix = np.zeros((len(rays), len(rays)))
-    for step, weight in zip(steps, kernel / kernel.sum()):
+    for step, weight in zip(steps, kernel / kernel.sum(), strict=True):
         matrix[rays, np.clip(rays + step, 0, rays[-1])] += weight
     return torch.tensor(matrix.reshape(size, oversample, -1).mean(1), dtype=torch.float32)
 
 
-def ring_signal(image):
-    """Mean of the pixels above 30 % of the peak, (n, H, W) to (n,): the signal that snr means."""
+def ring_signal(image: torch.Tensor) -> torch.Tensor:
+    """Mean of the pixels above 30 % of the peak, (n, H, W) to (n,): the signal in `snr`."""
     bright = image > 0.3 * image.amax((-2, -1), keepdim=True)
     return (image * bright).sum((-2, -1)) / bright.sum((-2, -1))
 
 
-def add_noise(image, truth, prior):
-    """Sky and photon noise from each image's own stream, (n, H, W) to the same.
+def add_noise(image: torch.Tensor, truth: Table, prior: Prior) -> torch.Tensor:
+    """Images (n, H, W) with sky and photon noise, from each image's own random stream.
 
-    Photon noise is the Gaussian of the same variance: the ring has hundreds of photons, and a
-    last bit of rounding then moves a pixel by a last bit. With `counts` the result is exposed
-    and its photons are counted, as DeepLenseSim's set 1 does on top of both noises.
+    Photon noise is a Gaussian of the photons' variance. A ring has hundreds of photons, so this is
+    accurate, and a last bit of rounding in the image moves a pixel by a last bit only. With
+    `counts` the noisy image is then exposed and its photons are counted, as DeepLenseSim's set 1
+    does on top of both noises.
     """
     if not prior.background:
         return image
-    streams = [random_stream(int(s), int(i), NOISE) for s, i in zip(truth["seed"], truth["index"])]
+    streams = [
+        random_stream(int(seed), int(index), NOISE)
+        for seed, index in zip(truth["seed"], truth["index"], strict=True)
+    ]
     normal = np.stack([s.standard_normal(image.shape[1:], dtype=np.float32) for s in streams])
-    exposure = _columns({"t": truth["exposure"]}, image)["t"]
-    deviation = torch.sqrt(prior.background**2 + image / exposure)
-    noisy = image + deviation * torch.tensor(normal).to(image)
-    if not prior.counts:
-        return noisy
-    expected = (exposure * noisy).clamp(min=0).cpu().numpy()
-    return torch.tensor(np.stack([s.poisson(e) for s, e in zip(streams, expected)])).to(image)
+    exposure = _column_tensors({"exposure": truth["exposure"]}, image)["exposure"]
+    noise_level = torch.sqrt(prior.background**2 + image / exposure)
+    noisy = image + noise_level * torch.tensor(normal).to(image)
+    return _count_photons(noisy, exposure, streams) if prior.counts else noisy
+
+
+def _count_photons(image: torch.Tensor, exposure: torch.Tensor, streams: list[Any]) -> torch.Tensor:
+    """Poisson counts of the exposed images, drawn on from the streams of their noise."""
+    expected = (exposure * image).clamp(min=0).cpu().numpy()
+    counts = [stream.poisson(mean) for stream, mean in zip(streams, expected, strict=True)]
+    return torch.tensor(np.stack(counts)).to(image)

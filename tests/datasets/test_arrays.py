@@ -1,4 +1,4 @@
-"""lensnb.files, through `prepare`: damaged and hostile files, refused in words and never executed."""
+"""Damaged and hostile files: `prepare_dataset` refuses them in words and never executes them."""
 
 import io
 import os
@@ -91,7 +91,7 @@ ARRAYS = {
     "not square colour": (noise(20, 8, 9, 3), "not square"),
     "2 channels": (noise(20, 2, 8, 8), "(20, 2, 8, 8)"),
     "too few": (noise(5, 8, 8), "at least 2 of each"),
-    "one": (noise(8, 8), "at least 2 of each"),
+    "one": (noise(8, 8), "found 1 image, where training needs 2 and the evaluation 2 more"),
     "dates": (np.zeros((20, 8, 8), "M8[s]"), "datetime"),
 }
 
@@ -173,7 +173,7 @@ def test_npz_members_cannot_write_elsewhere(src, out):
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_bytes_are_read_or_refused_in_words(tmp_path, junk, at):
-    """Noise spliced into a plain array, an object array and an archive: InputError or an image, nothing else."""
+    """Noise spliced into a plain array, an object array and an archive: InputError or an image."""
     plain = io.BytesIO()
     pair = io.BytesIO()
     packed = io.BytesIO()
@@ -290,7 +290,7 @@ def short(text):
 
 
 def hostile_dtype_flags():
-    """An object dtype whose flags say "no objects": numpy's own builder would take bytes for pointers."""
+    """An object dtype whose flags deny objects: numpy's builder would take bytes for pointers."""
     dtype = (
         b"cnumpy\ndtype\n"
         + pickle.MARK

@@ -1,4 +1,4 @@
-"""What a generator is told: encoding, tables of the user's, and whether the images follow."""
+"""What a generator is asked to draw: encoding, the user's tables, and images that follow them."""
 
 import dataclasses
 
@@ -126,9 +126,8 @@ def test_images_follow_what_they_are_asked_to_be(dataset, weights):
     assert ((side[:, 1] > side[:, 0]) == (table["class"] == 1)).all()
     faint = side.max(1)[:20]
     bright = side.max(1)[20:]
-    assert (
-        abs(faint.mean() / 1.2 - 1) < 0.25 and abs(bright.mean() / 2.8 - 1) < 0.25
-    )  # the blob's peak is theta_E, its 2x3 mean about 0.9
+    # the blob's peak is theta_E, its 2x3 mean about 0.9 of it
+    assert abs(faint.mean() / 1.2 - 1) < 0.25 and abs(bright.mean() / 2.8 - 1) < 0.25
     free = generator.load_generator(recipe(), "free", dataset, weights).draw(40, table=table)
     asked_and_got = (brightness(free).argmax(1) == table["class"]).mean()
     assert 0.2 < asked_and_got < 0.8  # without guidance the class is chance
@@ -182,9 +181,8 @@ def test_a_table_file_is_used_in_turn_and_written_beside_the_images(dataset, wei
     ].tolist() == [1, 0, 1, 1, 0, 1, 1]
     images = np.load(tmp_path / "images.npy")
     assert (brightness(images).argmax(1) == written["class"]).all()
-    assert (
-        np.abs(np.load(tmp_path / "x0.npy")[-1] - images[:2].clip(0, 3)).max() < 0.1
-    )  # the trajectory is of the same images
+    # the trajectory shows the same images
+    assert np.abs(np.load(tmp_path / "x0.npy")[-1] - images[:2].clip(0, 3)).max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +190,8 @@ def test_a_table_file_is_used_in_turn_and_written_beside_the_images(dataset, wei
     [
         (
             {"class": ["0"], "q": [0.5], "gamma": [0.1]},
-            "columns with rows below are class, q, gamma; expected a header and rows with class, theta_E, q, gamma",
+            "columns with rows below are class, q, gamma; expected a header and rows with class, "
+            "theta_E, q, gamma",
         ),
         ({"class": ["7"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class 7; "),
         ({"class": ["left"], "theta_E": [1], "q": [0.5], "gamma": [0.1]}, "unknown class left"),
@@ -229,7 +228,6 @@ def test_a_missing_or_empty_table_is_one_sentence(dataset, tmp_path):
 
 
 def test_images_without_labels_or_physics_cannot_be_asked_for(dataset):
-
     with pytest.raises(InputError, match="class is asked for, and the images have no labels"):
         conditions.width("class", dataclasses.replace(dataset, labels=None))
     with pytest.raises(

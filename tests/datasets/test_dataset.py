@@ -1,4 +1,4 @@
-"""lensnb.data against plain numpy: what prepare writes, split, scaling and simulated images."""
+"""What `prepare_dataset` writes, against plain numpy: split, scaling and simulated images."""
 
 import json
 import tracemalloc
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from images import noise, read
 
-from lensnb.datasets import sources
+from lensnb.datasets import pixels, sources
 from lensnb.datasets.dataset import Scaling, load_dataset, prepare_dataset, split
 from lensnb.errors import InputError
 from lensnb.lensing.priors import CLASSES
 from lensnb.lensing.simulate import simulate
 from lensnb.recipes.schema import Data
+from lensnb.registry import Registry
 
 
 def test_pixel_scale_follows_the_size(src, out):
@@ -119,15 +120,18 @@ def test_split_is_random_and_leaves_numpys_global_state_alone():
 
 # Scaling ------------------------------------------------------------------------------------------
 
-pixels = hnp.arrays(
+small_images = hnp.arrays(
     np.float32, (4, 1, 4, 4), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 )
 
 
-@given(pixels, st.sampled_from(["linear", "asinh", "minmax", "range"]))
+@given(small_images, st.sampled_from(["linear", "asinh", "minmax", "range"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_inverse_of_forward_is_the_image(images, kind):
-    """To 3e-5 of the largest value (of 1 for minmax) in float32: sinh multiplies rounding by its argument < 30."""
+    """To 3e-5 of the largest value (of 1 for minmax) in float32.
+
+    sinh multiplies rounding by its argument, which is below 30.
+    """
     if kind == "minmax":
         images = np.abs(images) / 1e6
     if np.ptp(images) <= 1e-6 * np.abs(images).max():
@@ -203,8 +207,8 @@ def test_chunked_fit_of_a_memory_map_equals_whole_array_statistics(kind, tmp_pat
     images = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (301, 1, 8, 8))
     images[:] = noise(301, 1, 8, 8) + 1e4 * (np.arange(301) % 2)[:, None, None, None]
     rows = np.sort(np.random.default_rng(0).permutation(301)[:250])
-    monkeypatch.setattr(sources, "CHUNK", 64 * 7)
-    assert len(sources.chunks(250, 64)) == 36
+    monkeypatch.setattr(pixels, "CHUNK", 64 * 7)
+    assert len(pixels.chunks(250, 64)) == 36
     got = Scaling.fit(images, kind, rows)
     whole = np.array(images[rows], dtype=float)
     f = whole if kind == "linear" else np.arcsinh(whole / whole.std())
@@ -261,9 +265,8 @@ def fake_simulator(monkeypatch):
         return out, {"theta_E": np.linspace(0.8, 1.6, n), "class": np.arange(n) % 3}
 
     monkeypatch.setattr(sources, "simulate", simulate)
-    monkeypatch.setattr(
-        sources, "PRIORS", {"broad": types.SimpleNamespace(size=64, pixel_scale=0.08)}
-    )
+    broad = types.SimpleNamespace(size=64, pixel_scale=0.08)
+    monkeypatch.setattr(sources, "PRIORS", Registry("prior", [("broad", broad)]))
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])

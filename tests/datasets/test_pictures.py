@@ -1,4 +1,4 @@
-"""lensnb.pictures, through `prepare`: photographs in every mode and format against numpy and scikit-image."""
+"""Photographs in every mode and format, against numpy and scikit-image."""
 
 import os
 import struct
@@ -15,13 +15,8 @@ from skimage.transform import downscale_local_mean, resize_local_mean
 
 from lensnb.datasets import pictures
 
-COLOUR = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "retina",
-)  # 300 to 1411 pixels, most of them oblong
+# 300 to 1411 pixels, most of them oblong
+COLOUR = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 GREY = ("camera", "coins", "text")
 MIXED = ("camera", *COLOUR, "coins", "text")
 
@@ -199,71 +194,62 @@ def cmyk(c):
 
 
 def palette_with_a_hole(c):
+    """A palette picture whose colour 3 is transparent, options for its file, expected values."""
     image, colours = indexed(c)
     colours[3] = 0
     return image, {"transparency": 3}, colours[np.asarray(image)]
 
 
-MODES = {  # format: of a cutting (H, W, 3) uint8 the picture, options for its file, and the expected values
-    "L.png": lambda c: (Image.fromarray(grey(c)), {}, grey(c)),
-    "1.png": lambda c: (Image.fromarray(grey(c) > 120), {}, 255 * (grey(c) > 120)),
-    "1.tif": lambda c: (Image.fromarray(grey(c) > 120), {}, 255 * (grey(c) > 120)),
-    "LA.png": lambda c: (
-        Image.fromarray(np.dstack([grey(c), ramp(c)])),
-        {},
-        grey(c) * (ramp(c) / 255),
-    ),
-    "I;16.png": lambda c: (Image.fromarray(grey(c) * np.uint16(257)), {}, grey(c) * 257.0),
-    "I;16.tif": lambda c: (Image.fromarray(grey(c) * np.uint16(257)), {}, grey(c) * 257.0),
-    "I;16B.tif": lambda c: (
-        Image.fromarray((grey(c) * np.uint16(257)).astype(">u2")),
-        {},
-        grey(c) * 257.0,
-    ),
-    "I.tif": lambda c: (Image.fromarray(grey(c).astype(np.int32) * -70000), {}, grey(c) * -70000.0),
-    "F.tif": lambda c: (Image.fromarray(grey(c) / np.float32(7)), {}, grey(c) / np.float32(7)),
-    "RGB.png": lambda c: (Image.fromarray(c), {}, c),
-    "RGB.webp": lambda c: (Image.fromarray(c), {"lossless": True}, c),
-    "RGBA.png": lambda c: (
-        Image.fromarray(np.dstack([c, ramp(c)])),
-        {},
-        c * (ramp(c) / 255)[..., None],
-    ),
-    "RGBA.webp": lambda c: (
-        Image.fromarray(np.dstack([c, ramp(c)])),
-        {"lossless": True, "exact": True},
-        c * (ramp(c) / 255)[..., None],
-    ),
-    "P.png": lambda c: (indexed(c)[0], {}, indexed(c)[1][np.asarray(indexed(c)[0])]),
-    "P.gif": lambda c: (indexed(c)[0], {}, indexed(c)[1][np.asarray(indexed(c)[0])]),
-    "P with a hole.png": palette_with_a_hole,
-    "L with a hole.png": lambda c: (
-        Image.fromarray(grey(c)),
-        {"transparency": int(grey(c)[40, 60])},
-        np.where(grey(c) == grey(c)[40, 60], 0, grey(c)),
-    ),
-    "L.gif": lambda c: (Image.fromarray(grey(c)), {"optimize": False}, grey(c)),
-    "P of greys.gif": lambda c: (
-        Image.fromarray(grey(c)),
-        {"optimize": True},
-        np.dstack([grey(c)] * 3),
-    ),
-    "CMYK.tif": lambda c: (cmyk(c), {}, c),
-}
+def in_every_mode(c):
+    """A cutting (H, W, 3) uint8 in each mode and format.
+
+    Mode and format -> (picture, options for its file, expected values).
+    """
+    g = grey(c)
+    light = Image.fromarray(g)
+    black_and_white = Image.fromarray(g > 120)
+    faded_grey = np.dstack([g, ramp(c)])
+    faded = np.dstack([c, ramp(c)])
+    on_black = c * (ramp(c) / 255)[..., None]
+    palette, colours = indexed(c)
+    deep = g * np.uint16(257)
+    hole = int(g[40, 60])
+    with_hole = np.where(g == hole, 0, g)
+    return {
+        "L.png": (light, {}, g),
+        "1.png": (black_and_white, {}, 255 * (g > 120)),
+        "1.tif": (black_and_white, {}, 255 * (g > 120)),
+        "LA.png": (Image.fromarray(faded_grey), {}, g * (ramp(c) / 255)),
+        "I;16.png": (Image.fromarray(deep), {}, g * 257.0),
+        "I;16.tif": (Image.fromarray(deep), {}, g * 257.0),
+        "I;16B.tif": (Image.fromarray(deep.astype(">u2")), {}, g * 257.0),
+        "I.tif": (Image.fromarray(g.astype(np.int32) * -70000), {}, g * -70000.0),
+        "F.tif": (Image.fromarray(g / np.float32(7)), {}, g / np.float32(7)),
+        "RGB.png": (Image.fromarray(c), {}, c),
+        "RGB.webp": (Image.fromarray(c), {"lossless": True}, c),
+        "RGBA.png": (Image.fromarray(faded), {}, on_black),
+        "RGBA.webp": (Image.fromarray(faded), {"lossless": True, "exact": True}, on_black),
+        "P.png": (palette, {}, colours[np.asarray(palette)]),
+        "P.gif": (palette, {}, colours[np.asarray(palette)]),
+        "P with a hole.png": palette_with_a_hole(c),
+        "L with a hole.png": (light, {"transparency": hole}, with_hole),
+        "L.gif": (light, {"optimize": False}, g),
+        "P of greys.gif": (light, {"optimize": True}, np.dstack([g] * 3)),
+        "CMYK.tif": (cmyk(c), {}, c),
+    }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", in_every_mode(cuttings(n=1)[0]))
 def test_every_mode_becomes_one_or_three_channels(mode, src, out):
     wants = []
     for i, cutting in enumerate(cuttings()):
-        image, options, want = MODES[mode](cutting)
+        image, options, want = in_every_mode(cutting)[mode]
         image.save(src / f"{i} {mode}", **options)
         wants.append(centre(planes(want)))
     got = read(src, out, size=96).images
     assert got.shape == (8, 1 if mode[0] in "L1IF" else 3, 96, 96)
-    blended = mode.startswith(
-        ("LA", "RGBA")
-    )  # Pillow rounds the product of value and opacity to whole numbers
+    # Pillow rounds the product of value and opacity to whole numbers
+    blended = mode.startswith(("LA", "RGBA"))
     assert worst(got, np.array(wants)) <= (1.01 if blended else 0)
 
 
@@ -289,28 +275,29 @@ def test_the_first_frame_of_an_animation(kind, src, out):
     np.testing.assert_array_equal(got[:, 0], arrays)
 
 
-STORED = {  # how an upright picture lies in a file with each EXIF orientation (CIPA DC-008, table of tag 274)
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a, -1),
-}
+def as_stored(upright):
+    """How an upright picture lies in a file: EXIF orientation -> array (CIPA DC-008, tag 274)."""
+    return {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tif"])
 def test_orientation_as_exif_tells(kind, src, out):
-    upright = cuttings(height=32, width=43)[
-        0
-    ]  # an odd difference: turned after cropping, it would be off by one
-    for orientation, stored in STORED.items():
+    # an odd difference of sides: turned after cropping, it would be off by one
+    upright = cuttings(height=32, width=43)[0]
+    for orientation, stored in as_stored(upright).items():
         exif = Image.Exif()
         exif[274] = orientation
         options = {"lossless": True} if kind == "webp" else {}
-        Image.fromarray(np.ascontiguousarray(stored(upright))).save(
+        Image.fromarray(np.ascontiguousarray(stored)).save(
             src / f"{orientation}.{kind}", exif=exif, **options
         )
     got = read(src, out, size=32).images
@@ -417,7 +404,7 @@ def test_arrays_beside_pictures(src, out):
     save_each(src / "arrays", noise(3, 8, 8))
     message = refusal(src, out)
     assert (
-        "holds .npy files such as 000.npy and pictures such as 000.png; keep one kind there"
+        "holds npy files such as 000.npy and picture files such as 000.png; keep one kind there"
         in message
     )
 
@@ -442,7 +429,7 @@ def test_too_few_labels_and_single_pictures(src, out):
     save(src, cuttings(n=3))
     assert "at least 2 of each" in refusal(src, out)
     assert "class sub-folders" in refusal(src, out, labels="labels.npy")
-    assert "expected a folder of .npy files, of pictures" in refusal(src / "000.png", out)
+    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "000.png", out)
 
 
 def test_without_pillow_a_sentence_says_so(src, out, monkeypatch):

@@ -1,4 +1,4 @@
-"""lensnb.sources, through `prepare`: every kind of source in every layout, and what is refused in it."""
+"""The user's files, read by `prepare_dataset`: every source in every layout, and its refusals."""
 
 import math
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from images import deeplense_object, noise, read, refusal, save_each
 
-from lensnb.datasets import sources
+from lensnb.datasets import pixels
 
 REAL = Path(__file__).parents[3] / "shared/data"
 needs_real = pytest.mark.skipif(
@@ -16,23 +16,27 @@ needs_real = pytest.mark.skipif(
 )
 
 
-SHAPED = {
-    "N,H,W": (lambda a: a[:, 0], 1),
-    "N,1,H,W": (lambda a: a, 1),
-    "N,H,W,1": (lambda a: np.moveaxis(a, 1, 3), 1),
-    "N,3,H,W": (lambda a: a, 3),
-    "N,H,W,3": (lambda a: np.moveaxis(a, 1, 3), 3),
-    "fortran order": (lambda a: np.asfortranarray(a), 3),
-}
+def in_every_layout(grey, colour):
+    """Images (N, 1, H, W) and (N, 3, H, W) as they may lie in a file: name -> (array, images)."""
+    return {
+        "N,H,W": (grey[:, 0], grey),
+        "N,1,H,W": (grey, grey),
+        "N,H,W,1": (np.moveaxis(grey, 1, 3), grey),
+        "N,3,H,W": (colour, colour),
+        "N,H,W,3": (np.moveaxis(colour, 1, 3), colour),
+        "fortran order": (np.asfortranarray(colour), colour),
+    }
 
 
-@pytest.mark.parametrize("kind", SHAPED)
+LAYOUTS = in_every_layout(noise(12, 1, 8, 8), noise(12, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_single_array_in_any_layout(kind, src, out):
-    shape, channels = SHAPED[kind]
-    want = noise(12, channels, 8, 8)
-    np.save(src / "a.npy", shape(want))
+    array, want = LAYOUTS[kind]
+    np.save(src / "a.npy", array)
     got = read(src / "a.npy", out)
-    assert got.images.shape == (12, channels, 8, 8) and got.images.dtype == np.float32
+    assert got.images.shape == want.shape and got.images.dtype == np.float32
     np.testing.assert_array_equal(got.images, want.astype(np.float32))
     assert isinstance(got.images, np.memmap)
     assert got.labels is None and got.classes == () and got.truth == {} and got.pixel_scale is None
@@ -214,13 +218,13 @@ def test_real_npz(name, out):
 
 @pytest.mark.parametrize("old, new", [(150, 64), (128, 64), (101, 64), (65, 64), (9, 8)])
 def test_shrinking_is_the_exact_area_mean(old, new):
-    """Oracle: repeat each pixel `new` times and average blocks of `old`, which is exact for any ratio."""
+    """Oracle: repeat each pixel `new` times and average blocks of `old`, exact for any ratio."""
     x = noise(2, 1, old, old)
     want = x[:, 0]
     for axis in (1, 2):
         shape = [*want.shape[:axis], new, old, *want.shape[axis + 1 :]]
         want = np.repeat(want, new, axis).reshape(shape).mean(axis=axis + 1)
-    got = sources.resize(x, new)
+    got = pixels.resize(x, new)
     np.testing.assert_allclose(got[:, 0], want, rtol=0, atol=1e-10)
     np.testing.assert_allclose(got.mean(axis=(1, 2, 3)), x.mean(axis=(1, 2, 3)), rtol=1e-12)
 
@@ -229,10 +233,10 @@ def test_shrinking_is_the_exact_area_mean(old, new):
 def test_enlarging_keeps_the_mean_within_a_hundredth_of_the_peak_and_a_plane_exactly(old, new):
     y, x = np.mgrid[:old, :old] - (old - 1) / 2
     ring = np.exp(-((np.hypot(x, y) - old / 4) ** 2) / (old / 10) ** 2)[None, None]
-    got = sources.resize(ring, new)
+    got = pixels.resize(ring, new)
     assert got.shape == (1, 1, new, new)
     assert abs(got.mean() - ring.mean()) < 0.01 * ring.max()
-    plane = sources.resize((2 * x + 3 * y)[None, None], new)[0, 0]
+    plane = pixels.resize((2 * x + 3 * y)[None, None], new)[0, 0]
     cut = math.ceil(new / old)  # beyond the outermost old centres the edge is repeated
     v, u = (np.mgrid[:new, :new] - (new - 1) / 2) * old / new
     inner = (slice(cut, -cut),) * 2
@@ -283,10 +287,10 @@ def test_an_image_that_becomes_constant(src, out):
 
 def test_paths(src, out, tmp_path):
     assert "nowhere: No such file" in refusal(src / "nowhere", out)
-    assert "no .npy file" in refusal(src, out)
+    assert "no npy, picture or MNIST file" in refusal(src, out)
     (src / "readme.txt").write_text("x")
-    assert "no .npy file" in refusal(src, out)
-    assert "expected a folder of .npy files" in refusal(src / "readme.txt", out)
+    assert "no npy, picture or MNIST file" in refusal(src, out)
+    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "readme.txt", out)
     assert "embedded null" in refusal(f"{src}/a\0b", out)
     os.mkfifo(src / "pipe.npy")  # opening it would wait for ever
     assert "pipe.npy: expected a file" in refusal(src / "pipe.npy", out)

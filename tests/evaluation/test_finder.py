@@ -90,7 +90,7 @@ def test_an_image_depends_on_its_number_and_kind_alone(others):
         ({"prior": "deeplensesim-2"}, "prior with a signal-to-noise"),
         ({"n": 0}, "n is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"prior": "narrow"}, "expected one of broad"),
+        ({"prior": "narrow"}, "no prior .narrow.; known are broad"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(arguments, sentence):

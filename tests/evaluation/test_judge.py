@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 
 from lensnb import io
-from lensnb.datasets.dataset import Part, load_dataset, prepare_dataset
+from lensnb.datasets.dataset import Rows, load_dataset, prepare_dataset
 from lensnb.display import figures
 from lensnb.errors import InputError
 from lensnb.evaluation import compare
@@ -53,7 +53,7 @@ def as_real(judge, fresh):
 def test_images_are_measured_a_few_at_a_time(judge, fresh, monkeypatch):
     whole = judge.rows(fresh[0])
     monkeypatch.setattr(judge_module, "CHUNK", 64)
-    parts = judge.rows(Part(fresh[0], np.arange(N)))
+    parts = judge.rows(Rows(fresh[0], np.arange(N)))
     assert whole.keys() == parts.keys() and all(
         np.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-6) for name in whole
     )

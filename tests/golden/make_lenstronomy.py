@@ -1,12 +1,13 @@
-"""Images and deflections by lenstronomy, the oracle of tests/test_simulate.py.
+"""Images and deflections by lenstronomy, the oracle of tests/lensing/test_simulate.py.
 
-lenstronomy requires packages whose licence forbids commercial use, so it is never a dependency:
+lenstronomy requires packages whose licence forbids commercial use. So it is never a dependency,
+and is installed apart:
 
     python3 -m venv ../oracle && ../oracle/bin/pip install lenstronomy
     ../oracle/bin/python tests/golden/make_lenstronomy.py
 
-The DeepLenseSim sets go through lenstronomy's own magnitudes and redshift convention, the way
-the public generator calls it; nothing here knows of lensnb.
+The DeepLenseSim sets use lenstronomy's own magnitudes and redshift convention, as the public
+generator does. Nothing here imports lensnb.
 """
 
 from importlib.metadata import version
@@ -40,7 +41,7 @@ def angular_radius(mass):
 
 
 def luminosity_radius(mass):
-    """As DeepLenseSim has it, down to its 206265 arcsec in a radian."""
+    """DeepLenseSim's own Einstein radius, down to its 206265 arcsec in a radian."""
     d = COSMOLOGY.luminosity_distance
     return einstein_radius(mass, d(0.5), d(1.0), d(1.0) - d(0.5)) * 206265 / units.rad.to("arcsec")
 
@@ -51,7 +52,11 @@ def ellipticity(q, phi):
 
 
 def line(row, count, ends):
-    """`count` equal points along a row's line: with its two ends, or mid-points of equal parts."""
+    """`count` equal points along a row's line: x, y, mass.
+
+    With `ends` the first and last point are the line's ends; otherwise the points are the
+    mid-points of equal parts.
+    """
     s = np.linspace(-1, 1, count) if ends else (2 * np.arange(count) + 1) / count - 1
     s = s * row["vortex_half_length"]
     return np.stack(
@@ -128,7 +133,7 @@ def direct_image(row, points, radius, size, scale, fwhm, truncation, fold, ampli
 
 
 def magnitude_image(row, points, scale, fwhm, zero_point):
-    """Sets 2 and 3: magnitudes, deflections restated from a source at 2.5 to one at 1.0."""
+    """Sets 2 and 3: magnitudes, and deflections restated from a source at 2.5 to one at 1.0."""
     names, lens = lens_models(row, points, luminosity_radius)
     model = {
         "lens_model_list": names,
@@ -209,21 +214,23 @@ def nothing():
     return np.zeros((3, 0))
 
 
+def broad_points(rng, row):
+    if row["class"] == 1:
+        return subhalos(rng, row, 25, 1e7)
+    if row["class"] == 2:
+        return line(row, FINE_LINE, ends=False)
+    return nothing()
+
+
 def broad(rng):
-    """Two of each class and, last, the second vortex again as DeepLense's 100 points."""
+    """Two of each class; and last the second vortex again, as DeepLense's 100 points."""
     rows = [broad_row(rng, label) for label in (0, 0, 1, 1, 2, 2)]
-    dark = [
-        subhalos(rng, row, 25, 1e7)
-        if row["class"] == 1
-        else line(row, FINE_LINE, ends=False)
-        if row["class"] == 2
-        else nothing()
-        for row in rows
-    ]
-    rows, dark = rows + rows[-1:], dark + [line(rows[-1], 100, ends=True)]
+    dark = [broad_points(rng, row) for row in rows]
+    rows.append(rows[-1])
+    dark.append(line(rows[-1], 100, ends=True))
     images = [
         direct_image(row, points, angular_radius, 64, 0.1, 0.17, 5, 4, 1.0)
-        for row, points in zip(rows, dark)
+        for row, points in zip(rows, dark, strict=True)
     ]
     return rows, dark, images
 
@@ -231,7 +238,7 @@ def broad(rng):
 def preset(rng, image):
     rows = [preset_row(rng, label) for label in (0, 1, 2)]
     dark = [nothing(), subhalos(rng, rows[1], 25, 1e6), line(rows[2], 100, ends=True)]
-    return rows, dark, [image(row, points) for row, points in zip(rows, dark)]
+    return rows, dark, [image(row, points) for row, points in zip(rows, dark, strict=True)]
 
 
 def padded(dark):
@@ -244,7 +251,8 @@ def padded(dark):
 
 def deflections(rng):
     """Deflection of one smooth lens and of 100 points on a line, at scattered places."""
-    row, x, y = broad_row(rng, 2), *rng.uniform(-3, 3, (2, 200))
+    row = broad_row(rng, 2)
+    x, y = rng.uniform(-3, 3, (2, 200))
     names, lens = lens_models(row, line(row, 100, ends=True), angular_radius)
     smooth = LensModel(names[:2]).alpha(x, y, lens[:2])
     points = LensModel(names[2:]).alpha(x, y, lens[2:])
@@ -255,19 +263,26 @@ def deflections(rng):
     }
 
 
+def image_of_set_1(row, points):
+    image = direct_image(row, points, luminosity_radius, 150, 0.05, 0.087, 3, 1, 20.0)
+    return image[::3, ::3]  # every third pixel keeps the file small
+
+
+def image_of_set_2(row, points):
+    return magnitude_image(row, points, 0.101, 0.16, 24.0)
+
+
+def image_of_set_3(row, points):
+    return magnitude_image(row, points, 0.08, 0.08, 25.96)
+
+
 def main():
     rng = np.random.default_rng(1)
     sets = {
         "broad": broad(rng),
-        # photons are counted elsewhere; every third pixel keeps the file small
-        "deeplensesim-1": preset(
-            rng,
-            lambda row, points: direct_image(
-                row, points, luminosity_radius, 150, 0.05, 0.087, 3, 1, 20.0
-            )[::3, ::3],
-        ),
-        "deeplensesim-2": preset(rng, lambda *a: magnitude_image(*a, 0.101, 0.16, 24.0)),
-        "deeplensesim-3": preset(rng, lambda *a: magnitude_image(*a, 0.08, 0.08, 25.96)),
+        "deeplensesim-1": preset(rng, image_of_set_1),  # without counting photons
+        "deeplensesim-2": preset(rng, image_of_set_2),
+        "deeplensesim-3": preset(rng, image_of_set_3),
     }
     arrays = {"lenstronomy_version": np.array(version("lenstronomy"))} | deflections(rng)
     for name, (rows, dark, images) in sets.items():

@@ -1,4 +1,4 @@
-"""Images on disk, and how they are read or refused: what the tests of data, sources and files share."""
+"""Images on disk, and how they are read or refused; shared by the tests of lensnb.datasets."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def noise(*shape, seed=1):
 
 
 def read(path, folder, seed=0, **knobs):
-    """prepare and load a source of the user's, unscaled and unresized unless told otherwise."""
+    """The dataset that is prepared from a path, unscaled and unresized unless `knobs` differ."""
     knobs = {"size": 8, "scaling": "linear", "holdout": 0.25} | knobs
     prepare_dataset(Data(path=str(path), **knobs), seed, folder)
     return load_dataset(folder)

@@ -1,4 +1,4 @@
-"""The simulator against lenstronomy, against real DeepLenseSim files and against lens theory."""
+"""The simulator against lenstronomy, real DeepLenseSim files and lens theory."""
 
 import math
 import subprocess
@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage, stats
 
 from lensnb.errors import InputError
-from lensnb.lensing import priors, simulate
+from lensnb.lensing import priors, simulate, truth_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lenstronomy.npz"
 REAL = Path(__file__).parents[3] / "shared/data/deeplensesim"
@@ -21,7 +21,7 @@ ROMAN = {"deeplensesim-1": "I", "deeplensesim-2": "II", "deeplensesim-3": "III"}
 
 
 def bare(name):
-    """That prior without noise and without a brightness set by the signal-to-noise."""
+    """The prior of that name, without noise and without a prescribed signal-to-noise."""
     return replace(priors.PRIORS[name], snr=None, background=0.0)
 
 
@@ -50,7 +50,7 @@ def ours(name, truth, x, y, mass):
         "theta_E_smooth": truth["theta_E_smooth"] * scale,
         "gamma": truth["gamma"] * scale,
     }
-    points = {"x": x, "y": y, "theta_E": priors.einstein_radius(mass, prior)}
+    points = {"x": x, "y": y, "theta_E": truth_tables.einstein_radius(mass, prior)}
     return simulate.clean_images(truth, points, prior).numpy()
 
 
@@ -116,7 +116,7 @@ def real(name, label):
 
 def smooth_twins(name, source_xy):
     """Noise-free images without substructure for those source positions, (n, H, W)."""
-    truth = rows(priors.draw_truth(3 * len(source_xy), name), np.s_[::3])
+    truth = rows(truth_tables.draw_truth(3 * len(source_xy), name), np.s_[::3])
     truth["source_x"], truth["source_y"] = source_xy.T.astype(float)
     return simulate.render(truth, bare(name))[:, 0].numpy()
 
@@ -129,7 +129,7 @@ def test_each_pixel_of_real_images_without_substructure(name):
 
 
 def image_statistics(images, twins):
-    """What substructure, flux and shape look like: one number an image for each."""
+    """Statistics of flux, shape and substructure: name -> one number for each image."""
     axis = np.arange(images.shape[-1]) - (images.shape[-1] - 1) / 2
     r = np.hypot(*np.meshgrid(axis, axis))
     total = images.sum((1, 2))
@@ -170,7 +170,7 @@ def test_distributions_of_real_images(name, label):
 
 
 def test_noise_of_real_photon_counts():
-    """Exposure from the ring; then sky from the corners and the variance along the ring."""
+    """The exposure is read off the ring; then the sky off the corners, and the ring's variance."""
     files = real("deeplensesim-1", "no_sub")
     twins = smooth_twins("deeplensesim-1", files["source_xy"])
     images, truth = simulate.simulate(60, "deeplensesim-1")
@@ -195,7 +195,7 @@ def counting_noise(images, twins):
     return {
         "exposure": exposure,
         "sky": corners / sky,
-        "ring": np.array([one[where].mean() for one, where in zip(z2, bright)]),
+        "ring": np.array([one[where].mean() for one, where in zip(z2, bright, strict=True)]),
     }
 
 
@@ -206,8 +206,8 @@ def counting_noise(images, twins):
 def test_theta_E_holds_mean_convergence_one(name):
     """Gauss: the mean of div(alpha) / 2 within the ellipse, from the flux through its rim."""
     prior = priors.PRIORS[name]
-    truth = priors.draw_truth(30, name, seed=2)
-    points = priors.draw_points(truth, prior)
+    truth = truth_tables.draw_truth(30, name, seed=2)
+    points = truth_tables.draw_points(truth, prior)
     means = np.array(
         [mean_convergence(rows(truth, [i]), rows(points, [i]), prior) for i in range(30)]
     )
@@ -239,12 +239,12 @@ def test_line_is_the_limit_of_many_points():
 
 def test_signal_to_noise_is_what_the_truth_says():
     prior = priors.PRIORS["broad"]
-    truth = priors.draw_truth(60, seed=3)
-    clean = simulate.clean_images(truth, priors.draw_points(truth, prior), prior)
+    truth = truth_tables.draw_truth(60, seed=3)
+    clean = simulate.clean_images(truth, truth_tables.draw_points(truth, prior), prior)
     noise = (simulate.render(truth)[:, 0] - clean).numpy()
     peak = clean.amax((1, 2), keepdim=True)
     bright = (clean > 0.3 * peak).numpy()
-    signal = np.array([one[where].mean() for one, where in zip(clean.numpy(), bright)])
+    signal = np.array([one[where].mean() for one, where in zip(clean.numpy(), bright, strict=True)])
     # half of the ring's variance is the sky's (1), half the photons'
     np.testing.assert_allclose(signal / math.sqrt(2), truth["snr"], rtol=1e-5)
     np.testing.assert_allclose(signal / truth["exposure"], 1, rtol=1e-5)
@@ -273,7 +273,7 @@ def test_size_keeps_the_field_of_view():
     prior = bare("broad")
     half = priors.get_prior(bare("broad"), 32)
     assert half.size == 32 and half.pixel_scale == pytest.approx(0.2)
-    truth = priors.draw_truth(9, prior)
+    truth = truth_tables.draw_truth(9, prior)
     small = simulate.render(truth, replace(half, oversample=8))
     full = simulate.render(truth, prior)
     summed = torch.nn.functional.avg_pool2d(full, 2) * 4  # the same rays, flux a pixel
@@ -282,7 +282,7 @@ def test_size_keeps_the_field_of_view():
 
 
 def test_deeplensesim_1_counts_photons():
-    images = simulate.render(priors.draw_truth(2, "deeplensesim-1"), "deeplensesim-1")
+    images = simulate.render(truth_tables.draw_truth(2, "deeplensesim-1"), "deeplensesim-1")
     assert (images == images.round()).all() and images.min() >= 0
 
 
@@ -310,6 +310,14 @@ def test_same_seed_same_bits_other_seed_other_images():
     assert not set(truth["theta_E"]) & set(other_truth["theta_E"])
 
 
+def test_images_alone_are_those_of_simulate():
+    images = simulate.simulate_images(3, seed=2, size=16)
+    assert images.shape == (3, 1, 16, 16) and images.dtype == np.float32
+    np.testing.assert_array_equal(images, simulate.simulate(3, seed=2, size=16)[0])
+    other = simulate.simulate_images(2, prior="deeplensesim-2")
+    np.testing.assert_array_equal(other, simulate.simulate(2, "deeplensesim-2")[0])
+
+
 def test_memory_map_is_filled(tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.float32, (5, 1, 16, 16))
     images, _ = simulate.simulate(5, size=16, batch=2, out=out)
@@ -324,19 +332,19 @@ def test_memory_map_is_filled(tmp_path):
 
 @pytest.mark.parametrize("q", [1.0, 1 - 1e-8, 1 - 1e-7, 1 - 1e-5])
 def test_round_lens_under_a_source_on_its_centre_on_a_ray(q):
-    truth = priors.draw_truth(6)
+    truth = truth_tables.draw_truth(6)
     ray = 0.1 / 4 / 2
     truth |= {name: np.full(6, ray) for name in ("x", "y", "source_x", "source_y")}
     truth |= {name: np.full(6, q) for name in ("q", "source_q")} | {"vortex_angle": np.zeros(6)}
     prior = priors.PRIORS["broad"]
-    points = priors.draw_points(truth, prior)
+    points = truth_tables.draw_points(truth, prior)
     points["x"][:, 0] = points["y"][:, 0] = 3 * ray  # a subhalo exactly on a ray
     images = simulate.clean_images(truth, points, prior)
     assert torch.isfinite(images).all() and (images.amax((1, 2)) > 10).all()
 
 
 def test_round_lens_is_round():
-    truth = rows(priors.draw_truth(1), [0]) | {
+    truth = rows(truth_tables.draw_truth(1), [0]) | {
         name: np.zeros(1) for name in ("x", "y", "source_x", "source_y", "gamma")
     }
     truth |= {"q": np.ones(1), "source_q": np.ones(1)}
@@ -353,7 +361,7 @@ def test_round_lens_is_round():
         ({"n": 3, "size": 7}, "size is 7, expected a whole number of at least 8"),
         ({"n": 3, "seed": -1}, "seed is -1"),
         ({"n": 3, "batch": 0}, "batch is 0"),
-        ({"n": 3, "prior": "braod"}, r"prior is 'braod', expected one of .*did you mean broad\?"),
+        ({"n": 3, "prior": "braod"}, r"no prior 'braod'; did you mean broad\?"),
         ({"n": 3, "prior": 7}, "prior is 7, expected one of broad"),
         (
             {"n": 3, "out": np.zeros((3, 1, 8, 8))},

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lensnb import io, pipeline
-from lensnb.datasets.dataset import choose, load_dataset, prepare_dataset
+from lensnb.datasets.dataset import comparison_rows, load_dataset, prepare_dataset
 from lensnb.display import figures
 from lensnb.errors import InputError
 from lensnb.evaluation.monitor import Monitor, diversity
@@ -553,7 +553,7 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
     )
     dataset = load_dataset(tmp_path / "data")
     p = recipe(evaluate={"n": 100}, data={"size": 16}, model={"context": "none"})
-    judged = set(choose(dataset, 100, p.seed)[0])
+    judged = set(comparison_rows(dataset, 100, p.seed)[0])
     seen = []
 
     class Spy:
@@ -570,7 +570,7 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
         and not judged & set(seen)
         and set(seen) <= set(dataset.heldout)
     )
-    everything = set(choose(dataset, 10**6, p.seed)[0])  # however many a later comparison asks for
+    everything = set(comparison_rows(dataset, 10**6, p.seed)[0])  # however many a later comparison asks for
     assert len(everything) == 150 and not everything & set(seen)
 
 

@@ -16,9 +16,17 @@ NPZ = "data.path=images/a.npz"
 GOOD = noise(N, SIZE, SIZE)
 
 
+def unchanged(folder):
+    """The good images alone."""
+
+
 def alone(array):
     """One array as images/a.npy."""
-    return lambda folder: np.save(folder / "images/a.npy", array)
+
+    def make(folder):
+        np.save(folder / "images/a.npy", array)
+
+    return make
 
 
 def among(name, content):
@@ -27,7 +35,10 @@ def among(name, content):
     def make(folder):
         path = folder / "images" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content)
 
     return make
 
@@ -48,7 +59,13 @@ def empty(folder):
 
 
 def both(*makers):
-    return lambda folder: [make(folder) for make in makers]
+    """All of these makers, one after the other."""
+
+    def make(folder):
+        for maker in makers:
+            maker(folder)
+
+    return make
 
 
 def saved(array):
@@ -96,9 +113,8 @@ def bomb(folder):
     )
     body = first + piece * 2**12 + pack.flush()
     size = len(head) + 2**32 - 2**10
-    known = struct.pack(
-        "<HHHHHIIIHH", 20, 0, 8, 0, 33, 0, len(body), size, 10, 0
-    )  # method, date, checksum, sizes
+    # method, date, checksum, sizes
+    known = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, 0, len(body), size, 10, 0)
     local = b"PK\3\4" + known + b"images.npy" + body
     entry = b"PK\1\2" + b"\x14\0" + known + struct.pack("<HHHII", 0, 0, 0, 0, 0) + b"images.npy"
     end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), len(local), 0)
@@ -140,17 +156,21 @@ def idx(images, magic=b"\0\0\x08\x03"):
 
 
 def labels(array):
-    return both(alone(GOOD), lambda folder: np.save(folder / "labels.npy", array))
+    """The good images as one array, and these labels."""
+
+    def make(folder):
+        np.save(folder / "labels.npy", array)
+
+    return both(alone(GOOD), make)
 
 
 def as_float32(images):
-    """Whether the data stage holds these images, in any order, to the last bit."""
+    """A check that the data stage holds these images, in any order, to the last bit."""
 
     def holds(folder):
         found = np.load(folder / "outputs/it/data/images.npy")[:, 0]
-        return sorted(x.tobytes() for x in found) == sorted(
-            x.astype(np.float32).tobytes() for x in images
-        )
+        wanted = (image.astype(np.float32) for image in images)
+        return sorted(x.tobytes() for x in found) == sorted(x.tobytes() for x in wanted)
 
     return holds
 
@@ -169,16 +189,19 @@ COUNTS = (GOOD * 3000).clip(0, 65535).astype(np.uint16)
 CASES = {
     # where there is nothing to read
     "folder missing": Case(
-        lambda f: None, ("nowhere", "No such file", "expected"), overrides="data.path=nowhere"
+        unchanged, ("nowhere", "No such file", "expected"), overrides="data.path=nowhere"
     ),
-    "folder empty": Case(empty, ("images", "no .npy file", "expected images saved")),
+    "folder empty": Case(
+        empty, ("images", "no npy, picture or MNIST file", "expected images saved")
+    ),
     "path with a null byte": Case(
-        lambda f: None,
+        unchanged,
         ("a", "embedded null byte", "expected a file"),
         overrides='data.path="\\"a\\0b\\""',
     ),
     "other files only": Case(
-        instead("a.fits", b"SIMPLE  =                    T"), ("images", "no .npy file", "np.save")
+        instead("a.fits", b"SIMPLE  =                    T"),
+        ("images", "no npy, picture or MNIST file", "np.save"),
     ),
     "one file of another kind": Case(
         among("a.h5", b"\x89HDF"), ("a.h5", "expected a folder"), overrides="data.path=images/a.h5"
@@ -200,7 +223,7 @@ CASES = {
     "pipe": Case(lambda f: os.mkfifo(f / "images/pipe.npy"), ("pipe.npy", "expected a file")),
     "folder of the name of a file": Case(
         lambda f: (empty(f), (f / "images/x.npy").mkdir()),
-        ("images", "no .npy file"),
+        ("images", "no npy, picture or MNIST file"),
         overrides="data.path=images/x.npy",
     ),
     # arrays that are damaged
@@ -232,7 +255,11 @@ CASES = {
     "no image in it": Case(
         alone(GOOD[:0]), ("a.npy", "empty array of shape (0, 16, 16)", "expected"), overrides=HERE
     ),
-    "one image": Case(alone(GOOD[0]), ("a.npy", "found 1", "at least 2 of each"), overrides=HERE),
+    "one image": Case(
+        alone(GOOD[0]),
+        ("a.npy", "found 1 image", "training needs 2", "expected a folder"),
+        overrides=HERE,
+    ),
     "too few images": Case(
         alone(GOOD[:5]), ("a.npy", "found 5", "at least 2 of each"), overrides=HERE
     ),
@@ -341,7 +368,9 @@ CASES = {
         ("labels", "class sub-folders"),
         overrides="data.labels=labels.npy",
     ),
-    "classes without images": Case(class_folders, ("images", "no .npy file", "expected images")),
+    "classes without images": Case(
+        class_folders, ("images", "no npy, picture or MNIST file", "expected images")
+    ),
     "class folder beside images": Case(
         among("no/a.npy", GOOD[0]), ("images", "different depths", "put all images")
     ),

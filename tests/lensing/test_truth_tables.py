@@ -1,4 +1,4 @@
-"""What is drawn: the distributions of truth tables, and the mass that a ring holds."""
+"""Truth tables: the distributions of what is drawn, and the mass that a ring holds."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from lensnb.errors import InputError
-from lensnb.lensing import priors
+from lensnb.lensing import priors, truth_tables
 
 PRESETS = [name for name in priors.PRIORS if name.startswith("deeplensesim")]
 
@@ -18,7 +18,7 @@ def rows(truth, choice):
 
 
 def test_draws_follow_the_broad_prior():
-    truth = priors.draw_truth(3000, seed=6)
+    truth = truth_tables.draw_truth(3000, seed=6)
     p = priors.PRIORS["broad"]
     assert list(truth["class"][:5]) == [0, 1, 2, 0, 1]
     flat = {
@@ -48,16 +48,16 @@ def test_draws_follow_the_broad_prior():
 
 
 def test_subhalos_follow_the_mass_function():
-    truth = priors.draw_truth(600, seed=7)
+    truth = truth_tables.draw_truth(600, seed=7)
     cdm = rows(truth, truth["class"] == 1)
     counts = np.bincount(cdm["subhalos"], minlength=60)
     assert cdm["subhalos"].mean() == pytest.approx(25, abs=1.1)  # 3 standard errors
     assert cdm["subhalos"].var() == pytest.approx(25, rel=0.3) and counts.sum() == 200
     assert not truth["subhalos"][truth["class"] != 1].any()
     for slope in (-0.9, -1.9, -1.0):
-        points = priors.draw_points(cdm, replace(priors.PRIORS["broad"], cdm_slope=slope))
+        points = truth_tables.draw_points(cdm, replace(priors.PRIORS["broad"], cdm_slope=slope))
         there = points["theta_E"] > 0
-        mass = 1e12 * (points["theta_E"][there] / priors.einstein_radius_1e12(0.5, 1.0)) ** 2
+        mass = 1e12 * (points["theta_E"][there] / truth_tables.einstein_radius_1e12(0.5, 1.0)) ** 2
         log_m = np.log(mass)
         a = slope + 1
         cdf = (
@@ -72,7 +72,7 @@ def test_subhalos_follow_the_mass_function():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_draw_what_the_generator_draws(name):
-    truth = priors.draw_truth(300, name)
+    truth = truth_tables.draw_truth(300, name)
     scale = 1.0 if name == "deeplensesim-1" else 0.634
     constant = {
         "theta_E_smooth": 1.2815 * scale,
@@ -102,9 +102,9 @@ def test_presets_draw_what_the_generator_draws(name):
 
 @pytest.mark.parametrize("name", priors.PRIORS)
 def test_rows_do_not_depend_on_how_many_are_drawn(name):
-    many = priors.draw_truth(1000, name)
-    few = priors.draw_truth(100, name)
-    single = [priors.draw_truth(1, name, start=i) for i in range(60)]
+    many = truth_tables.draw_truth(1000, name)
+    few = truth_tables.draw_truth(100, name)
+    single = [truth_tables.draw_truth(1, name, start=i) for i in range(60)]
     for column in many:
         np.testing.assert_array_equal(many[column][:100], few[column])
         ones = np.concatenate([t[column] for t in single])
@@ -124,7 +124,7 @@ def test_einstein_radius_from_distances_integrated_here():
     hubble_length = 299792.458 / 70  # Mpc
     length = 4 * 1e12 * 4.30091e-9 / 299792.458**2  # Mpc, G in Mpc (km/s)^2 / solar mass
     expected = math.sqrt(length * d_ls / (d_l * d_s) / hubble_length) * 206264.806
-    assert priors.einstein_radius_1e12(0.5, 1.0) == pytest.approx(expected, rel=1e-4)
+    assert truth_tables.einstein_radius_1e12(0.5, 1.0) == pytest.approx(expected, rel=1e-4)
     assert expected == pytest.approx(1.66, abs=0.01)
 
 
@@ -137,7 +137,7 @@ def test_convention_of_sets_2_and_3_is_the_ratio_of_distances():
 
 
 def test_substructure_is_taken_from_the_smooth_lens():
-    truth = priors.draw_truth(300)
+    truth = truth_tables.draw_truth(300)
     none = truth["class"] == 0
     assert (truth["theta_E_smooth"][none] == truth["theta_E"][none]).all()
     assert (truth["theta_E_smooth"][~none] < truth["theta_E"][~none]).all()
@@ -149,4 +149,4 @@ def test_substructure_is_taken_from_the_smooth_lens():
 
 def test_heavy_subhalos_are_refused():
     with pytest.raises(InputError, match="outweighs its lens"):
-        priors.draw_truth(3, replace(priors.PRIORS["broad"], cdm_mass=(1e11, 2e11)))
+        truth_tables.draw_truth(3, replace(priors.PRIORS["broad"], cdm_mass=(1e11, 2e11)))

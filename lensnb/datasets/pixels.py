@@ -1,0 +1,83 @@
+"""Pixels of any source to single precision, to the channels and the size that a recipe wants."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lensnb.errors import InputError
+
+CHUNK = 2**20  # pixels held in memory at a time
+
+
+def chunks(n: int, pixels: int) -> list[slice]:
+    """Slices that cover n images of so many pixels each.
+
+    A slice has at most CHUNK pixels, or one image.
+    """
+    step = max(1, CHUNK // pixels)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def convert(images: np.ndarray, channels: int, size: int, names: Sequence[str]) -> np.ndarray:
+    """float32 images (B, channels, size, size) from (B, C, H, H) of any real type.
+
+    names : of the images, in messages.
+
+    Raises InputError for pixels that are not finite in single precision, and for images that are
+    constant or become constant.
+    """
+    x = images.astype(np.float64)
+    _check_pixels(x, names)
+    if channels != x.shape[1]:
+        x = x.mean(axis=1, keepdims=True) if channels == 1 else np.repeat(x, channels, axis=1)
+    x = resize(x, size).astype(np.float32)
+    _check_pixels(x, names)  # averaging or single precision can make an image constant
+    return x
+
+
+def _check_pixels(x: np.ndarray, names: Sequence[str]) -> None:
+    axes = (1, 2, 3)
+    bad = (~(np.abs(x) <= np.finfo(np.float32).max)).sum(axis=axes)
+    if bad.any():
+        i = np.flatnonzero(bad)[0]
+        raise InputError(
+            f"{names[i]}: {bad[i]} of {x[i].size} pixels are NaN, infinite or beyond single "
+            "precision; expected finite numbers, so mask or drop it"
+        )
+    constant = x.min(axis=axes) == x.max(axis=axes)
+    if constant.any():
+        i = np.flatnonzero(constant)[0]
+        raise InputError(f"{names[i]}: constant image, every pixel is {x[i].flat[0]:g}; drop it")
+
+
+def resize(x: np.ndarray, size: int) -> np.ndarray:
+    """Square images (B, C, H, H) to (B, C, size, size), keeping surface brightness.
+
+    A smaller image takes the mean over the area of each new pixel, as a detector with larger
+    pixels sees it, so that the image's mean is kept to rounding. A larger one is bilinear.
+    """
+    old = x.shape[-1]
+    if size > old:
+        return torch.nn.functional.interpolate(
+            torch.from_numpy(x), size=(size, size), mode="bilinear"
+        ).numpy()
+    if size < old:
+        return _area_means(_area_means(x, size).swapaxes(2, 3), size).swapaxes(2, 3)
+    return x
+
+
+def _area_means(x: np.ndarray, size: int) -> np.ndarray:
+    """Means over `size` equal parts of the last axis.
+
+    An old pixel on a border counts to both parts, by its overlap with each.
+    """
+    old = x.shape[-1]
+    edges = np.arange(size + 1) * old / size
+    total = np.zeros(())
+    for k in range(math.ceil(old / size) + 1):
+        pixel = np.floor(edges[:-1]).astype(int) + k
+        overlap = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
+        total = total + x[..., np.minimum(pixel, old - 1)] * np.clip(overlap, 0, None)
+    return total * size / old

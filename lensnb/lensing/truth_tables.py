@@ -1,0 +1,288 @@
+"""Truth tables: what each simulated image shows, drawn from a prior.
+
+A table holds every lens, source and piece of dark substructure. The mass within the ring is
+shared between lens and substructure. Lengths are in arcsec and masses in solar masses. Position
+angles are in radians, from +x towards +y.
+
+Every image has random streams of its own, keyed by (seed, image number). So image i is the same
+however many images are drawn, and in whatever chunks.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lensnb.errors import InputError
+from lensnb.lensing.priors import CLASSES, FLOOR, Prior, Range, get_prior, whole_number
+
+TRUTH, POINTS, NOISE = range(3)  # the random streams of one image
+UNIFORMS = 19  # uniform numbers that one row of a table takes
+SMOOTH = (
+    "theta_E",
+    "q",
+    "phi",
+    "x",
+    "y",
+    "gamma",
+    "phi_gamma",
+    "source_x",
+    "source_y",
+    "source_radius",
+    "source_n",
+    "source_q",
+    "source_phi",
+    "snr",
+    "exposure",
+)  # columns that have nothing to do with substructure
+
+Table = Mapping[str, np.ndarray]  # column name -> (n,)
+
+
+# ---- what is drawn
+
+
+def draw_truth(
+    n: int, prior: str | Prior = "broad", seed: int = 0, start: int = 0
+) -> dict[str, np.ndarray]:
+    """What n images show: a dict of numpy columns (n,).
+
+    Row i describes image start + i of the seed. The columns are
+
+    - seed, index, class (position in CLASSES, which repeat in turn);
+    - theta_E [arcsec]: the mean convergence, with all mass counted, is 1 within the ellipse of the
+      lens's q and phi and of area pi theta_E^2 (for DeepLenseSim it follows from the other
+      columns); theta_E_smooth: the Einstein radius of the SIE;
+    - q, phi, x, y: the lens; gamma, phi_gamma: the shear;
+    - source_x, source_y (absolute), source_radius, source_n, source_q, source_phi;
+    - snr (inf: no noise, NaN: not prescribed), exposure;
+    - subhalos: how many there are; vortex_mass, vortex_half_length [arcsec], vortex_angle,
+      axion_mass_ev: 0 where there is no vortex;
+    - substructure_mass [solar masses inside the ring].
+
+    Raises InputError for a bad argument and for a prior whose substructure outweighs its lens.
+    """
+    prior = get_prior(prior)
+    n = whole_number("n", n, 1)
+    seed = whole_number("seed", seed, 0)
+    start = whole_number("start", start, 0)
+    index = np.arange(start, start + n)
+    rows = [random_stream(seed, i, TRUTH).random(UNIFORMS) for i in index.tolist()]
+    u = iter(np.array(rows).T.copy())  # contiguous (n,) each
+    truth = {"seed": np.full(n, seed), "index": index, "class": index % len(CLASSES)}
+    truth |= _draw_smooth(u, prior) | _draw_exposure(u, prior)
+    truth |= _draw_substructure(u, prior, truth["class"])
+    return truth | _share_mass(truth, prior)
+
+
+def altered(truth: Table, prior: str | Prior, **columns: Any) -> dict[str, np.ndarray]:
+    """A truth table with some columns changed, to a number or to (n,) values.
+
+    The mass is then shared again between lens and substructure.
+    """
+    prior = get_prior(prior)
+    n = len(truth["index"])
+    changed = {name: np.full(n, column, float) for name, column in columns.items()}
+    table = {**truth, **changed}
+    return table | _share_mass(table, prior)
+
+
+def random_stream(seed: int, index: int, stream: int) -> np.random.Generator:
+    """The random generator of image `index` of `seed`, for its TRUTH, POINTS or NOISE."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, index, 0, 0]))
+
+
+def _between(u: np.ndarray, bounds: Any) -> np.ndarray:
+    """Uniform numbers in [0, 1) to uniform ones within bounds (low, high)."""
+    return bounds[0] + (bounds[1] - bounds[0]) * u
+
+
+def _log_between(u: np.ndarray, bounds: Range) -> np.ndarray:
+    """Uniform numbers in [0, 1) to log-uniform ones within bounds (low, high)."""
+    low, high = bounds
+    if low == high:
+        return low * np.ones_like(u)
+    return low * (high / low) ** u
+
+
+def _draw_smooth(u: Iterator[np.ndarray], prior: Prior) -> dict[str, np.ndarray]:
+    names = [
+        "theta_E",
+        "q",
+        "phi",
+        "phi_gamma",
+        "source_radius",
+        "source_n",
+        "source_q",
+        "source_phi",
+    ]
+    drawn = {name: _between(next(u), getattr(prior, name)) for name in names}
+    drawn |= {name: _between(next(u), prior.centre) for name in "xy"}
+    drawn["gamma"] = np.sqrt(_between(next(u), np.square(prior.gamma)))
+    dx, dy = _draw_offset(u, prior)
+    drawn["source_x"] = drawn["x"] + prior.source_offset * dx
+    drawn["source_y"] = drawn["y"] + prior.source_offset * dy
+    return drawn
+
+
+def _draw_offset(u: Iterator[np.ndarray], prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """The source's place relative to the lens, in a disc of radius 1 or a square of side 2."""
+    if not prior.source_in_disc:
+        dx = 2 * next(u) - 1
+        dy = 2 * next(u) - 1
+        return dx, dy
+    r = np.sqrt(next(u))
+    angle = 2 * math.pi * next(u)
+    return r * np.cos(angle), r * np.sin(angle)
+
+
+def _draw_exposure(u: Iterator[np.ndarray], prior: Prior) -> dict[str, np.ndarray]:
+    if prior.snr is None:
+        exposure = _log_between(next(u), prior.exposure)
+        return {"snr": np.where(np.isinf(exposure), np.inf, np.nan), "exposure": exposure}
+    snr = _log_between(next(u), prior.snr)
+    # photon noise, signal / exposure, is as large as the sky's at a signal of sqrt(2) snr sky
+    return {"snr": snr, "exposure": math.sqrt(2) * snr / prior.background}
+
+
+def _draw_substructure(
+    u: Iterator[np.ndarray], prior: Prior, label: np.ndarray
+) -> dict[str, np.ndarray]:
+    count = _poisson(next(u), prior.cdm_count) if prior.cdm_poisson else prior.cdm_count
+    half_length = _log_between(next(u), prior.vortex_half_length)
+    vortex = {
+        "vortex_mass": _between(next(u), prior.vortex_mass),
+        "vortex_half_length": half_length,
+        "vortex_angle": 2 * math.pi * next(u),
+        "axion_mass_ev": 0.03e-22 / half_length,  # half a de Broglie wavelength at z = 0.5
+    }
+    vortex = {name: np.where(label == 2, column, 0.0) for name, column in vortex.items()}
+    return {"subhalos": np.where(label == 1, count, 0)} | vortex
+
+
+def _poisson(u: np.ndarray, mean: float) -> np.ndarray:
+    """Poisson counts by the inverse cumulative distribution: one uniform number, one count."""
+    k = np.arange(int(mean + 12 * math.sqrt(mean) + 20))
+    log_p = k * math.log(mean) - mean - np.array([math.lgamma(i + 1) for i in k])
+    return np.searchsorted(np.cumsum(np.exp(log_p)), u)
+
+
+# ---- point masses
+
+
+def draw_points(truth: Table, prior: str | Prior = "broad") -> dict[str, np.ndarray]:
+    """The point masses in the rows of a truth table: x, y, theta_E [arcsec], each (n, K).
+
+    K is the largest number of points in a row. theta_E is 0 beyond a row's own number. The points
+    follow from the rows' seeds and columns, so a truth table alone is enough to render its images
+    again.
+    """
+    prior = get_prior(prior)
+    count = np.where(truth["class"] == 2, prior.vortex_points, truth["subhalos"])
+    points = np.zeros((3, len(count), count.max()))
+    for row in np.flatnonzero(count):
+        one = {name: column[row] for name, column in truth.items()}
+        draw = _string if one["class"] == 2 else _subhalos
+        points[:, row, : count[row]] = draw(one, prior)
+    x, y, mass = points
+    return {"x": x, "y": y, "theta_E": einstein_radius(mass, prior)}
+
+
+def _subhalos(one: Mapping[str, Any], prior: Prior) -> tuple[np.ndarray, ...]:
+    """CDM subhalos of one row: x, y, mass.
+
+    dN/dm ~ m^slope is drawn by its inverse cumulative distribution.
+    """
+    stream = random_stream(int(one["seed"]), int(one["index"]), POINTS)
+    u, r, angle = stream.random((int(one["subhalos"]), 3)).T
+    a = prior.cdm_slope + 1
+    if abs(a) < 1e-9:
+        mass = _log_between(u, prior.cdm_mass)
+    else:
+        mass = _between(u, np.power(prior.cdm_mass, a)) ** (1 / a)
+    r = _between(r, prior.cdm_radius)
+    angle = 2 * math.pi * angle
+    return one["x"] + r * np.cos(angle), one["y"] + r * np.sin(angle), mass
+
+
+def _string(one: Mapping[str, Any], prior: Prior) -> tuple[np.ndarray, ...]:
+    """DeepLense's vortex in one row, as equal points evenly spaced from end to end: x, y, mass."""
+    s = np.linspace(-1, 1, prior.vortex_points) * one["vortex_half_length"]
+    x = one["x"] + s * np.cos(one["vortex_angle"])
+    y = one["y"] + s * np.sin(one["vortex_angle"])
+    return x, y, np.full_like(s, one["vortex_mass"] / prior.vortex_points)
+
+
+# ---- mass and the ring
+
+
+def einstein_radius(mass: float | np.ndarray, prior: Prior) -> np.ndarray:
+    """Einstein radius [arcsec] of a point mass [solar masses], number or array, for that Prior."""
+    scale = prior.radius_1e12 or einstein_radius_1e12(prior.z_lens, prior.z_source)
+    return scale * np.sqrt(mass / 1e12)
+
+
+@lru_cache
+def einstein_radius_1e12(z_lens: float, z_source: float) -> float:
+    """Einstein radius [arcsec] of a point of 1e12 solar masses; flat LCDM, H0 70, Om0 0.3.
+
+    theta^2 = 4 G M D_ls / (c^2 D_l D_s), in angular-diameter distances.
+    """
+    from astropy import constants, cosmology, units
+
+    distance = cosmology.FlatLambdaCDM(H0=70, Om0=0.3).angular_diameter_distance
+    geometry = distance(z_lens, z_source) / (distance(z_lens) * distance(z_source))
+    theta = np.sqrt(4e12 * constants.G * constants.M_sun / constants.c**2 * geometry)
+    return theta.to_value(units.dimensionless_unscaled) * units.rad.to(units.arcsec)
+
+
+def _share_mass(truth: Table, prior: Prior) -> dict[str, np.ndarray]:
+    """The Einstein radii of the whole and of the smooth lens, and the substructure's mass.
+
+    Solves theta_E^2 = theta_E theta_E_smooth + inside(theta_E) for the radius that is not drawn.
+    In units of pi Sigma_crit an SIE holds theta_E_smooth r within its ellipse of mean radius r,
+    and a point holds the square of its Einstein radius.
+    """
+    points = draw_points(truth, prior)
+    whole = smooth = truth["theta_E"]
+    inside = _inside(whole, truth, points, prior)
+    if prior.theta_E_is_whole:
+        smooth = whole - inside / whole
+        _check_smooth(smooth, truth)
+    else:
+        for _ in range(50):  # from below: the ring grows to hold what makes it so large
+            whole = (smooth + np.sqrt(smooth**2 + 4 * inside)) / 2
+            inside = _inside(whole, truth, points, prior)
+    return {
+        "theta_E": whole,
+        "theta_E_smooth": smooth,
+        "substructure_mass": inside / einstein_radius(1e12, prior) ** 2 * 1e12,
+    }
+
+
+def _check_smooth(smooth: np.ndarray, truth: Table) -> None:
+    if (smooth <= 0).any():
+        raise InputError(
+            f"the substructure of image {truth['index'][smooth.argmin()]} outweighs its lens, "
+            "expected a prior with fewer or lighter subhalos"
+        )
+
+
+def _inside(ring: np.ndarray, truth: Table, points: Table, prior: Prior) -> np.ndarray:
+    """Substructure within the ellipse of mean radius `ring`, in arcsec^2, (n,)."""
+    q = truth["q"]
+    cos = np.cos(truth["phi"])
+    sin = np.sin(truth["phi"])
+    dx = points["x"].T - truth["x"]  # (K, n)
+    dy = points["y"].T - truth["y"]
+    r2 = q * (dx * cos + dy * sin) ** 2 + (dy * cos - dx * sin) ** 2 / q
+    # one point after the other: numpy's order of summing depends on the shape, so the last bit too
+    inside = sum(points["theta_E"].T ** 2 * (r2 < ring**2), np.zeros(len(ring)))
+    if prior.vortex_points:
+        return inside
+    angle = truth["vortex_angle"] - truth["phi"]
+    chord = ring / np.sqrt(q * np.cos(angle) ** 2 + np.sin(angle) ** 2 / q)
+    within = np.minimum(1, chord / np.maximum(truth["vortex_half_length"], FLOOR))
+    return inside + within * einstein_radius(truth["vortex_mass"], prior) ** 2
