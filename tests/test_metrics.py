@@ -17,7 +17,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from lensnb import metrics
 from lensnb.evaluation import image_stats, uncertainty
-from lensnb.evaluation.judge import _auc
+from lensnb.evaluation.measures import area_under_curve as _auc
 
 
 def single(name):
