@@ -136,9 +136,9 @@ def judge_of(n: int, folder: Path) -> Judge:
 
 
 def judged(judge: Judge, name: str, x: np.ndarray, truth: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the table: fault, z of each measure, seconds without the lens-model fit and for it.
+    """One row of the table: fault, z of each measure on the bad side of the floor, seconds.
 
-    z counts on the bad side of the floor.
+    The seconds of the lens-model fit are a column of their own.
     """
     rng = np.random.default_rng(0)
     images = FAULTS[name](x, truth, rng)

@@ -7,9 +7,7 @@ import numpy as np
 from lensnb import metrics
 from lensnb.errors import InputError
 from lensnb.evaluation import uncertainty
-from lensnb.evaluation.measures import Reference, lensnet_features
-
-LEAST = 8  # images on each side
+from lensnb.evaluation.measures import LEAST, Reference, lensnet_features
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,11 @@ from lensnb.evaluation import (
     uncertainty,
     usefulness,
 )
-from lensnb.evaluation.measures import MEASURES, Measure, Reference, fit
+from lensnb.evaluation.measures import LEAST, MEASURES, Measure, Reference, Rows, fit
 from lensnb.lensing.priors import PRIORS
 from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import FINDER, LENSNET
 
-LEAST = 8  # images on each side
 CHUNK = 1024  # images that are measured at a time
 LEAST_CHI2 = 1e-6  # a constant image has chi2 = 0, which has no logarithm
 
@@ -56,17 +55,12 @@ class Judge:
                 "images, or raise data.holdout, evaluate.n or sample.n"
             )
         self.reference = Reference(dataset.images[self.held], params.evaluate.inception)
-        self.measures: dict[str, Measure] = {
+        self.measures = {
             name: measure
             for name, measure in MEASURES.items()
             if measure.rows is not None and measure.available(self.reference)
         }
-        fitted = {
-            rows: fit(rows, self.reference)
-            for rows in dict.fromkeys(measure.rows for measure in self.measures.values())
-        }
-        # measure -> function from images to rows; measures of the same rows share the function
-        self.makers = {name: fitted[measure.rows] for name, measure in self.measures.items()}
+        self.makers = self._fitted_rows()
         self.distances = {
             name: fit(measure.distance, self.reference) for name, measure in self.measures.items()
         }
@@ -74,9 +68,15 @@ class Judge:
         self.others = self.rows(dataset.part(self.other))
         self.optics = optics(params, dataset)
 
+    def _fitted_rows(self) -> dict[str, Rows]:
+        """Measure -> function from images to rows; measures of the same rows share the function."""
+        distinct = dict.fromkeys(measure.rows for measure in self.measures.values())
+        fitted = {rows: fit(rows, self.reference) for rows in distinct}
+        return {name: fitted[measure.rows] for name, measure in self.measures.items()}
+
     def rows(self, images: Any) -> dict[str, np.ndarray]:
         """The rows (N, d) of images (N, C, H, W) for each measure; shared rows are one array."""
-        parts: dict[Any, list[np.ndarray]] = {make: [] for make in self.makers.values()}
+        parts: dict[Rows, list[np.ndarray]] = {make: [] for make in self.makers.values()}
         for at in range(0, len(images), CHUNK):
             some = images[at : at + CHUNK]
             for make, found in parts.items():
@@ -104,7 +104,7 @@ class Judge:
     # ---- distances
 
     def measured(self, images: np.ndarray, asked: Asked | None = None) -> Tree:
-        """All measures of images (n, C, H, W): key -> tree of value, error, floor and its reading.
+        """All measures of images (n, C, H, W): key -> tree of value, error, floor, z and more.
 
         The lens-model fit takes longer than all others and has a method of its own.
         """
@@ -244,7 +244,7 @@ class Judge:
 
 
 def _reading(measure: Measure, key: str) -> Tree:
-    """How the value under a key of metrics.json is read: its group and its good side."""
+    """How to read the value under a key of metrics.json: its group and its good side."""
     larger = measure.larger_is_better
     return {
         "group": measure.group,

@@ -36,7 +36,8 @@ from lensnb.registry import Registry
 REAL_STD = "standard deviations of real images"
 FEATURE_STD = "standard deviations of a real feature, squared"
 PIXEL_STD = "pixel standard deviations"
-# Images on each side, for measures whose time or memory would outgrow all others.
+LEAST = 8  # images on each side of any distance
+# Images on each side, at most, for measures whose time or memory would outgrow all others.
 MOST = 10_000
 
 Rows = Callable[[np.ndarray], np.ndarray]  # images (N, C, H, W) -> rows (N, d)
