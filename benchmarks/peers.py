@@ -119,15 +119,15 @@ def distance(judge, images):
     span = (
         scaling.high - scaling.low
     )  # as lensnb's own drawing does: far beyond, an asinh's inverse overflows
-    made = judge.makers["features"](
+    made = judge.makers["frechet_lensnet"](
         scaling.inverse(images.clip(scaling.low - span, scaling.high + span))
     )
     try:
         found = uncertainty.measure(
             metrics.frechet,
             made,
-            judge.real["features"],
-            judge.others["features"],
+            judge.real["frechet_lensnet"],
+            judge.others["frechet_lensnet"],
             "",
             100,
             20,

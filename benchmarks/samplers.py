@@ -65,13 +65,12 @@ def measured(run, method, judge):
     )
     row = {"seconds_per_image": (time.perf_counter() - start) / judge.n}
     for key in MEASURED:
-        rows, distance, unit, *_ = judge.rulers[key]
         found = uncertainty.measure(
-            distance,
-            judge.makers[rows](images),
-            judge.real[rows],
-            judge.others[rows],
-            unit,
+            judge.distances[key],
+            judge.makers[key](images),
+            judge.real[key],
+            judge.others[key],
+            judge.measures[key].unit,
             100,
             20,
             recipe.seed,

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from lensnb import metrics, sampler, schedule
 from lensnb.datasets import dataset as dataset_module
 from lensnb.datasets import sources
-from lensnb.denoiser import PREDICTIONS, WEIGHTINGS, Denoiser
 from lensnb.datasets.dataset import KINDS, Scaling, comparison_rows, split
+from lensnb.denoiser import PREDICTIONS, WEIGHTINGS, Denoiser
 from lensnb.evaluation import morphology
 from lensnb.recipes.recipe import Params, load_recipe
 from lensnb.recipes.schema import Diffusion, Section
