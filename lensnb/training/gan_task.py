@@ -19,7 +19,8 @@ class GanTask:
     def __init__(self, params, dataset, accelerator):
         self.gan = params.gan
         self.accelerator = accelerator
-        self.critic_loss, self.generator_loss = gan.LOSSES[params.gan.kind]
+        losses = gan.LOSSES.find(params.gan.kind)
+        self.critic_loss, self.generator_loss = losses.discriminator, losses.generator
 
         def place(net):
             return net.to(

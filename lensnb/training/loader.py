@@ -13,9 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from lensnb.errors import InputError
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 
-BATCHES = 1  # purpose of derived seeds
 FITS = 0.25  # share of the free memory that images may take to stay on the device
 WORKERS = 2
 
@@ -24,7 +23,7 @@ WORKERS = 2
 def order(n, seed, epoch):
     """n images in the order of an epoch, (n,)."""
     return torch.randperm(
-        n, generator=torch.Generator().manual_seed(derived_seed(seed, BATCHES, epoch))
+        n, generator=torch.Generator().manual_seed(derived_seed(seed, Purpose.BATCHES, epoch))
     )
 
 

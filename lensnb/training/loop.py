@@ -23,12 +23,9 @@ from tqdm import tqdm
 
 from lensnb import io
 from lensnb.errors import InputError
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 from lensnb.training import diffusion_task, gan_task
 
-# purposes of derived seeds
-UPDATES = 2
-WEIGHTS = 3
 TASKS = {"diffusion": diffusion_task.DiffusionTask, "gan": gan_task.GanTask}
 HOPELESS = 0.5  # share of updates between two lines that fp16 may skip
 AGREE = 5  # steps after which several processes ask each other whether to stop: on a GPU an answer is waited for
@@ -53,7 +50,7 @@ def fit(
     clock = time.time() - state["seconds"]
     with Stopped() as stopped, bar(state["step"], settings.steps) as progress:
         for k in range(state["step"], settings.steps):
-            key = derived_seed(seed, UPDATES, k)
+            key = derived_seed(seed, Purpose.UPDATES, k)
             torch.manual_seed(key)  # what draws from the global generator: dropout
             generator = torch.Generator(device).manual_seed(key)
             state["recent"].append(task.step(k, *batches(k, generator), generator))
@@ -273,5 +270,5 @@ def finish(task, state, folder, device, best):
 
 def task(name, params, dataset, accelerator):
     """The training task of the generator `name`, its weights drawn from the recipe's seed."""
-    torch.manual_seed(derived_seed(params.seed, WEIGHTS))
+    torch.manual_seed(derived_seed(params.seed, Purpose.WEIGHTS))
     return TASKS[name](params, dataset, accelerator)
