@@ -1,10 +1,16 @@
 """The comparison: one table of all methods of a run. It reads files and knows no method by name."""
 
 import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lensnb import io
+from lensnb.errors import InputError
+from lensnb.evaluation.measures import label
+from lensnb.runs.run_folder import Run
 
 KEPT = (
     "group",
@@ -21,56 +27,82 @@ KEPT = (
 COLUMNS = ("method", "metric", *KEPT, "best")
 OVER_SEEDS = ("method", "metric", "mean", "spread", "seeds", "error", "floor")
 
+Row = dict[str, Any]  # of one method and metric, such as the rows of `table`
+Deviations = Mapping[str, Mapping[str, np.ndarray]]  # method -> metric -> (times,)
 
-def table(run):
-    """One row a method and metric, as a list of dicts with the keys COLUMNS."""
-    rows = []
+
+# ---- tables
+
+
+def table(run: Run) -> list[Row]:
+    """One row a method and metric, with the keys COLUMNS."""
+    rows: list[Row] = []
     deviations = deviations_of(run)
     for name in run.params.sample.methods:
         found = io.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
-        rows += [
-            {"method": name, "metric": key, **{c: value[c] for c in KEPT}}
-            for key, value in found.items()
-        ]
-    return [
-        row
-        | {
-            "best": row
-            is clear_winner([r for r in rows if r["metric"] == row["metric"]], deviations)
-        }
-        for row in rows
+        for metric, tree in found.items():
+            kept = {column: tree[column] for column in KEPT}
+            rows.append({"method": name, "metric": metric, **kept})
+    winners = [
+        clear_winner([row for row in rows if row["metric"] == metric], deviations)
+        for metric in dict.fromkeys(row["metric"] for row in rows)
     ]
+    return [row | {"best": any(row is winner for winner in winners)} for row in rows]
 
 
-def deviations_of(run):
-    """What is behind the error of each value: method -> metric -> deviations (times,), resampled alike for all methods."""
+def deviations_of(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """The resampled values behind the error of each value: method -> metric -> (times,).
+
+    All methods are resampled alike, so that columns of two methods are paired.
+    """
     return {
         name: io.read_table(run.need(f"evaluation/{name}") / "deviations.csv")
         for name in run.params.sample.methods
     }
 
 
-def over_seeds(run):
-    """One row a method and metric over the runs of the recipe's training seeds: OVER_SEEDS, and `values`, one a seed.
+def compare_runs(runs: Iterable[Run]) -> list[Row]:
+    """One row a run, method and metric, read from the comparisons of finished runs.
 
-    `spread` is the standard deviation of the values (None for one seed alone), `error` the mean of their own standard
-    errors: where the spread is above it, another training matters more than other images. No rows without `seeds`.
+    The rows are the rows of `table`, with the key `run` before them. Nothing is trained or drawn.
+    Raises InputError for a run whose comparison is missing or out of date.
     """
-    found = {}
+    return [{"run": run.params.run, **row} for run in runs for row in _compared(run)]
+
+
+def _compared(run: Run) -> list[Row]:
+    name = run.params.run
+    try:
+        folder = run.need("comparison")
+    except InputError as error:
+        raise InputError(
+            f"run {name} has no comparison to read; make it with: lensnb run {name} ({error})"
+        ) from None
+    return io.read_json(folder / "table.json")["rows"]
+
+
+def over_seeds(run: Run) -> list[Row]:
+    """One row a method and metric over the training seeds of the recipe; no rows without `seeds`.
+
+    The keys are OVER_SEEDS, `values` (one a seed) and `is_distance`. `spread` is the standard
+    deviation of the values (None for a single seed), `error` the mean of their standard errors. If
+    the spread is larger, another training matters more than other images.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
     for folders in run.evaluations().values():
         for method, folder in folders.items():
             for metric, value in io.read_json(folder / "metrics.json")["metrics"].items():
                 found.setdefault((method, metric), []).append(value)
     return [
-        {"method": method, "metric": metric, **_over(measured)}
-        for (method, metric), measured in found.items()
+        {"method": method, "metric": metric, **_summary(trees)}
+        for (method, metric), trees in found.items()
     ]
 
 
-def _over(measured):
-    """What the trees of one metric, one a seed, have in common."""
+def _summary(trees: list[Row]) -> Row:
+    """Mean and spread of the trees of one metric, one tree a seed."""
     values, errors, floors = (
-        np.array([tree[key] for tree in measured]) for key in ("value", "error", "floor")
+        np.array([tree[key] for tree in trees]) for key in ("value", "error", "floor")
     )
     return {
         "mean": float(values.mean()),
@@ -79,66 +111,30 @@ def _over(measured):
         "error": float(errors.mean()),
         "floor": float(floors.mean()),
         "values": values.tolist(),
-        "is_distance": all(tree["ratio"] is not None for tree in measured),
+        "is_distance": all(tree["ratio"] is not None for tree in trees),
     }
 
 
-def seeds_told(rows):
-    """One sentence on what the rows of `over_seeds` are worth."""
+def seeds_told(rows: list[Row]) -> str:
+    """One sentence on how far the rows of `over_seeds` can be trusted."""
     if not rows:
-        return 'This is one training seed: another may give another order. make run SEEDS="0 1 2" trains three on the same images.'
+        return (
+            "This is one training seed: another may give another order. "
+            'make run SEEDS="0 1 2" trains three on the same images.'
+        )
     wide = [row for row in rows if row["spread"] is not None and row["spread"] > row["error"]]
     return (
-        f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of {len(rows)} measures scatter by more than "
-        "their standard error of one run: there, one training says less than its error bar does."
+        f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of "
+        f"{len(rows)} measures scatter by more than their standard error of one run: there, "
+        "one training says less than its error bar does."
     )
 
 
-def gap(first, second, deviations):
-    """By how much `second` is worse than `first`, rows of one metric, and the standard error of that.
+def costs(run: Run) -> dict[str, Row]:
+    """What each method took: method -> network evaluations, parameters, seconds an image, training.
 
-    Both are measured against one reference, whose own scatter cancels: the error is the scatter of the difference
-    of their deviations. Where a metric has none, the errors are taken as independent.
+    The training is told in minutes and in images seen.
     """
-    one, other = (deviations.get(row["method"], {}).get(row["metric"]) for row in (first, second))
-    apart = one is None or other is None
-    error = (
-        math.hypot(first["error"], second["error"])
-        if apart
-        else float(np.std(_side(first) * one - _side(second) * other, ddof=1))
-    )
-    return _loss(second) - _loss(first), error
-
-
-def _side(row):
-    """1 where larger is worse, -1 where smaller is; where as much as of real images is best (larger_is_better null), away from the floor."""
-    if row["larger_is_better"] is None:
-        return math.copysign(1, row["value"] - row["floor"])
-    return -1 if row["larger_is_better"] else 1
-
-
-def _loss(row):
-    """What is to be small: the value, its negative, or its distance to the floor."""
-    return _side(row) * (row["value"] - (row["floor"] if row["larger_is_better"] is None else 0))
-
-
-def badness(row):
-    """By how many deviations of chance a row lies on the wrong side of its floor; below zero on the right one."""
-    z = row["z"] if row["z"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
-    return _side(row) * z
-
-
-def clear_winner(rows, deviations):
-    """The row of one metric that comes closest, if the next is behind by more than the error of that; else None."""
-    ranked = sorted(rows, key=_loss)
-    if len(ranked) < 2:
-        return None
-    behind, error = gap(*ranked[:2], deviations)
-    return ranked[0] if behind > error else None
-
-
-def costs(run):
-    """What each method took: method -> NFE, parameters, seconds an image, training minutes, training images seen."""
     found = {}
     for name, method in run.params.sample.methods.items():
         samples = run.need(f"samples/{name}")
@@ -157,12 +153,60 @@ def costs(run):
     return found
 
 
-def footing(costs, images):
-    """One sentence: from how many images all have learned, and by what means each model has."""
+# ---- which of two is better
+
+
+def gap(first: Row, second: Row, deviations: Deviations) -> tuple[float, float]:
+    """By how much row `second` is worse than row `first` of the same metric, and the error of that.
+
+    Both are measured against one reference, whose own scatter cancels: the error is the standard
+    deviation of the difference of their deviations. If one of them has no deviations, the errors
+    are taken as independent.
+    """
+    one, other = (deviations.get(row["method"], {}).get(row["metric"]) for row in (first, second))
+    if one is None or other is None:
+        error = math.hypot(first["error"], second["error"])
+    else:
+        error = float(np.std(_side(first) * one - _side(second) * other, ddof=1))
+    return _loss(second) - _loss(first), error
+
+
+def _side(row: Mapping[str, Any]) -> float:
+    """Sign that makes larger worse: +1 or -1. For two-sided metrics, the sign of value - floor."""
+    if row["larger_is_better"] is None:
+        return math.copysign(1, row["value"] - row["floor"])
+    return -1 if row["larger_is_better"] else 1
+
+
+def _loss(row: Row) -> float:
+    """What should be small: the value, its negative, or for two-sided metrics |value - floor|."""
+    return _side(row) * (row["value"] - (row["floor"] if row["larger_is_better"] is None else 0))
+
+
+def badness(row: Mapping[str, Any]) -> float:
+    """z of a row, counted so that positive is worse than the real-vs-real floor."""
+    z = row["z"] if row["z"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
+    return _side(row) * z
+
+
+def clear_winner(rows: list[Row], deviations: Deviations) -> Row | None:
+    """The best row of one metric, if the next is worse by more than the error of the difference."""
+    ranked = sorted(rows, key=_loss)
+    if len(ranked) < 2:
+        return None
+    behind, error = gap(ranked[0], ranked[1], deviations)
+    return ranked[0] if behind > error else None
+
+
+# ---- sentences
+
+
+def footing(costs: Mapping[str, Row], images: int) -> str:
+    """One sentence: how many images all models learned from, and what each model took to learn."""
     models = {cost["model"]: cost for cost in costs.values()}
     parts = [
-        f"{name} saw {cost['training_images_seen']} in {cost['training_minutes']:.1f} minutes and draws with "
-        f"{cost['parameters'] / 1e6:.2f} million parameters"
+        f"{name} saw {cost['training_images_seen']} in {cost['training_minutes']:.1f} minutes and "
+        f"draws with {cost['parameters'] / 1e6:.2f} million parameters"
         for name, cost in models.items()
     ]
     seen = {cost["training_images_seen"] for cost in models.values()}
@@ -172,8 +216,8 @@ def footing(costs, images):
     return f"Of the same {images} training images, turned and flipped, {'; '.join(parts)}.{equal}"
 
 
-def verdict(rows, deviations):
-    """Three sentences made from the numbers: who comes closest, what physics says, whether it can be told from real."""
+def verdict(rows: list[Row], deviations: Deviations) -> list[str]:
+    """Three sentences from the numbers: which method is closest, physics, the two-sample test."""
     return [
         _closest([row for row in rows if row["metric"] == "frechet_lensnet"], deviations),
         _physics([row for row in rows if row["group"] == "physics"]),
@@ -181,61 +225,69 @@ def verdict(rows, deviations):
     ]
 
 
-def _closest(rows, deviations):
+def _closest(rows: list[Row], deviations: Deviations) -> str:
     best, *rest = sorted(rows, key=lambda row: row["value"])
-    text = f"By the Frechet distance (LensNet) {best['method']} comes closest, {best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
-    behind = [f"{row['method']} by {_deviations_told(*gap(best, row, deviations))}" for row in rest]
+    text = (
+        f"By the {label('frechet_lensnet')} {best['method']} comes closest, "
+        f"{best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
+    )
+    behind = [f"{row['method']} by {_distance_told(*gap(best, row, deviations))}" for row in rest]
     return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
 
 
-def _deviations_told(behind, error):
-    return (
-        f"z = {behind / error:.1f}"
-        if error > 0
-        else "nothing"
-        if behind == 0
-        else "more than any error"
-    )
+def _distance_told(behind: float, error: float) -> str:
+    if error > 0:
+        return f"z = {behind / error:.1f}"
+    return "nothing" if behind == 0 else "more than any error"
 
 
-def _physics(rows):
+def _physics(rows: list[Row]) -> str:
     parts = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = sorted((row for row in rows if row["method"] == method), key=badness)
+        worst = own[-1]
         passed = sum(badness(row) < 3 for row in own)
-        worst = (
-            f", worst in {own[-1]['metric']} (z = {badness(own[-1]):.0f})"
-            if passed < len(own)
-            else ""
-        )
-        parts.append(f"{method} is within z = 3 of real images in {passed} of {len(own)}{worst}")
+        text = f"{method} is within z = 3 of real images in {passed} of {len(own)}"
+        if passed < len(own):
+            text += f", worst in {worst['metric']} (z = {badness(worst):.0f})"
+        parts.append(text)
     return "Of the physical measures, " + "; ".join(parts) + "."
 
 
-def _told_apart(rows):
+def _told_apart(rows: list[Row]) -> str:
     parts = [f"{row['method']} {row['value']:.3f} +- {row['error']:.3f}" for row in rows]
     return (
-        f"A classifier tells generated from real images with an area under the curve of {', '.join(parts)} "
+        "A classifier tells generated from real images with an area under the curve of "
+        f"{', '.join(parts)} "
         f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f})."
     )
 
 
-def compare(run, folder):
-    """Write table.csv, table.json (rows, verdict and rows over training seeds), seeds.csv where there are seeds, and the costs to `folder`."""
+# ---- files
+
+
+def compare(run: Run, folder: Path) -> list[Row]:
+    """Compare all methods of a run; writes to `folder` and returns the rows of `table`.
+
+    table.csv holds the rows, seeds.csv the rows over training seeds if there are any, table.json
+    both and the verdict, timing.json the costs.
+    """
     rows = table(run)
     seeds = over_seeds(run)
-
-    def filled(value):
-        return float("nan") if value is None else value
-
-    io.write_table(folder / "table.csv", {c: [filled(row[c]) for row in rows] for c in COLUMNS})
+    tree: Row = {"rows": rows, "verdict": verdict(rows, deviations_of(run))}
+    _write_columns(folder / "table.csv", rows, COLUMNS)
     if seeds:
-        io.write_table(
-            folder / "seeds.csv", {c: [filled(row[c]) for row in seeds] for c in OVER_SEEDS}
-        )
-    tree = {"rows": rows, "verdict": verdict(rows, deviations_of(run))} | (
-        {"seeds": seeds} if seeds else {}
-    )
+        _write_columns(folder / "seeds.csv", seeds, OVER_SEEDS)
+        tree["seeds"] = seeds
     io.write_json(folder / "table.json", tree)
     io.write_json(folder / "timing.json", costs(run))
     return rows
+
+
+def _write_columns(path: Path, rows: list[Row], columns: Iterable[str]) -> None:
+    """Write these columns of the rows as CSV, None as NaN."""
+
+    def filled(value: Any) -> Any:
+        return float("nan") if value is None else value
+
+    io.write_table(path, {name: [filled(row[name]) for row in rows] for name in columns})

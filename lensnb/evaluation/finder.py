@@ -1,42 +1,47 @@
 """The lens finder: does an image show a gravitational lens at all?
 
-A network of LensNet's shape that tells lenses of the broad prior, of all classes, from what is not
-lensed (nonlenses.py). Its weights ship with the package, so that the shares of two people compare.
-`python -m tools.train_finder FOLDER` trains it anew.
+A network of LensNet's shape that tells lenses of the broad prior, of all classes, from images
+without lensing (nonlenses.py). Its weights ship with the package, so that two people's shares can
+be compared. `python -m tools.train_finder FOLDER` trains it anew.
 """
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
 from lensnb import io
 from lensnb.errors import InputError
-from lensnb.evaluation.lensnet import LensNet
+from lensnb.evaluation.lensnet import LensNet, ToUnits
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "finder.safetensors"
 
 
 class Finder(LensNet):
-    """LensNet's body with one number at its end: the log odds of a lens among as many non-lenses."""
+    """LensNet's body with one number at its end: the log odds that an image shows a lens.
 
-    def __init__(self):
+    The odds are for a sample with as many non-lenses as lenses.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(self.FEATURES, 1)
 
-    def odds(self, x):
+    def odds(self, x: torch.Tensor) -> torch.Tensor:
         """Log odds (N,) of images (N, 1, H, W) in the prior's units."""
         return self.head(self(x))[:, 0]
 
 
-def card():
-    """What is known of the shipped finder: recipe, sha256, threshold and figures on held-out images."""
+def card() -> dict[str, Any]:
+    """What is known of the shipped finder: recipe, sha256, threshold, held-out results."""
     return io.read_json(WEIGHTS.with_suffix(".json"))
 
 
-def load():
-    """The shipped finder in evaluation mode; refuses weights whose sha256 is not the published one."""
+def load() -> Finder:
+    """The shipped finder in evaluation mode; raises InputError for weights of another sha256."""
     if io.sha256(WEIGHTS) != card()["sha256"]:
         raise InputError(
             f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again"
@@ -47,16 +52,21 @@ def load():
 
 
 @torch.inference_mode()
-def log_odds(images, units=torch.from_numpy, net=None, batch=256):
-    """Log odds (N,), float64, that images (N, C, H, W) show lenses; `units` is the comparison's `features.Units`."""
+def log_odds(
+    images: Any, units: ToUnits = torch.from_numpy, net: Finder | None = None, batch: int = 256
+) -> np.ndarray:
+    """Log odds (N,), float64, that images (N, C, H, W) show lenses.
+
+    units : the comparison's `lensnet.Units`; by default the images are in the prior's units.
+    """
     net = net or load()
-    return (
-        torch.cat([net.odds(units(images[i : i + batch])) for i in range(0, len(images), batch)])
-        .double()
-        .numpy()
-    )
+    parts = [net.odds(units(images[i : i + batch])) for i in range(0, len(images), batch)]
+    return torch.cat(parts).double().numpy()
 
 
-def found(images, units, net=None):
-    """Whether each of the images (N, C, H, W) is found to be a lens, (N,) bool; 1 % of the real ones of the broad prior are not."""
+def found(images: Any, units: ToUnits, net: Finder | None = None) -> np.ndarray:
+    """Whether each of the images (N, C, H, W) is found to be a lens, (N,) bool.
+
+    The threshold misses 1 % of the real lenses of the broad prior.
+    """
     return log_odds(images, units, net) > card()["held_out"]["threshold"]

@@ -1,23 +1,29 @@
-"""What an astronomer measures on an image: images (N, C, H, W) in, one row of numbers an image out."""
+"""What an astronomer measures on an image: images (N, C, H, W) in, rows (N, d) of numbers out."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import numpy as np
 
+P = ParamSpec("P")
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 
-def grey(images):
+def grey(images: Any) -> np.ndarray:
     """Images (N, C, H, W) as float64 (N, H, W), channels averaged."""
     return np.asarray(images, dtype=float).mean(axis=1)
 
 
-def in_chunks(chunk):
-    """A measure of images, called with `chunk` images at a time: memory stays small and the maps in the cache."""
+def in_chunks(chunk: int) -> Callable[[Callable[P, np.ndarray]], Callable[P, np.ndarray]]:
+    """A decorator that calls a measure of images with `chunk` images at a time.
 
-    def decorate(measure):
+    Memory stays small, and the maps of a chunk stay in the cache.
+    """
+
+    def decorate(measure: Any) -> Any:
         @functools.wraps(measure)
-        def chunked(images, *args, **kwargs):
+        def chunked(images: Any, *args: Any, **kwargs: Any) -> np.ndarray:
             parts = [images[i : i + chunk] for i in range(0, len(images), chunk)]
             return np.concatenate([measure(part, *args, **kwargs) for part in parts])
 
@@ -26,7 +32,7 @@ def in_chunks(chunk):
     return decorate
 
 
-def _ring_means(maps, radius, edges):
+def _ring_means(maps: np.ndarray, radius: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Mean of maps (N, H, W) over the pixels whose radius (H, W) lies in each bin: (N, bins)."""
     which = np.digitize(radius.ravel(), edges) - 1
     bins = len(edges) - 1
@@ -34,48 +40,50 @@ def _ring_means(maps, radius, edges):
     return maps.reshape(len(maps), -1) @ (member / member.sum(0))
 
 
-def power_spectrum(images, chunk=1024):
-    """Azimuthally averaged power |FFT|^2 / HW in rings one frequency step wide, without the mean: (N, size // 2 - 1).
+def power_spectrum(images: Any, chunk: int = 1024) -> np.ndarray:
+    """Azimuthally averaged power |FFT|^2 / HW in rings: (N, size // 2 - 1).
 
-    The frequencies are those of `frequencies(size)`. `chunk` images are transformed at once.
+    Each ring is one frequency step wide; the mean of the image is left out. `frequencies(size)`
+    gives the frequency of each ring. `chunk` images are transformed at once.
     """
     size = images.shape[-1]
     steps = np.fft.fftfreq(size) * size
     radius = np.hypot(*np.meshgrid(steps, steps))
     edges = np.arange(1, size // 2 + 1) - 0.5
 
-    def power(maps):
-        return np.abs(np.fft.fft2(maps)) ** 2 / size**2  # (n, H, W)
-
-    return np.concatenate(
-        [
-            _ring_means(power(grey(images[i : i + chunk])), radius, edges)
-            for i in range(0, len(images), chunk)
-        ]
-    )
+    parts = []
+    for i in range(0, len(images), chunk):
+        power = np.abs(np.fft.fft2(grey(images[i : i + chunk]))) ** 2 / size**2  # (n, H, W)
+        parts.append(_ring_means(power, radius, edges))
+    return np.concatenate(parts)
 
 
-def frequencies(size, pixel_scale=None):
-    """Mean frequency of each ring of `power_spectrum` [cycles/pixel, or cycles/arcsec with a pixel scale]."""
+def frequencies(size: int, pixel_scale: float | None = None) -> np.ndarray:
+    """Mean frequency of each ring of `power_spectrum` [cycles/pixel; cycles/arcsec if scaled]."""
     return np.arange(1, size // 2) / size / (pixel_scale or 1)
 
 
-def log_power(images):
+def log_power(images: Any) -> np.ndarray:
     """log10 of the power spectrum; a ring without power counts as the smallest positive float."""
     return np.log10(power_spectrum(images).clip(np.finfo(float).tiny))
 
 
-def radial_profile(images):
-    """Mean brightness in rings one pixel wide about the image centre: (N, size // 2), at radii 0.5, 1.5, ... pixels."""
+def radial_profile(images: Any) -> np.ndarray:
+    """Mean brightness in rings about the image centre, at radii 0.5, 1.5, ...: (N, size // 2).
+
+    Each ring is one pixel wide.
+    """
     size = images.shape[-1]
     offsets = np.arange(size) - (size - 1) / 2
-    return _ring_means(
-        grey(images), np.hypot(*np.meshgrid(offsets, offsets)), np.arange(size // 2 + 1)
-    )
+    radius = np.hypot(*np.meshgrid(offsets, offsets))
+    return _ring_means(grey(images), radius, np.arange(size // 2 + 1))
 
 
-def intensity_edges(reference, bins=1000):
-    """Bin edges at even quantiles of the reference pixels, with room for outliers on both sides: (<= bins + 201,)."""
+def intensity_edges(reference: Any, bins: int = 1000) -> np.ndarray:
+    """Bin edges at even quantiles of the reference pixels: (<= bins + 201,).
+
+    100 edges on each side leave room for outliers.
+    """
     pixels = grey(reference).ravel()
     inner = np.unique(np.quantile(pixels, np.linspace(0, 1, bins + 1)))
     span = inner[-1] - inner[0]
@@ -83,8 +91,11 @@ def intensity_edges(reference, bins=1000):
     return np.concatenate([inner[0] - tails[::-1], inner, inner[-1] + tails])
 
 
-def cumulative_shares(images, edges):
-    """Share of each image's pixels at or below each edge: (N, len(edges)); the ends hold all that lies beyond."""
+def cumulative_shares(images: Any, edges: np.ndarray) -> np.ndarray:
+    """Share of each image's pixels at or below each edge: (N, len(edges)).
+
+    The first and last share also hold the pixels beyond the edges.
+    """
     maps = np.sort(grey(images).reshape(len(images), -1), axis=1).clip(max=edges[-1])
     return np.stack([np.searchsorted(row, edges, side="right") for row in maps]) / maps.shape[1]
 
@@ -92,11 +103,12 @@ def cumulative_shares(images, edges):
 # ---- sky and flux
 
 
-def sky(maps):
-    """Level and scatter of the sky in maps (N, H, W), each (N, 1, 1): median and scaled MAD of a frame along the border.
+def sky(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Level and scatter of the sky in maps (N, H, W), each (N, 1, 1).
 
-    The frame is an eighth of the size wide. A lens in the middle leaves it free, so that the level is right to
-    2 % of the noise on the broad prior, where the median of all pixels is half of the noise too high.
+    They are the median and the scaled MAD of a frame along the border, an eighth of the size wide.
+    A lens in the middle leaves the frame free: on the broad prior the level is right to 2 % of the
+    noise, while the median of all pixels is half of the noise too high.
     """
     width = max(maps.shape[-1] // 8, 1)
     free = np.ones(maps.shape[1:], bool)
@@ -108,32 +120,43 @@ def sky(maps):
 
 
 @in_chunks(256)
-def total_flux(images):
-    """Sum of all pixels above the sky of the image's border: (N, 1), in the images' unit times pixels.
+def total_flux(images: Any) -> np.ndarray:
+    """Sum of all pixels, less the sky of the border: (N, 1), in the images' unit times pixels.
 
-    The error of the sky's level enters with every pixel: 100 times the noise at 64 pixels, which is 1 % of a mean
-    lens of the broad prior. The lens's own light in the frame takes off another 1 %.
+    The error of the sky's level enters with every pixel: 100 times the noise at 64 pixels, which is
+    1 % of a mean lens of the broad prior. The lens's own light in the frame takes off another 1 %.
     """
     maps = grey(images)
     return (maps - sky(maps)[0]).sum((1, 2))[:, None]
 
 
 @in_chunks(256)
-def noise_level(images):
+def noise_level(images: Any) -> np.ndarray:
     """Standard deviation of white noise in the sky of each image: (N, 1), in the images' unit.
 
-    Scaled MAD of the image's second difference in x and in y, which is blind to planes and 6 times as noisy
-    (Immerkaer 1996), in the half of the image whose 3x3 mean is fainter. The choice is by a mean to which the
-    difference is orthogonal, so it does not bias it, and it leaves out the lens and its photon noise.
-    On the broad prior 0.2 % too high, scatter 4 % an image. Averaged channels have less noise than each.
+    The scaled MAD of the image's second difference in x and in y, in the half of the image whose
+    3x3 mean is fainter. The difference is blind to planes and 6 times as noisy as the image
+    (Immerkaer 1996). The fainter half leaves out the lens and its photon noise. It is chosen by a
+    mean to which the difference is orthogonal, so the choice does not bias the estimate.
+    On the broad prior the noise is 0.2 % too high and scatters by 4 % an image. Averaged channels
+    have less noise than each channel.
     """
     maps = grey(images)
-
-    def both(along):
-        return along(along(maps).swapaxes(1, 2)).reshape(len(maps), -1)
-
-    detail = np.abs(both(lambda m: np.diff(m, n=2))) / 6  # (N, pixels)
-    light = both(lambda m: m[..., :-2] + m[..., 1:-1] + m[..., 2:])
+    detail = np.abs(_along_both(_second_difference, maps)) / 6  # (N, pixels)
+    light = _along_both(_sum_of_three, maps)
     half = light.shape[1] // 2
     fainter = np.argpartition(light, half, axis=1)[:, :half]
     return MAD * np.median(np.take_along_axis(detail, fainter, axis=1), axis=1, keepdims=True)
+
+
+def _second_difference(maps: np.ndarray) -> np.ndarray:
+    return np.diff(maps, n=2)
+
+
+def _sum_of_three(maps: np.ndarray) -> np.ndarray:
+    return maps[..., :-2] + maps[..., 1:-1] + maps[..., 2:]
+
+
+def _along_both(operation: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:
+    """An operation along the rows and then along the columns of maps (N, H, W): (N, pixels)."""
+    return operation(operation(maps).swapaxes(1, 2)).reshape(len(maps), -1)

@@ -1,9 +1,11 @@
-"""Inception features, for comparison with what others publish; they were made for photographs, not for lenses.
+"""Inception's features, for comparison with published numbers.
 
-Optional: they need torch-fidelity and its weights, and are never replaced by anything else.
+Inception was made for photographs, not for lenses. The features are optional: they need
+torch-fidelity and its weights, and are never replaced by anything else.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,29 +14,38 @@ from lensnb import io
 from lensnb.errors import InputError
 
 
-def load(weights):
-    """torch-fidelity's InceptionV3 with 2048 features; `weights` is the path of its .pth file, or "download".
+def load(weights: str | Path | None) -> Any:
+    """torch-fidelity's InceptionV3 with 2048 features.
 
-    Raises InputError where torch-fidelity is not installed and for a file that is not its weights.
+    weights : the path of its .pth file, or "download".
+    Raises InputError if torch-fidelity is not installed, and for a file that is not its weights.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise InputError(
-            "evaluate.inception: torch-fidelity is not installed; pip install torch-fidelity, or set it to null"
+            "evaluate.inception: torch-fidelity is not installed; pip install torch-fidelity, "
+            "or set it to null"
         ) from None
     path = None if weights == "download" else str(_harmless(io.locate(weights)))
     try:
         return FeatureExtractorInceptionV3("lensnb", ["2048"], feature_extractor_weights_path=path)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or not to be had "
-            f"({' '.join(str(error).split())[:120]})"
+            f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or "
+            f"not to be downloaded ({_short(error)})"
         ) from None
 
 
-def _harmless(path):
-    """A path whose file holds tensors and nothing else: torch-fidelity itself would execute what lies in it."""
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def _harmless(path: str | Path) -> str | Path:
+    """The path, if its file holds tensors and nothing else; raises InputError otherwise.
+
+    torch-fidelity itself would execute code that the file holds.
+    """
     if not Path(path).is_file():
         raise InputError(
             f"evaluate.inception: {path}: no such file; name torch-fidelity's weights, or download"
@@ -43,14 +54,17 @@ def _harmless(path):
         torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         raise InputError(
-            f"evaluate.inception: {path}: not a file of weights ({' '.join(str(error).split())[:120]})"
+            f"evaluate.inception: {path}: not a file of weights ({_short(error)})"
         ) from None
     return path
 
 
 @torch.inference_mode()
-def features(images, low, high, net, batch=32):
-    """Features (N, 2048), float64, of images (N, C, H, W): [low, high] goes to 0..255, one channel is repeated."""
+def features(images: Any, low: float, high: float, net: Any, batch: int = 32) -> np.ndarray:
+    """Features (N, 2048), float64, of images (N, C, H, W).
+
+    Pixels in [low, high] become 0..255; a single channel is repeated three times.
+    """
     found = []
     for at in range(0, len(images), batch):
         x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32))

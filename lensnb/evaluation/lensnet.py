@@ -1,12 +1,15 @@
-"""Where distances between sets of images are measured: LensNet, a small frozen network.
+"""LensNet: the small frozen network in whose features distances between images are measured.
 
 LensNet was trained on the broad simulated prior to tell the class of substructure and to read the
-lens and source parameters off an image. Its weights ship with the package, so that the distances
-of two people compare. `python -m tools.train_lensnet FOLDER` trains it anew.
+lens and source parameters off an image. Its weights ship with the package, so that two people's
+distances can be compared. `python -m tools.train_lensnet FOLDER` trains it anew.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -17,22 +20,27 @@ from lensnb.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lensnet.safetensors"
 CLASSES = 3
-READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # what is regressed, beside the class
+READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # regressed, beside the class
+
+ToUnits = Callable[[Any], torch.Tensor]  # such as Units: images (N, C, H, W) -> (N, 1, H, W)
 
 
 class LensNet(nn.Module):
     """Images (N, 1, H, W) in the prior's units -> features (N, 64).
 
-    The image is resampled to radius and angle; convolutions are circular in angle. Mean and amplitude
-    of the quadrupole over the angle make the features blind to the orientation of the lens.
+    The image is resampled to radius and angle, and convolutions are circular in angle. Of the
+    angle only the mean and the quadrupole's amplitude are kept, so that the features are blind to
+    the orientation of the lens.
     """
 
     SIZE = 64
     RADII = 32
     ANGLES = 96
     FEATURES = 64
+    grid: torch.Tensor  # (radii, angles, 2)
+    waves: torch.Tensor  # (angles, 2)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("grid", self._polar_grid(), persistent=False)
         widths = (1, 32, 48, 96, 128)
@@ -45,58 +53,53 @@ class LensNet(nn.Module):
         self.project = nn.Linear(2 * widths[-1] * self.RADII // 8, self.FEATURES)
         self.head = nn.Linear(self.FEATURES, CLASSES + len(READS))
 
-    def _polar_grid(self):
+    def _polar_grid(self) -> torch.Tensor:
         radius = (torch.arange(self.RADII) + 0.5) / self.RADII * 0.95  # of half the image
         angle = torch.arange(self.ANGLES) * 2 * torch.pi / self.ANGLES
         return torch.stack([radius[:, None] * angle.cos(), radius[:, None] * angle.sin()], dim=-1)
 
-    def _waves(self, angles):
+    def _waves(self, angles: int) -> torch.Tensor:
         turn = torch.arange(angles) * 2 * torch.pi / angles
         return torch.stack([(2 * turn).cos(), (2 * turn).sin()], dim=1) / angles  # (angles, 2)
 
-    def forward(self, x):
-        x = (
-            F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True)
-            if x.shape[-1] != self.SIZE
-            else x
-        )
-        x = torch.asinh(x / 3) / 2  # ring and noise both in view
-        h = F.grid_sample(
-            x, self.grid.expand(len(x), -1, -1, -1), mode="bicubic", align_corners=False
-        )
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (N, 64) of images (N, 1, H, W)."""
+        if x.shape[-1] != self.SIZE:
+            x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True)
+        x = torch.asinh(x / 3) / 2  # shows both ring and noise
+        grid = self.grid.expand(len(x), -1, -1, -1)
+        h = F.grid_sample(x, grid, mode="bicubic", align_corners=False)
         for conv, norm in zip(self.convs, self.norms, strict=True):  # (N, w, radii, angles)
             h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
             h = F.relu(norm(conv(h)))
-        quadrupole = (
-            (h @ self.waves).square().sum(3) + 1e-6
-        ).sqrt()  # its amplitude: (N, w, radii)
-        return F.silu(self.project(torch.cat([h.mean(3), quadrupole], dim=1).flatten(1)))  # (N, 64)
+        amplitude = ((h @ self.waves).square().sum(3) + 1e-6).sqrt()  # quadrupole: (N, w, radii)
+        return F.silu(self.project(torch.cat([h.mean(3), amplitude], dim=1).flatten(1)))  # (N, 64)
 
-    def read(self, x):
+    def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits (N, 3) and standardised readings (N, 5) of the columns READS."""
         return self.head(self(x)).split([CLASSES, len(READS)], dim=1)
 
 
 class Units:
-    """The one rule that brings images of any unit to the network's: one affine map for a whole comparison.
+    """The affine map that brings images of any unit to the network's, one for a whole comparison.
 
-    It takes the mean and standard deviation of the reference pixels to those of the broad prior, so
-    that a generated set that is brighter than its reference stays brighter.
+    It takes the mean and standard deviation of the reference pixels to the values of the broad
+    prior. A generated set that is brighter than its reference stays brighter.
     """
 
-    def __init__(self, reference):
+    def __init__(self, reference: np.ndarray) -> None:
         self.prior = io.read_json(WEIGHTS.with_suffix(".json"))["pixels"]
         self.mean = float(reference.mean(dtype="float64"))
         self.std = float(reference.std(dtype="float64"))
 
-    def __call__(self, images):
-        """Images (N, C, H, W) of the reference's unit -> tensor (N, 1, H, W) in the prior's."""
+    def __call__(self, images: np.ndarray) -> torch.Tensor:
+        """Images (N, C, H, W) in the reference's unit -> tensor (N, 1, H, W) in the prior's."""
         grey = torch.tensor(images).float().mean(dim=1, keepdim=True)
         return (grey - self.mean) / self.std * self.prior["std"] + self.prior["mean"]
 
 
-def load():
-    """The shipped LensNet in evaluation mode; refuses weights whose sha256 is not the published one."""
+def load() -> LensNet:
+    """The shipped LensNet in evaluation mode; raises InputError for weights of another sha256."""
     card = io.read_json(WEIGHTS.with_suffix(".json"))
     if io.sha256(WEIGHTS) != card["sha256"]:
         raise InputError(
@@ -108,33 +111,30 @@ def load():
 
 
 @torch.inference_mode()
-def features(images, units, net=None, batch=256):
+def features(
+    images: Any, units: ToUnits, net: LensNet | None = None, batch: int = 256
+) -> np.ndarray:
     """Features (N, 64), float64, of images (N, C, H, W); `units` is the comparison's Units."""
     net = net or load()
-    return (
-        torch.cat([net(units(images[i : i + batch])) for i in range(0, len(images), batch)])
-        .double()
-        .numpy()
-    )
+    parts = [net(units(images[i : i + batch])) for i in range(0, len(images), batch)]
+    return torch.cat(parts).double().numpy()
 
 
 @torch.inference_mode()
-def readings(images, units, net=None, batch=256):
-    """What LensNet reads off images (N, C, H, W): column -> (N,), the class as a number, lengths in arcsec of the broad prior."""
+def readings(
+    images: Any, units: ToUnits, net: LensNet | None = None, batch: int = 256
+) -> dict[str, np.ndarray]:
+    """What LensNet reads off images (N, C, H, W): "class" and READS -> (N,).
+
+    The class is a number; lengths are in arcsec of the broad prior.
+    """
     net = net or load()
     card = io.read_json(WEIGHTS.with_suffix(".json"))["held_out"]
-    logits, scaled = (
-        torch.cat(part)
-        for part in zip(
-            *(net.read(units(images[i : i + batch])) for i in range(0, len(images), batch)),
-            strict=True,
-        )
-    )
-    columns = {
-        name: scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name]
-        for i, name in enumerate(READS)
-    }
-    return {
-        "class": logits.argmax(1).numpy(),
-        **{name: (c.exp() if name == "snr" else c).numpy() for name, c in columns.items()},
-    }
+    parts = [net.read(units(images[i : i + batch])) for i in range(0, len(images), batch)]
+    logits = torch.cat([part[0] for part in parts])
+    scaled = torch.cat([part[1] for part in parts])
+    found = {"class": logits.argmax(1).numpy()}
+    for i, name in enumerate(READS):
+        column = scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name]
+        found[name] = (column.exp() if name == "snr" else column).numpy()
+    return found

@@ -1,143 +1,196 @@
+"""The standard error of a distance, its real-vs-real floor, and how far the value is beyond it.
+
+The real-vs-real floor is the same distance between two sets of real images: the value that a
+perfect generator would get.
+"""
+
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lensnb import metrics
 
+Distance = Callable[..., Any]  # of two sets of rows: a number, an array (k,), or (value, error)
 
-def frechet_at_infinity(a, b, parts=3, repeats=4, times=40, seed=0):
-    """Frechet distance of rows a (n, d) and b (n, d) without its bias at finite n: (value, standard error).
 
-    The line through several sizes is followed to 1/n = 0 (Chong & Forsyth 2020, arXiv:1911.07023): n / k
-    rows, k = 1 ... parts, averaged over k disjoint blocks and `repeats` shuffles, so that all rows serve
-    every size. Straight while n / parts exceeds d: with 3 parts, equal sets and d = 64 it is 5.1 at n = 100, -0.2 at 3 d,
-    0.0 at 6 d. Its error wants n >= 6 d: at 3 d it is 1.7 times the scatter, at 6 d 1.4. The value may fall below zero.
+def frechet_at_infinity(
+    a: np.ndarray,
+    b: np.ndarray,
+    parts: int = 3,
+    repeats: int = 4,
+    times: int = 40,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Frechet distance of rows a (n, d) and b (n, d) without its bias at finite n, and its error.
+
+    A line through the distances at several sizes is followed to 1/n = 0 (Chong & Forsyth 2020,
+    arXiv:1911.07023). The sizes are n / k rows, k = 1 ... parts, averaged over k disjoint blocks
+    and `repeats` shuffles, so that all rows serve every size.
+    The line is straight while n / parts exceeds d: with 3 parts, equal sets and d = 64 the value
+    is 5.1 at n = 100, -0.2 at 3 d and 0.0 at 6 d. It may fall below zero.
+    The error estimate is reliable only for n >= 6 d: it is 1.7 times the scatter at 3 d and 1.4
+    times at 6 d.
     """
     a, b = metrics._pair(a, b, max(8, 2 * parts))
     if len(a) != len(b) or parts < 2:
         raise ValueError(
-            f"expected as many rows on both sides and 2 parts or more, got {len(a)}, {len(b)} rows and {parts}"
+            f"expected as many rows on both sides and 2 parts or more, got {len(a)}, {len(b)} "
+            f"rows and {parts}"
         )
     rng = np.random.default_rng(seed)
-    ks = np.arange(1, parts + 1)
+    ks = range(1, parts + 1)
 
-    def level(x, y, k):
-        def blocks(rows):
-            return np.split(rng.permutation(rows)[: len(rows) // k * k], k)
+    def blocks(rows: np.ndarray, k: int) -> list[np.ndarray]:
+        return np.split(rng.permutation(rows)[: len(rows) // k * k], k)
 
-        return np.mean(
-            [
-                metrics.frechet(*pair)
-                for _ in range(repeats)
-                for pair in zip(blocks(x), blocks(y), strict=True)
-            ]
+    def mean_of_blocks(x: np.ndarray, y: np.ndarray, k: int) -> np.floating:
+        pairs = (
+            pair for _ in range(repeats) for pair in zip(blocks(x, k), blocks(y, k), strict=True)
         )
+        return np.mean([metrics.frechet(*pair) for pair in pairs])
 
-    def intercept(x, y):
-        return float(np.polyfit(1 / (len(x) // ks), [level(x, y, k) for k in ks], 1)[1])
+    def intercept(x: np.ndarray, y: np.ndarray) -> float:
+        values = [mean_of_blocks(x, y, k) for k in ks]
+        return float(np.polyfit(1 / (len(x) // np.array(ks)), values, 1)[1])
 
     return intercept(a, b), bootstrap_error(intercept, a, b, times, seed, "subsample")
 
 
-# ---- uncertainty and floor
+# ---- resampling
 
 
-def _deviations(statistic, sets, times, seed, resample):
-    """How statistic(*sets), a number or (k,), deviates under `times` resamplings of the rows of every set: (times,) or (times, k).
+def _deviations(
+    statistic: Distance, sets: Sequence[np.ndarray], times: int, seed: Any, resample: str
+) -> np.ndarray:
+    """How statistic(*sets) deviates when the rows of every set are resampled `times` times.
 
-    About a mean of zero, scaled so that their standard deviation is the standard error.
-    "bootstrap": n rows with replacement. "subsample", for what duplicates would spoil: m = n / 2 rows (8 at
-    least) without, and the scatter times sqrt(m / (n - m)) (delete-d jackknife, Shao & Wu 1989).
-    Of quadratic distances (KID, Frechet) the bootstrap is too wide near the floor, where resampling adds to what is
-    zero on average: for equal sets, d = 8, by 2.0 and 1.8 at n = 100 and by 1.7 at 400; from half a standard deviation
-    a column on it is right to 6 %. Which rows are drawn hangs on the seed and the sizes alone: see `measure`.
+    The statistic is a number or (k,); the deviations are (times,) or (times, k). Their mean is
+    zero, and they are scaled so that their standard deviation is the standard error.
+    "bootstrap" draws n rows with replacement. "subsample", for statistics that duplicates would
+    spoil, draws m = n / 2 rows (8 at least) without replacement, and multiplies the scatter by
+    sqrt(m / (n - m)) (delete-d jackknife, Shao & Wu 1989).
+    The bootstrap error of quadratic distances (KID, Frechet) is too wide near the floor, where
+    resampling adds to a value that is zero on average: for equal sets and d = 8 by 2.0 (KID) and
+    1.8 (Frechet) at n = 100 and by 1.7 at 400. From half a standard deviation a column on, it is
+    right to 6 %. The drawn rows depend on the seed and the sizes alone: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
         raise ValueError(
-            f"expected bootstrap or subsample, 2 rows and 2 times or more, got {resample} and {times} times"
+            "expected bootstrap or subsample, 2 rows and 2 times or more, "
+            f"got {resample} and {times} times"
         )
     rng = np.random.default_rng(seed)
-    again = resample == "bootstrap"
+    with_replacement = resample == "bootstrap"
 
-    def kept(n):
+    def kept(n: int) -> int:
         return min(max(8, n // 2), n - 1)
 
-    def pick(n):
-        return rng.integers(n, size=n) if again else rng.permutation(n)[: kept(n)]
+    def pick(n: int) -> np.ndarray:
+        return rng.integers(n, size=n) if with_replacement else rng.permutation(n)[: kept(n)]
 
-    scale = 1.0 if again else np.mean([len(s) / kept(len(s)) - 1 for s in sets]) ** -0.5
+    scale = 1.0 if with_replacement else np.mean([len(s) / kept(len(s)) - 1 for s in sets]) ** -0.5
     drawn = np.array([statistic(*(rows[pick(len(rows))] for rows in sets)) for _ in range(times)])
     return scale * (drawn - drawn.mean(0))
 
 
-def bootstrap_error(distance, a, b, times, seed=0, resample="bootstrap"):
-    """Standard error of distance(a, b) over `times` resamplings of the rows of both sets, as in `measure`."""
+def bootstrap_error(
+    distance: Distance,
+    a: np.ndarray,
+    b: np.ndarray,
+    times: int,
+    seed: Any = 0,
+    resample: str = "bootstrap",
+) -> float:
+    """Standard error of distance(a, b) from `times` resamplings of both sets, as in `measure`."""
     return float(_deviations(distance, (a, b), times, seed, resample).std(ddof=1))
 
 
-def _numbered(distance, sets, labels):
-    """distance(a, b, labels_a, labels_b) as a distance of row numbers, and the sets as those: rows stay with their labels."""
+def _numbered(
+    distance: Distance, sets: Sequence[np.ndarray], labels: Sequence[np.ndarray]
+) -> tuple[Distance, list[np.ndarray]]:
+    """distance(a, b, labels_a, labels_b) as a distance of row numbers, and the sets as numbers.
+
+    Row numbers keep each row with its label when they are resampled.
+    """
     if [len(s) for s in sets] != [len(part) for part in labels]:
         raise ValueError(
-            f"expected one label a row, got {[len(p) for p in labels]} labels for {[len(s) for s in sets]} rows"
+            f"expected one label a row, got {[len(p) for p in labels]} labels for "
+            f"{[len(s) for s in sets]} rows"
         )
     rows = np.concatenate(sets)
-    labels = np.concatenate(labels)
+    of_rows = np.concatenate(labels)
     numbers = np.split(np.arange(len(rows)), np.cumsum([len(s) for s in sets])[:-1])
-    return lambda i, j: distance(rows[i], rows[j], labels[i], labels[j]), numbers
+
+    def by_number(i: np.ndarray, j: np.ndarray) -> Any:
+        return distance(rows[i], rows[j], of_rows[i], of_rows[j])
+
+    return by_number, numbers
+
+
+# ---- value, error, floor
 
 
 def measure(
-    distance,
-    generated,
-    reference,
-    others,
-    unit,
-    times=200,
-    floors=20,
-    seed=0,
-    resample="bootstrap",
-    ratio=True,
-    labels=None,
-):
-    """One metric as a result: value, standard error, n, real-vs-real floor, and how far the value is from it.
+    distance: Distance,
+    generated: np.ndarray,
+    reference: np.ndarray,
+    others: np.ndarray,
+    unit: str | Mapping[str, str],
+    times: int = 200,
+    floors: int = 20,
+    seed: int = 0,
+    resample: str = "bootstrap",
+    ratio: bool = True,
+    labels: Sequence[np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """One metric as a result: value, standard error, n, real-vs-real floor, and z.
 
-    generated, reference : rows (n, d); others : more than n rows of real images that are not in the
-    reference. The floor is the distance of n random others from the reference, averaged over
-    `floors` draws: what a perfect generator would get. Its error is the scatter of one draw.
-    unit : of the distance; or name -> unit for a distance that gives an array of as many numbers. Then the
-    result is name -> tree.
-    resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns (value, error).
-    ratio : whether value / floor means anything: not for scores, nor where the floor is about zero (KID).
-    labels : those of the three sets, for a distance(a, b, labels_a, labels_b).
-    `z` is how far the value is beyond what real images get by chance, as `normal` deviations: value - floor over
-    floor_error sqrt(1 + n/m + (1 - n/m) / floors), m the number of others, as the floor scatters too. That is exact for
-    means; by a quadratic distance real images scatter by 0.9 to 1.0, by an area under the curve by 0.8 to 0.9. Where
-    larger is better, below zero is worse.
-    `deviations` are those behind the error, a list; none if that is the distance's own. Two sets measured
-    against one reference with one seed are resampled alike: the standard deviation of the difference of their
-    deviations is the error of the difference of their values, in which the reference's own scatter cancels.
+    generated, reference : rows (n, d); others : more than n rows of real images that are not in
+        the reference. The floor is the distance of n random others from the reference, averaged
+        over `floors` draws: what a perfect generator would get. Its error is the scatter of one
+        draw.
+    unit : of the distance; or name -> unit for a distance that gives an array of as many numbers.
+        Then the result is name -> tree.
+    resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns
+        (value, error).
+    ratio : whether value / floor means anything. It does not for scores, nor where the floor is
+        about zero (KID).
+    labels : labels of the three sets, for a distance(a, b, labels_a, labels_b).
+
+    `z` says how far the value is beyond what real images get by chance, as deviations of a normal
+    variable: value - floor over floor_error sqrt(1 + n/m + (1 - n/m) / floors), where m is the
+    number of others, because the floor scatters too. That is exact for means. Real images scatter
+    by 0.9 to 1.0 under a quadratic distance, and by 0.8 to 0.9 under an area under the curve.
+    Where larger is better, a negative z is worse.
+    `deviations` are the resampled values behind the error, a list; it is empty if the error is the
+    distance's own. Two sets that are measured against one reference with one seed are resampled
+    alike: the standard deviation of the difference of their deviations is the error of the
+    difference of their values, in which the reference's own scatter cancels.
+    Raises ValueError for sets of sizes that do not fit.
     """
+    sets: Sequence[np.ndarray] = (generated, reference, others)
     if labels is not None:
-        distance, (generated, reference, others) = _numbered(
-            distance, (generated, reference, others), labels
-        )
-    rng = np.random.default_rng(seed)
-    n = len(reference)
-    m = len(others)
-    own = resample == "own"
-    if len(generated) != n or m <= n or floors < 2:
+        distance, sets = _numbered(distance, sets, labels)
+    made, real, spare = sets
+    n = len(real)
+    m = len(spare)
+    if len(made) != n or m <= n or floors < 2:
         raise ValueError(
-            f"expected {n} generated rows, more others and 2 floors or more, got {len(generated)}, {m} and {floors}"
+            f"expected {n} generated rows, more others and 2 floors or more, "
+            f"got {len(made)}, {m} and {floors}"
         )
-    plain = (lambda a, b: distance(a, b)[0]) if own else distance
-    real = np.array(
-        [plain(others[rng.permutation(m)[:n]], reference) for _ in range(floors)]
-    )  # (floors,) or (floors, k)
-    value, error = distance(generated, reference) if own else (distance(generated, reference), None)
-    spread = (
-        None if own else _deviations(distance, (generated, reference), times, [seed, 1], resample)
-    )
+    own = resample == "own"
+    rng = np.random.default_rng(seed)
+    draws = (rng.permutation(m)[:n] for _ in range(floors))
+    chance = [distance(spare[rows], real) for rows in draws]
+    floor = np.array([value for value, _ in chance] if own else chance)  # (floors,), (floors, k)
+    value = distance(made, real)
+    if own:
+        value, spread = value
+    else:
+        spread = _deviations(distance, (made, real), times, [seed, 1], resample)
     shared = {
         "n": n,
         "resample": resample,
@@ -145,50 +198,96 @@ def measure(
         "bootstrap": 0 if own else times,
         "floors": floors,
     }
+    fresh = 1 - n / m
 
-    def tree(unit, *at):
-        return {
-            "unit": unit,
+    if isinstance(unit, str):
+        found = _against_floor(float(np.asarray(value)), spread, floor, fresh, ratio)
+        return {"unit": unit, **shared, **found}
+    return {
+        name: {
+            "unit": unit[name],
             **shared,
-            **_against_floor(
-                float(np.asarray(value)[at]),
-                error if own else spread[:, *at],
-                real[:, *at],
-                1 - n / m,
-                ratio,
-            ),
+            **_against_floor(float(value[k]), spread[:, k], floor[:, k], fresh, ratio),
         }
-
-    return (
-        {name: tree(unit[name], k) for k, name in enumerate(unit)}
-        if isinstance(unit, dict)
-        else tree(unit)
-    )
+        for k, name in enumerate(unit)
+    }
 
 
-def normal(t, freedom):
-    """Deviations of a normal variable that are as rare as t of Student's: a scatter of a few draws is itself uncertain."""
+def normal(t: float, freedom: int) -> float:
+    """Deviations of a normal variable that are as rare as t of Student's distribution.
+
+    The scatter of a few draws is itself uncertain, so the same t counts for less.
+    """
     from scipy import stats
 
-    return math.copysign(float(stats.norm.isf(max(stats.t.sf(abs(t), freedom), 1e-300))), t)
+    rare = max(stats.t.sf(abs(t), freedom), 1e-300)
+    return math.copysign(float(stats.norm.isf(rare)), t)
 
 
-def _against_floor(value, spread, real, fresh, ratio):
-    """A value with its error or the deviations behind it, against those of real images (floors,); draws share rows, but for `fresh` of them."""
-    error, deviations = (
-        (spread, []) if np.ndim(spread) == 0 else (float(spread.std(ddof=1)), spread.tolist())
-    )
+def _against_floor(
+    value: float, spread: Any, real: np.ndarray, fresh: float, ratio: bool
+) -> dict[str, Any]:
+    """A value with its error, against the values of real images (floors,).
+
+    spread : the error, or the deviations behind it. fresh : share of the other real images that
+    one draw leaves out; draws share rows, but for this part of them.
+    """
+    if np.ndim(spread) == 0:
+        error, deviations = spread, []
+    else:
+        error, deviations = float(spread.std(ddof=1)), spread.tolist()
     floor = float(real.mean())
     floor_error = float(real.std(ddof=1)) / math.sqrt(fresh)
-    # of one more draw, and of the floor
     gap = value - floor
+    # the scatter of one more draw, and of the floor
     chance = floor_error * math.sqrt(2 - fresh + fresh / len(real)) or error
+    if chance > 0:
+        z: float | None = normal(gap / chance, len(real) - 1)
+    else:
+        z = None if gap else 0.0
     return {
         "value": value,
         "error": error,
         "floor": floor,
         "floor_error": floor_error,
-        "z": normal(gap / chance, len(real) - 1) if chance > 0 else None if gap else 0.0,
+        "z": z,
         "ratio": value / floor if ratio and floor > 0 else None,
         "deviations": deviations,
+    }
+
+
+# ---- simple estimates with their standard errors
+
+
+def share(hits: np.ndarray) -> dict[str, Any]:
+    """The share of true among (n,), with its binomial standard error, which is never zero."""
+    n = len(hits)
+    found = float(np.mean(hits))
+    return {"share": found, "error": share_error(found, n), "n": n}
+
+
+def share_error(found: float, n: int) -> float:
+    """Binomial standard error of a share of n, which is never zero."""
+    return max(found * (1 - found) / n, 1 / n**2) ** 0.5
+
+
+def mean(values: np.ndarray) -> dict[str, float] | None:
+    """Mean of the finite numbers with its standard error; None for fewer than two."""
+    values = values[np.isfinite(values)]
+    n = len(values)
+    if n < 2:
+        return None
+    return {"value": float(values.mean()), "error": float(values.std(ddof=1) / n**0.5)}
+
+
+def bias_and_scatter(gap: np.ndarray) -> dict[str, Any]:
+    """Bias and scatter of differences (n,), with their standard errors."""
+    n = len(gap)
+    scatter = float(gap.std(ddof=1))
+    return {
+        "bias": float(gap.mean()),
+        "bias_error": scatter / n**0.5,
+        "scatter": scatter,
+        "scatter_error": scatter / (2 * n - 2) ** 0.5,
+        "n": n,
     }

@@ -1,47 +1,62 @@
-"""Are generated images of use? A classifier that learns from them, tested on real ones, against one that learns from real ones.
+"""Are generated images of use in training? A classifier learns from them, real ones test it.
 
-Train on synthetic, test on real (Esteban et al. 2017, arXiv:1706.02633; Ravuri & Vinyals 2019,
-arXiv:1905.10887). The sets are small, so the classifier is logistic regression on LensNet's frozen features.
+Its accuracy is compared with the accuracy after training on real images: train on synthetic, test
+on real (Esteban et al. 2017, arXiv:1706.02633; Ravuri & Vinyals 2019, arXiv:1905.10887). The sets
+are small, so the classifier is logistic regression on LensNet's frozen features.
 """
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from lensnb.evaluation import uncertainty
 
-STRENGTH = (
-    0.1  # scikit-learn's C on standardised features, fixed: a choice by the data would scatter
-)
-REAL = 5  # real training sets that the generated one is held against
+# scikit-learn's C on standardised features; fixed, because a choice by the data would scatter.
+STRENGTH = 0.1
+UNIT = "share of that after training on real images"
+REAL = 5  # real training sets that the generated one is compared with
 
 
-def right(rows, labels, test_rows, test_labels):
-    """Which test rows (m, d) a classifier trained on rows (n, d) with labels (n,) puts in the right class, (m,) bool."""
+def right(
+    rows: np.ndarray, labels: np.ndarray, test_rows: np.ndarray, test_labels: np.ndarray
+) -> np.ndarray:
+    """Whether a classifier trained on rows (n, d) puts each test row (m, d) in its class: (m,)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(labels)) < 2:  # nothing to tell apart
         return test_labels == labels[0]
-    with (
-        warnings.catch_warnings()
-    ):  # features far off those of real images converge late, and are no use anyway
+    classifier = LogisticRegression(C=STRENGTH, tol=1e-3, max_iter=200)
+    with warnings.catch_warnings():
+        # features far from real ones converge late, and are of no use anyway
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return (
-            LogisticRegression(C=STRENGTH, tol=1e-3, max_iter=200)
-            .fit(rows, labels)
-            .predict(test_rows)
-            == test_labels
-        )
+        return classifier.fit(rows, labels).predict(test_rows) == test_labels
 
 
-def measure(generated, reference, others, labels, times=200, floors=20, seed=0):
-    """Accuracy on real images after training on generated ones, over that after training on real ones: a tree as of `metrics.measure`.
+def _with_column(rows: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Rows (n, d) with one more column (n,): it goes with its row, however they are resampled."""
+    return np.column_stack([rows, column])
 
-    generated, reference (n, d), others : features; labels : those of the three. Everything is tested on the
-    reference. Real training sets are n random others: the mean of REAL of them is what the ratio is to, and
-    the floor, about 1, is the ratio of `floors` more. The error resamples both training and test rows; how
-    hard the test rows are cancels. `accuracy` has both sides' own.
+
+def measure(
+    generated: np.ndarray,
+    reference: np.ndarray,
+    others: np.ndarray,
+    labels: Sequence[np.ndarray],
+    times: int = 200,
+    floors: int = 20,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy on real images after training on generated ones, over the same after real ones.
+
+    generated, reference (n, d), others : features; labels : the classes of the three sets.
+    Returns a tree as `uncertainty.measure` does. Every classifier is tested on the reference. A
+    real training set is n random others: the denominator of the ratio is the mean accuracy of REAL
+    such sets, and the floor, about 1, is the mean ratio of `floors` more. The error resamples both
+    training and test rows; how hard the test rows are cancels. `accuracy` holds the accuracies of
+    both sides themselves.
     """
     mean = reference.mean(0)
     std = reference.std(0)
@@ -51,27 +66,21 @@ def measure(generated, reference, others, labels, times=200, floors=20, seed=0):
     rng = np.random.default_rng([seed, 2])
     n = len(reference)
     draws = [rng.permutation(len(spare))[:n] for _ in range(REAL)]
-    known = np.mean(
-        [right(spare[i], labels[2][i], real, labels[1]) for i in draws], axis=0
-    )  # (n,): by training on real
+    # for each test row the share of classifiers trained on real images that are right: (n,)
+    known = np.mean([right(spare[i], labels[2][i], real, labels[1]) for i in draws], axis=0)
 
     def ratio(
-        a, b, labels_a, labels_b
-    ):  # the last column goes with the test rows, however they are resampled
-        return right(a[:, :-1], labels_a, b[:, :-1], labels_b).mean() / max(b[:, -1].mean(), 1 / n)
+        a: np.ndarray, b: np.ndarray, labels_a: np.ndarray, labels_b: np.ndarray
+    ) -> np.floating:
+        accuracy = right(a[:, :-1], labels_a, b[:, :-1], labels_b).mean()
+        return accuracy / max(b[:, -1].mean(), 1 / n)
 
-    sets = (
-        np.column_stack([rows, last])
-        for rows, last in (
-            (made, np.zeros(len(made))),
-            (real, known),
-            (spare, np.zeros(len(spare))),
-        )
-    )
     found = uncertainty.measure(
         ratio,
-        *sets,
-        "share of that after training on real images",
+        _with_column(made, np.zeros(len(made))),
+        _with_column(real, known),
+        _with_column(spare, np.zeros(len(spare))),
+        UNIT,
         times,
         floors,
         seed,

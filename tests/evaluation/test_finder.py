@@ -1,4 +1,8 @@
-"""The lens finder and what it must not find: shapes against astropy, scikit-learn and by hand; the shipped weights on fresh images."""
+"""The lens finder, and the images that it must not find.
+
+Shapes are compared with astropy, scikit-learn and counts by hand; the shipped weights are tried on
+fresh images.
+"""
 
 import shutil
 
@@ -44,9 +48,8 @@ def test_a_galaxy_is_astropys_sersic_profile(axes, n, q, phi):
     theirs = Sersic2D(1, 0.8 / q**0.5, n, 0.33, -0.21, 1 - q, phi)(
         *np.broadcast_arrays(*(a.numpy().astype(float) for a in axes))
     )
-    assert (
-        np.abs(ours - theirs) < 0.02 * np.maximum(theirs, 1)
-    ).all()  # the constant b(n) is a fit; 1 is the value at the radius
+    # the constant b(n) is a fit; 1 is the value at the radius
+    assert (np.abs(ours - theirs) < 0.02 * np.maximum(theirs, 1)).all()
 
 
 def test_elliptical_radius_is_that_of_the_circle_of_equal_area(axes):
@@ -123,9 +126,8 @@ def test_the_unit_of_the_images_does_not_matter(lenses, others):
         for factor, shift in ((1, 0), (0.004, 7))
     )
     assert np.abs(plain - scaled).max() < 0.05 and plain.std() > 5
-    doubled = finder.log_odds(
-        np.repeat(images, 3, axis=1), lensnet.Units(lenses[0])
-    )  # three equal channels
+    three_channels = np.repeat(images, 3, axis=1)
+    doubled = finder.log_odds(three_channels, lensnet.Units(lenses[0]))
     assert np.abs(plain - doubled).max() < 1e-3
 
 

@@ -50,7 +50,7 @@ def real():
 
 @pytest.fixture(scope="module")
 def smooth():
-    """10 images without substructure: noisy, and without noise, (10, 1, 64, 64) each; their truth."""
+    """10 images without substructure, noisy and free of noise, (10, 1, 64, 64), and their truth."""
     truth = rows(priors.draw_truth(30, seed=5), np.s_[::3])
     return (
         simulate.render(truth).numpy(),
@@ -91,7 +91,7 @@ def test_lenstronomys_lenses_are_recovered():
 
 
 def test_another_telescope():
-    """The public DeepLenseSim set 2 through lenstronomy: its pixels, its PSF, its one ray a pixel."""
+    """The public DeepLenseSim set 2 by lenstronomy: its pixels, its PSF, its one ray a pixel."""
     truth = golden("deeplensesim-2")
     prior = priors.PRIORS["deeplensesim-2"]
     image = truth["images"][:1, None]
@@ -297,9 +297,8 @@ def test_what_is_no_lens_at_all_gets_finite_numbers():
         and np.isfinite(found.residual).all()
     )
     assert all(np.isfinite(column).all() for column in found.parameters.values())
-    assert (
-        found.chi2[0] == pytest.approx(1, abs=0.1) and found.parameters["snr"][0] < 5
-    )  # noise alone fits, as nothing
+    # noise alone fits, as nothing
+    assert found.chi2[0] == pytest.approx(1, abs=0.1) and found.parameters["snr"][0] < 5
     assert found.chi2[2:4].min() > 2 and found.chi2[4] == 0
 
 
@@ -350,7 +349,10 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_importing_needs_torch_and_numpy_alone():
-    code = "import sys, lensnb.evaluation.lens_fit; print({'caustics', 'astropy', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys, lensnb.evaluation.lens_fit; "
+        "print({'caustics', 'astropy', 'scipy'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
     )

@@ -1,11 +1,14 @@
-"""Shapes on images: analytic maps, independent oracles, symmetries, and the power to see a fault."""
+"""Shapes on images: analytic maps, independent oracles, symmetries, the power to see a fault."""
+
+import itertools
 
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 from skimage import measure
 
-from lensnb.evaluation import image_stats, morphology
+from lensnb.evaluation import image_stats, morphology, scattering
+from lensnb.evaluation.measures import MEASURES, Reference, fit
 from lensnb.lensing.simulate import simulate
 
 SIZE = 64
@@ -13,14 +16,21 @@ Y, X = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
 
 
 def ring(radius, x=0.0, y=0.0, width=0.8, tilt=lambda phi: 1):
-    """A circle of Gaussian cross-section as one image (1, 1, H, W); `tilt` varies its brightness with the angle."""
-    return (
-        100
-        * (
-            np.exp(-((np.hypot(X - x, Y - y) - radius) ** 2) / (2 * width**2))
-            * tilt(np.arctan2(Y - y, X - x))
-        )[None, None]
-    )
+    """A circle of Gaussian cross-section as one image (1, 1, H, W).
+
+    `tilt` varies its brightness with the angle.
+    """
+    profile = np.exp(-((np.hypot(X - x, Y - y) - radius) ** 2) / (2 * width**2))
+    return 100 * (profile * tilt(np.arctan2(Y - y, X - x)))[None, None]
+
+
+def cosine(order, strength, angle=0.0):
+    """A tilt of `ring`: 1 + strength cos(order (phi - angle))."""
+
+    def tilt(phi):
+        return 1 + strength * np.cos(order * (phi - angle))
+
+    return tilt
 
 
 def ellipse(q, angle, size=8.0):
@@ -69,7 +79,7 @@ def test_ring_radius_is_that_of_a_thin_circle(radius, x, y):
 
 def test_ring_radius_is_that_of_half_a_circle():
     for start in (0.0, 0.7, 2.0):
-        arc = ring(14, width=0.6, tilt=lambda phi: np.cos(phi - start) > 0)
+        arc = ring(14, width=0.6, tilt=lambda phi, start=start: np.cos(phi - start) > 0)
         assert abs(morphology.ring_radius(arc)[0, 0] / 14 - 1) < 0.02
 
 
@@ -120,20 +130,19 @@ def test_ring_radius_of_lenses_follows_their_einstein_radius(lenses):
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_a_cosine_on_a_ring_is_its_multipole_alone(order):
     for angle in (0.0, 0.4, 1.9):
-        amplitudes = morphology.multipoles(
-            ring(12, width=2, tilt=lambda phi: 1 + 0.6 * np.cos(order * (phi - angle)))
-        )[0]
+        lens = ring(12, width=2, tilt=cosine(order, 0.6, angle))
+        amplitudes = morphology.multipoles(lens)[0]
         expected = np.where(np.arange(1, 5) == order, 0.3, 0)
         assert np.abs(amplitudes - expected).max() < 0.005
 
 
 def test_multipoles_see_through_noise_and_a_misplaced_lens():
-    lens = ring(12, width=2, tilt=lambda phi: 1 + 0.6 * np.cos(2 * phi))
+    lens = ring(12, width=2, tilt=cosine(2, 0.6))
     assert (
         np.abs(morphology.multipoles(lens + 3 * noise(20)) - morphology.multipoles(lens)).max()
         < 0.02
     )
-    # for d << r the flux at angle phi grows by (1 + 2 d/r cos phi - ...), its first moment by d / 2r
+    # for d << r the flux at angle phi grows by (1 + 2 d/r cos phi - ...), the moment by d / 2r
     assert abs(morphology.multipoles(ring(12, 2.0))[0, 0] - 2 / 24) < 0.005
     assert morphology.multipoles(lens, orders=(2,)).shape == (1, 1)
 
@@ -175,7 +184,7 @@ def test_minkowski_is_that_of_scikit_image():
     )  # reach the borders, with many holes
     levels = np.quantile(images, [0.1, 0.4, 0.6, 0.9])
     rows = morphology.minkowski(images, levels).reshape(6, 3, 4)
-    for image, (area, perimeter, euler) in zip(images[:, 0], rows):
+    for image, (area, perimeter, euler) in zip(images[:, 0], rows, strict=True):
         sets = [image > level for level in levels]
         assert area.tolist() == [s.sum() for s in sets]
         assert np.abs(perimeter - [measure.perimeter_crofton(s, 4) for s in sets]).max() < 1e-9
@@ -235,10 +244,8 @@ def test_planted_peaks_are_counted_above_their_levels():
         (40, 40): 8,
         (63, 31): 4,
     }  # a corner, an edge, two close by
-    for (i, j), height in spots.items():
-        image[0, 0, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2] = (
-            level  # no peak of the noise beside it
-        )
+    for i, j in spots:  # no peak of the noise beside them
+        image[0, 0, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2] = level
     for (i, j), height in spots.items():
         image[0, 0, i, j] = level + height * sigma
     image[0, 0, 20:22, 20] = level + 30 * sigma  # a plateau is no peak
@@ -261,59 +268,59 @@ def test_peaks_are_those_of_a_maximum_filter():
 # ---- scattering
 
 
-@pytest.mark.parametrize("j, l", [(1, 0), (1, 3), (2, 1)])
-def test_wavelets_are_morlets(j, l):
+@pytest.mark.parametrize("j, turn", [(1, 0), (1, 3), (2, 1)])
+def test_wavelets_are_morlets(j, turn):
     n = np.fft.fftfreq(SIZE) * SIZE
     sigma = 0.8 * 2**j
-    angle = np.pi * l / 4
+    angle = np.pi * turn / 4
     y = n[:, None]
     x = n[None, :]
     envelope = np.exp(-(x**2 + y**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
     wave = np.exp(1j * 0.75 * np.pi / 2**j * (x * np.cos(angle) + y * np.sin(angle)))
     expected = envelope * (wave - (envelope * wave).sum() / envelope.sum())  # without a mean
     assert (
-        np.abs(np.fft.ifft2(morphology.wavelets(SIZE, 4)[j, l].numpy()) - expected).max()
+        np.abs(np.fft.ifft2(scattering.wavelets(SIZE, 4)[j, turn].numpy()) - expected).max()
         < 1e-3 * np.abs(expected).max()
     )
 
 
 def test_scattering_is_what_loops_over_all_pairs_find():
-    image = ring(12, width=2, tilt=lambda phi: 1 + 0.6 * np.cos(phi))[0, 0] + noise(1, seed=5)[0, 0]
-    bank = morphology.wavelets(SIZE, 4).numpy().astype(float)
+    image = (ring(12, width=2, tilt=cosine(1, 0.6)) + noise(1, seed=5))[0, 0]
+    bank = scattering.wavelets(SIZE, 4).numpy().astype(float)
 
-    def modulus(map_, j, l):
-        return np.abs(np.fft.ifft2(np.fft.fft2(map_) * bank[j, l]))
+    def modulus(map_, j, turn):
+        return np.abs(np.fft.ifft2(np.fft.fft2(map_) * bank[j, turn]))
 
-    first = [[modulus(image, j, l) for l in range(4)] for j in range(4)]
+    first = [[modulus(image, j, turn) for turn in range(4)] for j in range(4)]
     means = np.mean(first, axis=(1, 2, 3))
     expected = list(means)
-    for j, k in [(j, k) for j in range(4) for k in range(j + 1, 4)]:
-        second = np.array([[modulus(first[j][l], k, m).mean() for m in range(4)] for l in range(4)])
+    for j, k in itertools.combinations(range(4), 2):
+        second = np.array([[modulus(first[j][n], k, m).mean() for m in range(4)] for n in range(4)])
         pairs = {0: [], 1: [], 2: []}  # 0, 45 or 135, 90 degrees
-        for l, m in np.ndindex(4, 4):
-            pairs[{0: 0, 1: 1, 2: 2, 3: 1}[abs(l - m)]].append(second[l, m])
+        for n, m in np.ndindex(4, 4):
+            pairs[{0: 0, 1: 1, 2: 2, 3: 1}[abs(n - m)]].append(second[n, m])
         expected += [np.mean(pairs[angle]) / means[j] for angle in range(3)]
-    assert np.abs(morphology.scattering(image[None, None])[0] - np.log10(expected)).max() < 1e-3
+    assert np.abs(scattering.scattering(image[None, None])[0] - np.log10(expected)).max() < 1e-3
 
 
 def test_scattering_of_white_noise_is_its_closed_form():
-    bank = morphology.wavelets(SIZE, 4).numpy().astype(float)
+    bank = scattering.wavelets(SIZE, 4).numpy().astype(float)
     rms = np.sqrt((bank**2).mean((2, 3)))  # of the filtered noise, (J, L)
     # coarse wavelets are complex Gaussian noise: a mean modulus of sqrt(pi) / 2 of the rms
-    measured = morphology.scattering(3 * noise(200)).mean(0)[1:4]
+    measured = scattering.scattering(3 * noise(200)).mean(0)[1:4]
     assert np.abs(measured - np.log10(3 * rms.mean(1)[1:] * np.sqrt(np.pi) / 2)).max() < 0.015
 
 
 def test_scattering_is_that_of_the_light_under_a_bright_sky():
     images = noise(3)
-    assert np.abs(morphology.scattering(images + 1e6) - morphology.scattering(images)).max() < 1e-4
+    assert np.abs(scattering.scattering(images + 1e6) - scattering.scattering(images)).max() < 1e-4
 
 
 def test_scattering_of_a_plane_wave_is_its_filter():
     for k in (6, 12, 24):  # periods in the image, along x
-        seen = morphology.scattering(np.cos(2 * np.pi * k * X / SIZE)[None, None])[0, :4]
-        heights = morphology.wavelets(SIZE, 4)[:, :, 0, k].numpy()
-        behind = morphology.wavelets(SIZE, 4)[:, :, 0, -k].numpy()
+        seen = scattering.scattering(np.cos(2 * np.pi * k * X / SIZE)[None, None])[0, :4]
+        heights = scattering.wavelets(SIZE, 4)[:, :, 0, k].numpy()
+        behind = scattering.wavelets(SIZE, 4)[:, :, 0, -k].numpy()
         phase = 2 * np.pi * 2 * k * X[0] / SIZE  # |p e^(ikx) + m e^(-ikx)| over x
         moduli = (
             np.abs(heights[..., None] + behind[..., None] * np.exp(1j * phase)).mean((1, 2)) / 2
@@ -323,14 +330,26 @@ def test_scattering_of_a_plane_wave_is_its_filter():
 
 # ---- all of them
 
-FIXED = {"minkowski": {"levels": [-0.5, 1, 5, 20]}}
+SHAPES = (
+    "noise_level",
+    "total_flux",
+    "ring_radius",
+    "ellipticity",
+    "multipoles",
+    "peak_counts",
+    "minkowski",
+    "scattering",
+)
+LEVELS = [-0.5, 1, 5, 20]  # for minkowski, which no reference fixes here
 
 
 def rows(name, images):
-    return morphology.SUMMARIES[name][0](images, **FIXED.get(name, {}))
+    if name == "minkowski":
+        return morphology.minkowski(images, LEVELS)
+    return MEASURES[name].rows(images)
 
 
-@pytest.mark.parametrize("name", morphology.SUMMARIES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_flips_turns_and_the_company_change_nothing(name, lenses):
     for images in (
         lenses[0][:40],
@@ -349,13 +368,13 @@ def test_flips_turns_and_the_company_change_nothing(name, lenses):
     assert np.abs(rows(name, lenses[0][33:34])[0] - rows(name, lenses[0][:40])[33]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", morphology.SUMMARIES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_channels_are_averaged(name):
     image = ring(12, width=2) + noise(3, channels=3)
     assert np.abs(rows(name, image) - rows(name, image.mean(1, keepdims=True))).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", morphology.SUMMARIES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_image_gives_finite_numbers(name):
     for size in (8, 27, 28, SIZE):
         flat = np.stack(
@@ -376,11 +395,11 @@ def test_an_offset_changes_none_and_a_factor_what_has_a_unit(lenses):
     images = lenses[0][:20].astype(float)
     scaled = 3 * images + 50
     factors = {"noise_level": 3, "total_flux": 3}
-    for name in morphology.SUMMARIES:
+    for name in SHAPES:
         before = rows(name, images)
         after = rows(name, scaled)
         if name == "minkowski":
-            after = morphology.minkowski(scaled, 3 * np.array(FIXED[name]["levels"]) + 50)
+            after = morphology.minkowski(scaled, 3 * np.array(LEVELS) + 50)
         if name == "scattering":
             before[:, :4] += np.log10(3)
         assert np.allclose(after, before * factors.get(name, 1), rtol=1e-5, atol=1e-5), name
@@ -394,7 +413,8 @@ def test_wasserstein_columns_is_that_of_scipy():
     for n, m in ((50, 50), (40, 90), (7, 3)):
         a = rng.normal(0.3, 2, (n, 3))
         b = rng.gamma(2, size=(m, 3))
-        expected = np.mean([stats.wasserstein_distance(x, y) / y.std() for x, y in zip(a.T, b.T)])
+        columns = zip(a.T, b.T, strict=True)
+        expected = np.mean([stats.wasserstein_distance(x, y) / y.std() for x, y in columns])
         assert abs(morphology.wasserstein_columns(a, b) - expected) < 1e-12
     assert morphology.wasserstein_columns(b, b) == 0
 
@@ -464,7 +484,7 @@ SEEN = {
     "misplaced": {"multipoles": 10},
 }
 BLIND = {
-    "fresh": morphology.SUMMARIES,
+    "fresh": SHAPES,
     "blurred": ("total_flux", "ring_radius", "multipoles"),
     "noisier": ("total_flux", "ring_radius", "multipoles", "ellipticity"),
     "halves mixed": ("noise_level",),
@@ -483,17 +503,20 @@ BLIND = {
 
 @pytest.fixture(scope="module")
 def rulers(lenses):
-    """name -> (measure, distance to the reference, mean and scatter of that distance for real images)."""
+    """name -> (rows, distance to the reference, its mean and scatter for real images)."""
     reference, (others, _) = lenses
     ready = {}
     n = len(reference)
     rng = np.random.default_rng(0)
-    for name, (measure_, distance, unit) in morphology.summaries(reference).items():
+    fixed = Reference(reference)
+    for name in SHAPES:
+        measure_ = fit(MEASURES[name].rows, fixed)
+        distance = MEASURES[name].distance
         real = measure_(reference)
         other = measure_(others[n:])
         floor = [distance(other[rng.permutation(len(other))[:n]], real) for _ in range(40)]
         ready[name] = measure_, lambda a, d=distance, b=real: d(a, b), np.mean(floor), np.std(floor)
-        assert unit == "standard deviations of real images"
+        assert MEASURES[name].unit == "standard deviations of real images"
     return ready
 
 

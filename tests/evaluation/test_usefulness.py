@@ -1,4 +1,4 @@
-"""Usefulness: by hand with scikit-learn, at its extremes, and its error against repeated experiments."""
+"""Usefulness: scikit-learn by hand, the extremes, and the error of repeated experiments."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,8 @@ CENTRES = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0]])
 def blobs(rng, n, shift=0.0):
     """Rows (n, 4) of three classes that overlap, and a dead column; labels (n,)."""
     labels = rng.permutation(np.arange(n) % 3)
-    return np.column_stack([CENTRES[labels] + rng.normal(size=(n, 3)) + shift, np.full(n, 7.0)]) * [
-        1,
-        1,
-        40,
-        1,
-    ], labels
+    rows = CENTRES[labels] + rng.normal(size=(n, 3)) + shift
+    return np.column_stack([rows, np.full(n, 7.0)]) * [1, 1, 40, 1], labels
 
 
 def measure(made, reference, others, times=10, floors=10, seed=0):
@@ -47,9 +43,8 @@ def test_accuracy_is_scikit_learns(rng):
             .score(scaler.transform(reference[0]), reference[1])
         )
 
-    assert found["accuracy"]["generated"] == pytest.approx(
-        accuracy(*made), abs=0.012
-    )  # one row may lie on the border
+    # one row may lie on the border
+    assert found["accuracy"]["generated"] == pytest.approx(accuracy(*made), abs=0.012)
     assert found["accuracy"]["real"] == pytest.approx(accuracy(others[0], others[1]), abs=0.012)
     assert found["value"] == pytest.approx(
         found["accuracy"]["generated"] / found["accuracy"]["real"]

@@ -565,7 +565,7 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
 
     made = Monitor(p, "diffusion", dataclasses.replace(dataset, images=Spy()), torch.device("cpu"))
     assert (
-        made.against == "held-out images"
+        made.compared_with == "held-out images"
         and len(seen) == 75
         and not judged & set(seen)
         and set(seen) <= set(dataset.heldout)

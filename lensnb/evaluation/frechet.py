@@ -1,0 +1,116 @@
+"""The Frechet distance of two sets of images in one call, with its error and real-vs-real floor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lensnb import metrics
+from lensnb.errors import InputError
+from lensnb.evaluation import uncertainty
+from lensnb.evaluation.measures import LEAST, Reference, lensnet_features
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance and the real-vs-real floor (the same distance between two sets of real images).
+
+    value, error : the distance and its standard error
+    floor, floor_error : mean and scatter of the distance between real images
+    z : how far the value is beyond the floor, in deviations of chance; None without any scatter
+    ratio : value / floor; None if the floor is 0
+    n : images on each side
+    """
+
+    value: float
+    error: float
+    floor: float
+    floor_error: float
+    z: float | None
+    ratio: float | None
+    n: int
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        floor = f"{self.floor:.1f} +- {self.floor_error:.1f}"
+        beyond = "" if self.z is None else f"z = {self.z:.1f}, "
+        if self.ratio is None:
+            against = f"the real-vs-real floor is {floor}"
+        else:
+            against = f"{self.ratio:.1f} times the real-vs-real floor of {floor}"
+        return f"{self.value:.1f} +- {self.error:.1f}, {against} ({beyond}n = {self.n})"
+
+
+def frechet(
+    made: np.ndarray, real: np.ndarray, seed: int = 0, times: int = 200, floors: int = 20
+) -> Distance:
+    """Frechet distance of images `made` from images `real`, in the features of LensNet.
+
+    made, real : images (N, C, H, W) and (M, C, H, W) in the same unit. The distance is in squared
+        standard deviations of a real feature.
+    seed : of all random draws; the same seed gives the same number.
+    times, floors : resamplings behind the error, and real-vs-real draws behind the floor.
+
+    n = min(N, M // 3) images are compared on each side, because the bias of the distance depends
+    on n. They are drawn at random. The reference is n of the real images and fixes the units of
+    the features; the floor compares n of the remaining real images, at least 2 n, with it.
+    Raises InputError for other shapes, too few images, pixels that are not finite, and real images
+    that do not vary.
+    """
+    made = _checked("made", made)
+    real = _checked("real", real)
+    if made.shape[1:] != real.shape[1:]:
+        raise InputError(
+            f"made and real hold images of shapes {made.shape[1:]} and {real.shape[1:]}, "
+            "expected the same channels and pixels"
+        )
+    n = min(len(made), len(real) // 3)
+    if n < LEAST:
+        raise InputError(
+            f"found {len(made)} made and {len(real)} real images, expected at least {LEAST} made "
+            f"and {3 * LEAST} real ones"
+        )
+    rng = np.random.default_rng([seed, 3])
+    chosen = made[np.sort(rng.permutation(len(made))[:n])]
+    order = rng.permutation(len(real))
+    reference = real[np.sort(order[:n])]
+    if not reference.std(dtype=float) > 0:
+        raise InputError("real: all pixels are the same, expected images that vary")
+    rows = lensnet_features.make(Reference(reference))
+    found = uncertainty.measure(
+        metrics.frechet,
+        rows(chosen),
+        rows(reference),
+        rows(real[np.sort(order[n:])]),
+        "",
+        times,
+        floors,
+        seed,
+    )
+    return Distance(
+        value=found["value"],
+        error=found["error"],
+        floor=found["floor"],
+        floor_error=found["floor_error"],
+        z=found["z"],
+        ratio=found["ratio"],
+        n=n,
+    )
+
+
+def _checked(name: str, images: np.ndarray) -> np.ndarray:
+    """Images as float32 (N, C, H, W), all finite."""
+    images = np.asarray(images)
+    if images.ndim != 4 or min(images.shape[1:]) < 1 or images.dtype.kind not in "fiu":
+        raise InputError(
+            f"{name} has shape {images.shape} and type {images.dtype}, expected images "
+            "(N, C, H, W) of numbers"
+        )
+    bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
+    if len(bad):
+        raise InputError(
+            f"{name}: image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
+            "expected finite ones"
+        )
+    return images.astype(np.float32)

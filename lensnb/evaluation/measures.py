@@ -1,0 +1,400 @@
+"""Every measure of the evaluation: one record each, in the order of metrics.json.
+
+A measure turns each image into a row of numbers and compares two sets of rows by a distance.
+The judge takes every registered measure, `compare.py` compares them and the figures show them.
+A measure of your own takes a few lines, in any module that is imported before a Judge is made:
+
+    def brightest_pixel(images):                              # (N, C, H, W)
+        return images.max(axis=(1, 2, 3))[:, None]            # (N, 1)
+
+    MEASURES.add("brightest_pixel", Measure(
+        rows=brightest_pixel, distance=wasserstein_columns, unit=REAL_STD,
+        group="physics", label="brightest pixel"))
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lensnb import metrics
+from lensnb.evaluation import (
+    finder,
+    image_stats,
+    inception,
+    lensnet,
+    morphology,
+    scattering,
+    uncertainty,
+    usefulness,
+)
+from lensnb.evaluation.morphology import mean_vector, wasserstein_columns
+from lensnb.registry import Registry
+
+REAL_STD = "standard deviations of real images"
+FEATURE_STD = "standard deviations of a real feature, squared"
+PIXEL_STD = "pixel standard deviations"
+LEAST = 8  # images on each side of any distance
+# Images on each side, at most, for measures whose time or memory would outgrow all others.
+MOST = 10_000
+
+Rows = Callable[[np.ndarray], np.ndarray]  # images (N, C, H, W) -> rows (N, d)
+Distance = Callable[..., Any]  # of two sets of rows: a number, an array, or (value, error)
+
+
+class Reference:
+    """The real images that fix all units, bins and levels before anything is measured.
+
+    images : (N, C, H, W); inception : the weights of Inception, or None to do without it.
+    """
+
+    def __init__(self, images: np.ndarray, inception: str | None = None) -> None:
+        self.images = images
+        self.inception = inception
+        self.units = lensnet.Units(images)
+        self.net = lensnet.load()
+
+    @functools.cached_property
+    def edges(self) -> np.ndarray:
+        """Edges of the bins of pixel intensity."""
+        return image_stats.intensity_edges(self.images)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Rows or a distance that the reference images fix first: `make(reference)` returns them.
+
+    Use it as a decorator of `make`.
+    """
+
+    make: Callable[[Reference], Callable[..., Any]]
+
+
+def fit(part: Any, reference: Reference) -> Any:
+    """The function behind rows or a distance, fitted to the reference images where it must be."""
+    return part.make(reference) if isinstance(part, Fitted) else part
+
+
+def always(reference: Reference) -> bool:
+    """True: the measure says something about any images."""
+    return True
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure: which rows it compares, by what distance, and how the result is read.
+
+    rows : images (N, C, H, W) -> rows (N, d), or Fitted. Measures that share the same rows
+        compute them once. None: the judge has a method of the measure's name instead.
+    distance : of generated rows from reference rows, or Fitted
+    unit : unit of the distance; or name -> unit, of a distance that returns several numbers
+    group : "features", "physics" or "model"
+    label : its name in figures and tables; or name -> label
+    larger_is_better : True, False, or None where the value of real images is best; or name -> one
+    options : `resample` and `ratio` of `uncertainty.measure`
+    by_class : whether the distance takes the classes of both sets, too
+    most : images on each side, at most; None: no limit
+    mean_unit : unit of the rows, whose mean is then told beside the distance; None: no mean
+    available : whether the measure says anything about images like the reference
+    """
+
+    rows: Rows | Fitted | None
+    distance: Distance | Fitted | None
+    unit: str | Mapping[str, str]
+    group: str
+    label: str | Mapping[str, str]
+    larger_is_better: bool | None | Mapping[str, bool | None] = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    by_class: bool = False
+    most: int | None = None
+    mean_unit: str | None = None
+    available: Callable[[Reference], bool] = always
+
+
+MEASURES: Registry[Measure] = Registry("measure")
+
+
+def labels() -> dict[str, str]:
+    """Key of metrics.json -> its label, for all measures."""
+    found: dict[str, str] = {}
+    for name, measure in MEASURES.items():
+        found |= {name: measure.label} if isinstance(measure.label, str) else measure.label
+    return found
+
+
+def label(key: str) -> str:
+    """The label of a key of metrics.json; the key itself if no measure has it."""
+    return labels().get(key, key)
+
+
+# ---- features of networks
+
+
+@Fitted
+def lensnet_features(reference: Reference) -> Rows:
+    """LensNet's features in standard deviations of the reference: (N, <= 64).
+
+    A dead feature divided by its scatter would outweigh all others, so it is left out.
+    """
+    units, net = reference.units, reference.net
+    std = lensnet.features(reference.images, units, net).std(axis=0)
+    alive = std > 1e-3 * std.max()
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        return lensnet.features(images, units, net)[:, alive] / std[alive]
+
+    return rows
+
+
+@Fitted
+def lensnet_readings(reference: Reference) -> Rows:
+    """The lens parameters that LensNet reads off: (N, 5), columns lensnet.READS."""
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        read = lensnet.readings(images, reference.units, reference.net)
+        return np.stack([read[name] for name in lensnet.READS], axis=1)
+
+    return rows
+
+
+@Fitted
+def found_by_finder(reference: Reference) -> Rows:
+    """Whether the lens finder finds a lens: (N, 1) bool."""
+    net = finder.load()
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        return finder.found(images, reference.units, net)[:, None]
+
+    return rows
+
+
+def finder_knows(reference: Reference) -> bool:
+    """Whether the finder, which knows lenses only, finds half of the real images or more."""
+    return bool(found_by_finder.make(reference)(reference.images).mean() >= 0.5)
+
+
+@Fitted
+def inception_features(reference: Reference) -> Rows:
+    """Inception's features: (N, 2048)."""
+    net = inception.load(reference.inception)
+    low = float(reference.images.min())
+    high = float(reference.images.max())
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        return inception.features(images, low, high, net)
+
+    return rows
+
+
+def has_inception(reference: Reference) -> bool:
+    """Whether the recipe names Inception's weights."""
+    return bool(reference.inception)
+
+
+def area_under_curve(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Area under the curve of `metrics.two_sample` and its standard error.
+
+    40 permutations give the error to an eighth; the p-value is not used.
+    """
+    found = metrics.two_sample(a, b, permutations=40)
+    return found["auc"], found["auc_error"]
+
+
+def share_found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Share of true rows in a (n, 1), and its standard error; the reference b does not count."""
+    found = uncertainty.share(a)
+    return found["share"], found["error"]
+
+
+MEASURES.add(
+    "frechet_lensnet",
+    Measure(
+        rows=lensnet_features,
+        distance=metrics.frechet,
+        unit=FEATURE_STD,
+        group="features",
+        label="Frechet distance (LensNet)",
+    ),
+)
+MEASURES.add(
+    "frechet_lensnet_by_class",
+    Measure(
+        rows=lensnet_features,
+        distance=metrics.frechet_by_class,
+        unit=FEATURE_STD,
+        group="features",
+        label="Frechet distance (LensNet) by class",
+        by_class=True,
+    ),
+)
+MEASURES.add(
+    "kid",
+    Measure(
+        rows=lensnet_features,
+        distance=metrics.kid,
+        unit="1",
+        group="features",
+        label="kernel distance (LensNet)",
+        options={"ratio": False},
+    ),
+)
+MEASURES.add(
+    "neighbours",
+    Measure(
+        rows=lensnet_features,
+        distance=metrics.neighbours,
+        unit=metrics.NEIGHBOURS,
+        group="features",
+        label={name: name for name in metrics.NEIGHBOURS},
+        larger_is_better={"precision": True, "recall": True, "density": None, "coverage": True},
+        options={"ratio": False, "resample": "subsample"},
+        most=MOST,
+    ),
+)
+MEASURES.add(
+    "told_apart",
+    Measure(
+        rows=lensnet_features,
+        distance=area_under_curve,
+        unit="area under the curve",
+        group="features",
+        label="told from real (AUC)",
+        options={"ratio": False, "resample": "own"},
+        most=MOST,
+    ),
+)
+MEASURES.add(
+    "readings",
+    Measure(
+        rows=lensnet_readings,
+        distance=wasserstein_columns,
+        unit=REAL_STD,
+        group="features",
+        label="lens parameters, as read",
+    ),
+)
+MEASURES.add(
+    "lenses_found",
+    Measure(
+        rows=found_by_finder,
+        distance=share_found,
+        unit="share",
+        group="features",
+        label="found to be lenses",
+        larger_is_better=True,
+        options={"ratio": False, "resample": "own"},
+        available=finder_knows,
+    ),
+)
+
+
+# ---- physics: pixels, spectrum, profile
+
+
+@Fitted
+def intensity_shares(reference: Reference) -> Rows:
+    """Shares of an image's pixels at or below the edges of the intensity bins."""
+    return functools.partial(image_stats.cumulative_shares, edges=reference.edges)
+
+
+@Fitted
+def intensity_distance(reference: Reference) -> Distance:
+    """Wasserstein-1 distance of pixel intensities, in standard deviations of real pixels."""
+    widths = np.diff(reference.edges)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return metrics.wasserstein(a, b, widths) / reference.units.std
+
+    return distance
+
+
+@Fitted
+def profile_rows(reference: Reference) -> Rows:
+    """Radial profile in standard deviations of real pixels."""
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        return image_stats.radial_profile(images) / reference.units.std
+
+    return rows
+
+
+MEASURES.add(
+    "intensity",
+    Measure(intensity_shares, intensity_distance, PIXEL_STD, "physics", "pixel intensities"),
+)
+MEASURES.add(
+    "spectrum",
+    Measure(image_stats.log_power, metrics.mean_distance, "dex", "physics", "power spectrum"),
+)
+MEASURES.add(
+    "profile",
+    Measure(profile_rows, metrics.mean_distance, PIXEL_STD, "physics", "radial profile"),
+)
+
+
+# ---- physics: shapes
+# A distance of distributions tells most about single numbers, whose scatter may be wrong, and a
+# distance of whitened means tells most about columns that move together.
+
+
+@Fitted
+def minkowski_rows(reference: Reference) -> Rows:
+    """Minkowski functionals above the levels that shares of the reference pixels exceed."""
+    levels = morphology.excursion_levels(reference.images)
+    return functools.partial(morphology.minkowski, levels=levels)
+
+
+def _add_shape(
+    name: str, rows: Rows | Fitted, distance: Distance, text: str, mean_unit: str | None = None
+) -> None:
+    MEASURES.add(name, Measure(rows, distance, REAL_STD, "physics", text, mean_unit=mean_unit))
+
+
+_add_shape("noise_level", image_stats.noise_level, wasserstein_columns, "noise level", "image unit")
+_add_shape(
+    "total_flux", image_stats.total_flux, wasserstein_columns, "total flux", "image unit * pixel"
+)
+_add_shape("ring_radius", morphology.ring_radius, wasserstein_columns, "ring radius", "pixels")
+_add_shape("ellipticity", morphology.ellipticity, wasserstein_columns, "ellipticity", "1")
+_add_shape("multipoles", morphology.multipoles, mean_vector, "multipoles")
+_add_shape("peak_counts", morphology.peak_counts, wasserstein_columns, "peak counts")
+_add_shape("minkowski", minkowski_rows, mean_vector, "Minkowski functionals")
+_add_shape("scattering", scattering.scattering, mean_vector, "wavelet scattering")
+
+
+# ---- measures that not every run has
+
+MEASURES.add(
+    "fid",
+    Measure(
+        rows=inception_features,
+        distance=metrics.frechet,
+        unit="1",
+        group="features",
+        label="Frechet distance (Inception)",
+        available=has_inception,
+    ),
+)
+MEASURES.add(
+    "usefulness",
+    Measure(
+        rows=None,
+        distance=None,
+        unit=usefulness.UNIT,
+        group="features",
+        label="usefulness in training",
+        larger_is_better=True,
+    ),
+)
+MEASURES.add(
+    "lens_fit",
+    Measure(
+        rows=None,
+        distance=wasserstein_columns,
+        unit=REAL_STD + " of log chi2",
+        group="model",
+        label="lens-model fit",
+    ),
+)
