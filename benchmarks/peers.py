@@ -226,6 +226,8 @@ def figure(rows: Sequence[Row]) -> Figure:
         xlabel=f"time of training [s] ({row['device']})",
         ylabel=f"Frechet distance (LensNet) of {row['n']:.0f} images",
     )
+    figures.plain_ticks(axis.xaxis)
+    figures.plain_ticks(axis.yaxis)
     plot.legend(loc="outside upper center", ncols=2)
     return plot
 

@@ -23,7 +23,7 @@ from lensnb.display.images import (
     walk,
 )
 from lensnb.display.stretch import limits, stretch
-from lensnb.display.style import REAL, colour, colours, name, save, styled
+from lensnb.display.style import REAL, colour, colours, name, plain_ticks, save, styled
 
 __all__ = [
     "REAL",
@@ -39,6 +39,7 @@ __all__ = [
     "name",
     "noise_levels",
     "over_seeds",
+    "plain_ticks",
     "progress",
     "quality_against_evaluations",
     "quality_against_time",
