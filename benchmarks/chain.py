@@ -1,4 +1,4 @@
-"""Minutes that each step of the quick chain takes on this machine, from nothing.
+"""Minutes that each step of a recipe's chain takes on this machine, from nothing.
 
 python benchmarks/chain.py [recipe]
 """
@@ -16,19 +16,19 @@ from lensnb.runs.run_folder import Run
 ROOT = Path(__file__).parents[1]
 
 
-def main(recipe="params/quick.yaml"):
-    """Run the chain into a temporary folder and print seconds by step and by artefact."""
+def main(recipe: str = "params/quick.yaml") -> None:
+    """Run the chain into a temporary folder; print minutes by step and seconds by artefact."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             ["make", "-s", "run", f"RECIPE={recipe}"],
             cwd=ROOT,
             check=True,
-            env={**os.environ, "LENSNB_OUTPUTS": folder},
+            env=os.environ | {"LENSNB_OUTPUTS": folder},
         )
         told = io.read_json(Run(load_recipe(ROOT / recipe), folder).path / "run.json")
-    print(
-        f"{told['hardware']['cores']} cores, torch {told['packages']['torch']}, {told['hardware']['platform']}"
-    )
+    machine = told["hardware"]
+    torch_version = told["packages"]["torch"]
+    print(f"{machine['cores']} cores, torch {torch_version}, {machine['platform']}")
     for step, entry in told["steps"].items():
         print(f"{step:24s}{entry['seconds'] / 60:8.2f} min")
     print(f"{'all':24s}{sum(e['seconds'] for e in told['steps'].values()) / 60:8.2f} min")

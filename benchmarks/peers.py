@@ -1,14 +1,18 @@
 """lensnb beside what a user would take instead: speed, memory, and quality against training time.
 
-    python benchmarks/peers.py [--minutes 4] [--n 64] [--threads 2] [--only lensnb diffusers] [--fast]
+    python benchmarks/peers.py [--minutes 4] [--n 64] [--threads 2] [--only lensnb ...] [--fast]
 
 denoising-diffusion-pytorch, diffusers and smalldiffusion come into an environment of their own,
-outputs/benchmarks/peers-env. All train on the training images of params/quick.yaml in batches of 16, on
-networks of as many parameters; all else is each library's own (see peers_worker.py). Every measurement
-is a process of its own: first training images a second and peak memory (of the process on a CPU, of
-torch's tensors on a GPU), then a training of --minutes, planned by that speed, with n images drawn a few
-times on the way; drawing does not count as training. Writes outputs/benchmarks/peers.csv, peers.png and
-peers.pdf; libraries that --only leaves out keep their rows. --fast: torch.compile and bfloat16 for all.
+outputs/benchmarks/peers-env. All libraries train on the training images of params/quick.yaml in
+batches of 16, on networks with as many parameters; all else is each library's own (see
+peers_worker.py).
+
+Every measurement is a process of its own. The first gives training images a second and peak memory
+(of the process on a CPU, of torch's tensors on a GPU). The second trains for --minutes, planned by
+that speed, and draws n images a few times on the way; drawing does not count as training.
+
+Writes outputs/benchmarks/peers.csv, peers.png and peers.pdf. Libraries that --only leaves out keep
+their rows. --fast: torch.compile and bfloat16 for all.
 """
 
 import argparse
@@ -17,17 +21,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn
 import torch
+from matplotlib.figure import Figure
 
-from lensnb import io, metrics
+from lensnb import io
 from lensnb.datasets.dataset import load_dataset, prepare_dataset
 from lensnb.display import figures
-from lensnb.evaluation import uncertainty
 from lensnb.evaluation.judge import Judge
 from lensnb.recipes.recipe import load_recipe
 
@@ -44,23 +49,13 @@ SAMPLERS = {
     "smalldiffusion": "samples, 20 steps, gam=1.6",
 }
 NAN = float("nan")
+# Columns of peers.csv and the value of each where nothing was measured.
 COLUMNS = {
-    "library": "",
-    "version": "",
-    "torch": "",
-    "torchvision": "",
-    "device": "",
-    "threads": NAN,
-    "fast": NAN,
-    "minutes": NAN,
-    "parameters": NAN,
-    "images_per_second": NAN,
-    "peak_gib": NAN,
+    **dict.fromkeys(("library", "version", "torch", "torchvision", "device"), ""),
+    **dict.fromkeys(("threads", "fast", "minutes"), NAN),
+    **dict.fromkeys(("parameters", "images_per_second", "peak_gib"), NAN),
     "sampler": "",
-    "n": NAN,
-    "step": NAN,
-    "seconds": NAN,
-    "seconds_per_image": NAN,
+    **dict.fromkeys(("n", "step", "seconds", "seconds_per_image"), NAN),
     "frechet_lensnet": NAN,
     "frechet_lensnet_error": NAN,
     "frechet_lensnet_floor": NAN,
@@ -68,11 +63,16 @@ COLUMNS = {
     "failed": "",
 }
 
+Row = dict[str, Any]
 
-def environment(folder):
-    """The python of the peers' environment, made where it is not there, and package -> why it could not be installed."""
+
+def environment(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The python of the peers' environment, and package -> why it could not be installed.
+
+    The environment is made if it is not there.
+    """
     python = folder / "bin" / "python"
-    failed = {}
+    failed: dict[str, str] = {}
     wanted = f"torch=={torch.__version__.split('+')[0]}"
     marker = folder / "installed.json"
     pins = [wanted, *(f"{name}=={version}" for name, version in PACKAGES.items())]
@@ -81,121 +81,123 @@ def environment(folder):
     done = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True)
     if done.returncode:
         return python, dict.fromkeys(PACKAGES, reason(done))
-    for pin in pins:  # one by one: what cannot be had does not keep out the others
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", wanted, pin], capture_output=True, text=True
-        )
-        failed |= {pin.split("==")[0]: reason(done)} if done.returncode else {}
+    for pin in pins:  # one by one: a package that cannot be had does not keep out the others
+        install = [python, "-m", "pip", "install", "--quiet", wanted, pin]
+        done = subprocess.run(install, capture_output=True, text=True)
+        if done.returncode:
+            failed[pin.split("==")[0]] = reason(done)
     if not failed:
         io.write_json(marker, pins)
     return python, failed
 
 
-def reason(done):
-    """Why a process failed: the last thing that it said."""
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Why a process failed: the last line that it wrote."""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return (said or [f"exit {done.returncode}"])[-1][:200]
 
 
-def measured(python, folder, **job):
-    """One measurement in a process of its own: what it tells, or {"failed": why}."""
+def measured(python: str | Path, folder: Path, **job: Any) -> Row:
+    """One measurement in a process of its own: its result, or {"failed": why}."""
     (folder / "result.json").unlink(missing_ok=True)
+    worker = Path(__file__).with_name("peers_worker.py")
     done = subprocess.run(
-        [
-            python,
-            Path(__file__).with_name("peers_worker.py"),
-            json.dumps(job | {"folder": str(folder)}),
-        ],
+        [python, worker, json.dumps(job | {"folder": str(folder)})],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(job["threads"])},
+        env=os.environ | {"OMP_NUM_THREADS": str(job["threads"])},
     )
     return {"failed": reason(done)} if done.returncode else io.read_json(folder / "result.json")
 
 
-def distance(judge, images):
-    """Frechet distance (LensNet) of images in scaled units, with error and floor; or why there is none."""
+def distance(judge: Judge, images: np.ndarray) -> Row:
+    """Frechet distance (LensNet) of images in scaled units, with error and floor.
+
+    {"failed": why} if there is none.
+    """
     scaling = judge.dataset.scaling
-    span = (
-        scaling.high - scaling.low
-    )  # as lensnb's own drawing does: far beyond, an asinh's inverse overflows
-    made = judge.makers["frechet_lensnet"](
-        scaling.inverse(images.clip(scaling.low - span, scaling.high + span))
-    )
+    # lensnb clips its own images alike: far beyond the range, the inverse of an asinh overflows.
+    span = scaling.high - scaling.low
+    images = scaling.inverse(images.clip(scaling.low - span, scaling.high + span))
+    key = "frechet_lensnet"
     try:
-        found = uncertainty.measure(
-            metrics.frechet,
-            made,
-            judge.real["frechet_lensnet"],
-            judge.others["frechet_lensnet"],
-            "",
-            100,
-            20,
-            judge.seed,
-        )
+        found = judge.compared(key, judge.makers[key](images), None)[key]
     except ValueError as error:
         return {"failed": str(error)}
     return {
-        "frechet_lensnet": found["value"],
-        "frechet_lensnet_error": found["error"],
-        "frechet_lensnet_floor": found["floor"],
-        "frechet_lensnet_floor_error": found["floor_error"],
+        key: found["value"],
+        f"{key}_error": found["error"],
+        f"{key}_floor": found["floor"],
+        f"{key}_floor_error": found["floor_error"],
     }
 
 
-def compared(row, python, folder, judge, args):
-    """The rows of a library: `row` for each time that images were drawn, or once with the reason why there are none."""
+def compared(
+    row: Row, python: str | Path, folder: Path, judge: Judge, args: argparse.Namespace
+) -> list[Row]:
+    """The rows of a library: `row` for each time that images were drawn.
+
+    If there are none, one row has the reason.
+    """
     library = row["library"]
     job = {"library": library, "threads": args.threads, "fast": args.fast, "n": judge.n}
-    told = measured(python, folder, seconds=min(20, 20 * args.minutes), steps=10**6, **job)
-    if "failed" not in told:
-        row |= told
+    found = measured(python, folder, seconds=min(20, 20 * args.minutes), steps=10**6, **job)
+    if "failed" not in found:
+        row |= found
         print(
-            f"{library}: {told['images_per_second']:.1f} images/s, {told['peak_gib']:.2f} GiB, {told['torchvision']}",
+            f"{library}: {found['images_per_second']:.1f} images/s, "
+            f"{found['peak_gib']:.2f} GiB, {found['torchvision']}",
             flush=True,
         )
-        steps = max(10, round(60 * args.minutes * told["images_per_second"] / 16))
-        told = measured(python, folder, seconds=0, steps=steps, **job)
-    if "failed" in told:
-        return [row | told]
+        steps = max(10, round(60 * args.minutes * found["images_per_second"] / 16))
+        found = measured(python, folder, seconds=0, steps=steps, **job)
+    if "failed" in found:
+        return [row | found]
     return [
         row | point | distance(judge, np.load(folder / f"{library}-{i}.npy"))
-        for i, point in enumerate(told["points"])
+        for i, point in enumerate(found["points"])
     ]
 
 
-def named(library, setting):
+def unmeasured(library: str, setting: Row) -> Row:
     """What is known of a library before it is measured, as a row."""
     version = PACKAGES.get(library) or importlib.metadata.version(library)
-    return (
-        COLUMNS | {"library": library, "version": version, "sampler": SAMPLERS[library]} | setting
-    )
+    known = {"library": library, "version": version, "sampler": SAMPLERS[library]}
+    return COLUMNS | known | setting
 
 
-def kept(path, setting, without):
-    """Rows of an earlier table that was made with the same setting, but for those of some libraries."""
+def kept(path: Path, setting: Row, without: Sequence[str]) -> list[Row]:
+    """The rows of an earlier table of the same setting, without those of some libraries."""
     table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-    return [
-        row
-        for row in rows
-        if row["library"] not in without
-        and all(row[key] == value for key, value in setting.items())
-    ]
+
+    def stays(row: Row) -> bool:
+        same = all(row[key] == value for key, value in setting.items())
+        return same and row["library"] not in without
+
+    return [row for row in rows if stays(row)]
 
 
-def own(rows, library):
-    """(seconds, distance, error) of a library's finite points, as arrays, in the order of time."""
+def points_of(rows: Sequence[Row], library: str) -> np.ndarray:
+    """(seconds, distance, error) of a library's finite points, in the order of time: (3, K)."""
     points = [
         [row[key] for key in ("seconds", "frechet_lensnet", "frechet_lensnet_error")]
-        for row in rows
-        if row["library"] == library and np.isfinite(row["frechet_lensnet"])
+        for row in finite(rows)
+        if row["library"] == library
     ]
     return np.array(sorted(points)).reshape(-1, 3).T
 
 
-def reached(seconds, values, goal):
-    """When the distance first falls to the goal, in words; between two points along a line in both logarithms."""
+def finite(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a distance."""
+    return [row for row in rows if np.isfinite(row["frechet_lensnet"])]
+
+
+def reached(seconds: np.ndarray, values: np.ndarray, goal: float) -> str:
+    """When the distance first falls to the goal, in words.
+
+    Between two points it follows a line in both logarithms.
+    """
     below = np.flatnonzero(values <= goal)
     if not len(below):
         return "not reached"
@@ -207,101 +209,110 @@ def reached(seconds, values, goal):
 
 
 @figures.styled
-def figure(rows):
-    """Distance to the held-out images against seconds of training, one line a library, with the floor."""
+def figure(rows: Sequence[Row]) -> Figure:
+    """Distance to the held-out images against seconds of training: a line a library, the floor."""
     plot, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
-    names = [name for name in SAMPLERS if own(rows, name).size]
-    for name, shade in zip(names, seaborn.color_palette("colorblind", len(names)), strict=True):
-        seconds, values, errors = own(rows, name)
+    names = [name for name in SAMPLERS if points_of(rows, name).size]
+    for name, shade in figures.colours(names).items():
+        seconds, values, errors = points_of(rows, name)
         axis.errorbar(
             seconds, values, yerr=errors, marker="o", ms=3, lw=1.2, color=shade, label=name
         )
-    row = next(row for row in rows if np.isfinite(row["frechet_lensnet"]))
-    floor = row["frechet_lensnet_floor"]
-    scatter = row["frechet_lensnet_floor_error"]
-    axis.axhspan(
-        max(floor - scatter, 0.5 * floor),
-        floor + scatter,
-        color=figures.REAL,
-        alpha=0.15,
-        lw=0,
-        label="real vs real",
-    )
+    row = finite(rows)[0]
+    figures.show_floor(axis, row["frechet_lensnet_floor"], row["frechet_lensnet_floor_error"])
     axis.set(
         xscale="log",
         yscale="log",
-        xlabel=f"seconds of training ({row['device']})",
+        xlabel=f"time of training [s] ({row['device']})",
         ylabel=f"Frechet distance (LensNet) of {row['n']:.0f} images",
     )
+    figures.plain_ticks(axis.xaxis)
+    figures.plain_ticks(axis.yaxis)
     plot.legend(loc="outside upper center", ncols=2)
     return plot
 
 
-def report(rows, goal=None):
-    """Print a line for each library. Without a goal it is the distance that all of them reach."""
-    best = {name: own(rows, name) for name in SAMPLERS}
-    goal = goal or max((points[1].min() for points in best.values() if points.size), default=NAN)
+def report(rows: Sequence[Row], goal: float | None = None) -> None:
+    """Print a line for each library, with the time to a distance.
+
+    goal : that distance; the one that all libraries reach if not given.
+    """
+    points = {name: points_of(rows, name) for name in SAMPLERS}
+    goal = goal or max((p[1].min() for p in points.values() if p.size), default=NAN)
     print(
-        f"{'library':29s}{'version':>9s}{'parameters':>12s}{'images/s':>10s}{'peak GiB':>10s}{'best distance':>32s}  to {goal:.1f}"
+        f"{'library':29s}{'version':>9s}{'parameters':>12s}{'images/s':>10s}{'peak GiB':>10s}"
+        f"{'best distance':>32s}  to {goal:.1f}"
     )
     for row in {row["library"]: row for row in rows}.values():
-        line = f"{row['library']:29s}{row['version']:>9s}{row['parameters']:12.0f}{row['images_per_second']:10.1f}{row['peak_gib']:10.2f}"
-        seconds, values, errors = best[row["library"]]
-        if len(values):
-            i = values.argmin()
-            line += f"{f'{values[i]:.1f} +- {errors[i]:.1f} at {seconds[i]:.0f} s':>32s}  {reached(seconds, values, goal)}; {row['sampler']}"
-        print(line, row["failed"])
-    for row in [row for row in rows if np.isfinite(row["frechet_lensnet"])][:1]:
         print(
-            f"real vs real at n = {row['n']:.0f}: {row['fld_floor']:.1f} +- {row['fld_floor_error']:.1f}"
+            f"{row['library']:29s}{row['version']:>9s}{row['parameters']:12.0f}"
+            f"{row['images_per_second']:10.1f}{row['peak_gib']:10.2f}"
+            f"{_best(points[row['library']], goal, row['sampler'])} {row['failed']}"
         )
-    print(
-        *sorted(
-            {
-                f"torch {row['torch']}, {row['torchvision'] or 'no torchvision'}: {row['library']}"
-                for row in rows
-                if row["torch"]
-            }
-        ),
-        sep="\n",
-    )
+    for row in finite(rows)[:1]:
+        floor = row["frechet_lensnet_floor"]
+        error = row["frechet_lensnet_floor_error"]
+        print(f"real vs real at n = {row['n']:.0f}: {floor:.1f} +- {error:.1f}")
+    versions = {
+        f"torch {row['torch']}, {row['torchvision'] or 'no torchvision'}: {row['library']}"
+        for row in rows
+        if row["torch"]
+    }
+    print(*sorted(versions), sep="\n")
 
 
-def arguments():
+def _best(points: np.ndarray, goal: float, sampler: str) -> str:
+    """The least distance of a library and its time to the goal, in words; empty without points."""
+    seconds, values, errors = points
+    if not len(values):
+        return ""
+    i = values.argmin()
+    best = f"{values[i]:.1f} +- {errors[i]:.1f} at {seconds[i]:.0f} s"
+    return f"{best:>32s}  {reached(seconds, values, goal)}; {sampler}"
+
+
+def arguments() -> argparse.Namespace:
     """What the command line asks for."""
+    n = 256 if torch.cuda.is_available() else 64
     parser = argparse.ArgumentParser(description="lensnb beside its peers.")
     parser.add_argument("--minutes", type=float, default=4, help="training time of each library")
-    parser.add_argument(
-        "--n",
-        type=int,
-        default=256 if torch.cuda.is_available() else 64,
-        help="images drawn at each point",
-    )
+    parser.add_argument("--n", type=int, default=n, help="images drawn at each point")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument(
-        "--goal", type=float, help="the distance to time; what all reach, if not given"
+        "--goal", type=float, help="the distance to time; if not given, the one that all reach"
     )
     parser.add_argument("--fast", action="store_true", help="torch.compile and bfloat16 for all")
     return parser.parse_args()
 
 
-def main():
-    """Measure library by library; the table is written after each."""
-    args = arguments()
-    folder = io.home() / "outputs/benchmarks/peers"
-    torch.set_num_threads(args.threads)
-    recipe = load_recipe(
-        io.home() / "params/quick.yaml", f"evaluate.n={args.n} sample.n={args.n} data.size=64"
+def prepared(args: argparse.Namespace, folder: Path) -> Judge:
+    """The judge of all libraries; writes the dataset and train.npy, their training images."""
+    overrides = (
+        f"evaluate.n={args.n} sample.n={args.n} data.size=64 "
+        "evaluate.bootstrap=100 evaluate.floors=20"
     )
+    recipe = load_recipe(io.home() / "params/quick.yaml", overrides)
     prepare_dataset(recipe.data, recipe.seed, folder / "data")
     dataset = load_dataset(folder / "data")
+    train = dataset.scaling.forward(dataset.images[dataset.train])
+    np.save(folder / "train.npy", train.astype(np.float32))
+    return Judge(recipe, dataset)
+
+
+def tell(row: Row) -> None:
+    """Print one point of a library."""
+    found = row["failed"] or f"{row['frechet_lensnet']:9.1f} after {row['seconds']:.0f} s"
+    print(f"{row['library']}: {found}", flush=True)
+
+
+def main() -> None:
+    """Measure library by library; the table is written after each."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    folder = io.home() / "outputs/benchmarks/peers"
     path = folder.parent / "peers.csv"
-    np.save(
-        folder / "train.npy",
-        dataset.scaling.forward(dataset.images[dataset.train]).astype(np.float32),
-    )
-    judge = Judge(recipe, dataset)
+    judge = prepared(args, folder)
     python, failed = environment(folder.parent / "peers-env")
     setting = {
         "minutes": args.minutes,
@@ -311,24 +322,15 @@ def main():
     }
     rows = kept(path, setting, args.only)
     for library in args.only:
-        row = named(library, setting) | {"failed": failed.get(library, "")}
-        found = (
-            [row]
-            if row["failed"]
-            else compared(
-                row, sys.executable if library == "lensnb" else python, folder, judge, args
-            )
-        )
+        found = [unmeasured(library, setting) | {"failed": failed.get(library, "")}]
+        if not found[0]["failed"]:
+            own = sys.executable if library == "lensnb" else python
+            found = compared(found[0], own, folder, judge, args)
         for row in found:
-            print(
-                f"{library}: {row['failed']}"
-                if row["failed"]
-                else f"{library}: {row['fld']:9.1f} after {row['seconds']:.0f} s",
-                flush=True,
-            )
+            tell(row)
         rows += found
         io.write_table(path, {key: [row[key] for row in rows] for key in COLUMNS})
-    if any(np.isfinite(row["frechet_lensnet"]) for row in rows):
+    if finite(rows):
         figures.save(figure(rows), path.parent, "peers")
     report(rows, args.goal)
 

@@ -1,64 +1,80 @@
-"""One measurement of benchmarks/peers.py, in the environment that has the library; by itself it does nothing.
+"""One measurement of benchmarks/peers.py, in the environment that has the library.
 
-Every library is set up as its own README, tutorial or example has it, but for the width of its network,
-which is tuned to the number of parameters of the quick recipe's within 10 %. lensnb is imported only for
-its own measurement: the environment of the peers does not have it.
+By itself this script does nothing. Every library is set up as in its own README, tutorial or
+example, except for the width of its network: the number of parameters is within 10 % of the quick
+recipe's. lensnb is imported only for its own measurement, because the environment of the peers does
+not have it.
 """
 
 import json
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-# images an update, images drawn at a time, pixels on a side
-BATCH = 16
-DRAWN = 64
-SIZE = 64
-UNTIMED = 2  # the first updates are not timed: they compile and allocate
+Update = Callable[[int], Any]  # one training step, given its number
+Draw = Callable[[int], Tensor]  # a number -> images (n, 1, H, W)
+Setup = tuple[nn.Module, Update, Draw]
+
+BATCH = 16  # images an update
+DRAWN = 64  # images drawn at a time
+SIZE = 64  # pixels on a side
+UNTIMED = 2  # first updates, which are not timed: they compile and allocate
 POINTS = (1 / 4, 1 / 2, 1)  # shares of the training after which images are drawn
-EARLIER = {"lensnb": (1 / 32, 1 / 16, 1 / 8)}  # where drawing takes seconds and not minutes
+# More points, of a library whose drawing takes seconds and not minutes.
+EARLIER = {"lensnb": (1 / 32, 1 / 16, 1 / 8)}
 
 
 # ---- the libraries: (images x (N, 1, H, W), steps planned) -> network, update(k), draw(n)
 
 
-def batch(x):
-    """Random training images, each as it is or mirrored left to right, as all three peers have it."""
+def batch(x: Tensor) -> Tensor:
+    """Random training images, half of them mirrored left to right, as in all three peers."""
     some = x[torch.randint(len(x), (BATCH,), device=x.device)]
     return torch.where(torch.rand(BATCH, 1, 1, 1, device=x.device) < 0.5, some.flip(3), some)
 
 
-def denoising_diffusion_pytorch(x, steps):
-    """The README's network with the defaults of its Trainer, which itself reads picture files only."""
+def denoising_diffusion_pytorch(x: Tensor, steps: int) -> Setup:
+    """The README's network with the defaults of its Trainer.
+
+    The Trainer itself reads picture files only.
+    """
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
     net = Unet(dim=10, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=True)
-    model = GaussianDiffusion(net, image_size=SIZE, timesteps=1000, sampling_timesteps=50).to(
-        x.device
-    )
+    model = GaussianDiffusion(net, image_size=SIZE, timesteps=1000, sampling_timesteps=50)
+    model = model.to(x.device)
     ema = EMA(model, beta=0.995, update_every=10)
     optimiser = torch.optim.Adam(model.parameters(), 1e-4, (0.9, 0.99))
 
-    def update(k):
+    def update(k: int) -> None:
         model((batch(x) + 1) / 2).backward()  # it wants [0, 1]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         ema.update()
 
-    return net, update, lambda n: 2 * ema.ema_model.sample(batch_size=n) - 1
+    def draw(n: int) -> Tensor:
+        return 2 * ema.ema_model.sample(batch_size=n) - 1
+
+    return net, update, draw
 
 
-def diffusers(x, steps):
-    """The documentation's tutorial "Train a diffusion model", with three levels of its six; it averages no weights."""
+def diffusers(x: Tensor, steps: int) -> Setup:
+    """The documentation's tutorial "Train a diffusion model", with three levels of its six.
+
+    It averages no weights.
+    """
     from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
     from diffusers.optimization import get_cosine_schedule_with_warmup
 
@@ -73,11 +89,10 @@ def diffusers(x, steps):
     ).to(x.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    rate = get_cosine_schedule_with_warmup(
-        optimiser, min(500, steps // 10), steps
-    )  # 500 in the tutorial
+    warmup = min(500, steps // 10)  # 500 in the tutorial
+    rate = get_cosine_schedule_with_warmup(optimiser, warmup, steps)
 
-    def update(k):
+    def update(k: int) -> None:
         clean = batch(x)
         noise = torch.randn_like(clean)
         t = torch.randint(1000, (BATCH,), device=x.device)
@@ -88,31 +103,28 @@ def diffusers(x, steps):
         rate.step()
         optimiser.zero_grad()
 
-    def draw(n):
+    def draw(n: int) -> Tensor:
         pipeline = DDIMPipeline(net, DDIMScheduler.from_config(scheduler.config))
-        images = pipeline(
-            batch_size=n, num_inference_steps=50, output_type="np"
-        ).images  # (n, H, W, 1) in [0, 1]
-        return 2 * torch.from_numpy(images).movedim(3, 1) - 1
+        made = pipeline(batch_size=n, num_inference_steps=50, output_type="np")
+        return 2 * torch.from_numpy(made.images).movedim(3, 1) - 1  # from (n, H, W, 1) in [0, 1]
 
     return net, update, draw
 
 
-def smalldiffusion(x, steps):
-    """The example fashion_mnist_unet at half its width, its loop's body and its sampler."""
+def smalldiffusion(x: Tensor, steps: int) -> Setup:
+    """The example fashion_mnist_unet at half its width: the body of its loop and its sampler."""
     from accelerate import Accelerator
     from smalldiffusion import Scaled, ScheduleLogLinear, Unet, generate_train_sample, samples
     from torch_ema import ExponentialMovingAverage
 
-    net = Scaled(Unet)(SIZE, 1, 1, ch=32, ch_mult=(1, 1, 2), attn_resolutions=(SIZE // 2,)).to(
-        x.device
-    )
+    net = Scaled(Unet)(SIZE, 1, 1, ch=32, ch_mult=(1, 1, 2), attn_resolutions=(SIZE // 2,))
+    net = net.to(x.device)
     schedule = ScheduleLogLinear(sigma_min=0.01, sigma_max=20, N=800)
     optimiser = torch.optim.AdamW(net.parameters(), lr=7e-4)
     ema = ExponentialMovingAverage(net.parameters(), decay=0.999)
     on = Accelerator(cpu=x.device.type == "cpu")
 
-    def update(k):
+    def update(k: int) -> None:
         net.train()
         optimiser.zero_grad()
         clean, sigma, noise, _ = generate_train_sample(batch(x), schedule)
@@ -120,27 +132,30 @@ def smalldiffusion(x, steps):
         optimiser.step()
         ema.update()
 
-    def draw(n):
+    def draw(n: int) -> Tensor:
+        sigmas = schedule.sample_sigmas(20)
         with ema.average_parameters():
-            return list(
-                samples(net, schedule.sample_sigmas(20), gam=1.6, batchsize=n, accelerator=on)
-            )[-1]
+            return list(samples(net, sigmas, gam=1.6, batchsize=n, accelerator=on))[-1]
 
     return net, update, draw
 
 
-def lensnb(x, steps):
-    """The quick recipe with a million parameters that predict v, its training as long as planned, drawn from by its method `ddim`: 50 steps, like the peers."""
+def lensnb(x: Tensor, steps: int) -> Setup:
+    """The quick recipe with a million parameters that predict v.
+
+    Its training is as long as planned. Its method `ddim` draws in 50 steps, like the peers.
+    """
     from lensnb import generator, io, sampler
     from lensnb.recipes.recipe import load_recipe
     from lensnb.seeds import Purpose, derived_seed
     from lensnb.training import loader, loop
     from lensnb.training.accelerator import make_accelerator
 
-    recipe = load_recipe(
-        io.home() / "params/quick.yaml",
-        f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 diffusion.prediction=v",
+    overrides = (
+        f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 "
+        "diffusion.prediction=v"
     )
+    recipe = load_recipe(io.home() / "params/quick.yaml", overrides)
     dataset = SimpleNamespace(
         images=x, classes=(), labels=None, truth={}, sigma_data=float(x.std()), scaling=None
     )
@@ -148,13 +163,12 @@ def lensnb(x, steps):
     batches = loader.Batches(x, None, BATCH, recipe.train.flips, recipe.seed)
     sigmas = generator.sigmas_of(recipe.sample.methods["ddim"], recipe.diffusion)
 
-    def update(k):
-        generator = torch.Generator(x.device).manual_seed(
-            derived_seed(recipe.seed, Purpose.UPDATES, k)
-        )
+    def update(k: int) -> None:
+        seed = derived_seed(recipe.seed, Purpose.UPDATES, k)
+        generator = torch.Generator(x.device).manual_seed(seed)
         task.step(k, *batches(k, generator), generator)
 
-    def draw(n):
+    def draw(n: int) -> Tensor:
         noise = sampler.ImageNoise(torch.randint(2**62, (n,)).tolist())
         net = task.model.module.eval()
         start = sampler.start(sigmas, x.shape[1:], noise, device=x.device)
@@ -174,8 +188,11 @@ LIBRARIES = {
 # ---- what is measured
 
 
-def stand_in():
-    """Where torchvision cannot be imported (no build for this torch), an empty module: peers use it for picture files only."""
+def stand_in() -> str:
+    """The version of torchvision; an empty module takes its place if it cannot be imported.
+
+    There may be no build for this torch. The peers use it for picture files only.
+    """
     try:
         import torchvision
 
@@ -188,21 +205,21 @@ def stand_in():
         return f"torchvision stubbed ({error})"
 
 
-def now(device):
-    """Seconds, after all that the device has been given is done."""
+def now(device: str) -> float:
+    """The time in seconds, after the device has finished all its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def speed(update, device, seconds):
+def speed(update: Update, device: str, seconds: float) -> dict[str, float]:
     """Training images a second, and peak memory in GiB."""
     for k in range(UNTIMED):
         update(k)
     start = now(device)
     done = 0
     while now(device) - start < seconds:
-        for k in range(4):  # without waiting for a GPU in between
+        for k in range(4):  # without a wait for the GPU in between
             update(UNTIMED + done + k)
         done += 4
     rate = BATCH * done / (now(device) - start)
@@ -214,8 +231,19 @@ def speed(update, device, seconds):
     return {"images_per_second": rate, "peak_gib": peak / 2**30}
 
 
-def quality(update, draw, device, stops, n, save):
-    """Train; after each number of updates in `stops` save(i, images (n, 1, H, W)) and note seconds trained and drawn."""
+def quality(
+    update: Update,
+    draw: Draw,
+    device: str,
+    stops: Sequence[int],
+    n: int,
+    save: Callable[[int, Tensor], None],
+) -> dict[str, list[dict[str, float]]]:
+    """Train, and draw after each number of updates in `stops`.
+
+    Returns {"points": [step, seconds trained, seconds an image]}; save(i, images (n, 1, H, W)) gets
+    the images of each stop.
+    """
     done = 0
     seconds = 0.0
     points = []
@@ -229,50 +257,47 @@ def quality(update, draw, device, stops, n, save):
         seconds = seconds + now(device) - start
         start = now(device)
         with torch.no_grad():
-            save(
-                i, torch.cat([draw(min(DRAWN, n - at)).float().cpu() for at in range(0, n, DRAWN)])
-            )
-        points.append(
-            {"step": done, "seconds": seconds, "seconds_per_image": (now(device) - start) / n}
-        )
+            parts = [draw(min(DRAWN, n - at)).float().cpu() for at in range(0, n, DRAWN)]
+            save(i, torch.cat(parts))
+        per_image = (now(device) - start) / n
+        points.append({"step": done, "seconds": seconds, "seconds_per_image": per_image})
     return {"points": points}
 
 
-def work(job):
-    """Do one measurement and write result.json to its folder; images go there in lensnb's scaled units."""
+def work(job: SimpleNamespace) -> None:
+    """Do one measurement and write result.json to its folder.
+
+    The images go there in lensnb's scaled units.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(job.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(job.folder)
     ours = job.library == "lensnb"
-    told = {"torch": torch.__version__, "torchvision": "" if ours else stand_in(), "device": device}
+    told: dict[str, Any] = {
+        "torch": torch.__version__,
+        "torchvision": "" if ours else stand_in(),
+        "device": device,
+    }
     x = torch.from_numpy(np.load(folder / "train.npy")).to(device)
-    low, high = (
-        (-1, 1) if ours else (x.min(), x.max())
-    )  # the peers want the range of the pixels as [-1, 1]
+    # The peers want the range of the pixels as [-1, 1].
+    low, high = (-1, 1) if ours else (x.min(), x.max())
     with torch.autocast(device, torch.bfloat16, enabled=job.fast):
         net, update, draw = LIBRARIES[job.library](2 * (x - low) / (high - low) - 1, job.steps)
         if job.fast:
             net.compile()
         told["parameters"] = sum(p.numel() for p in net.parameters())
 
-        def scaled(y):
-            return ((y + 1) / 2 * float(high - low) + float(low)).numpy()
+        def save(i: int, images: Tensor) -> None:
+            scaled = (images + 1) / 2 * float(high - low) + float(low)
+            np.save(folder / f"{job.library}-{i}.npy", scaled.numpy())
 
-        def save(i, images):
-            return np.save(folder / f"{job.library}-{i}.npy", scaled(images))
-
-        stops = sorted(
-            {
-                max(UNTIMED + 1, round(share * job.steps))
-                for share in EARLIER.get(job.library, ()) + POINTS
-            }
-        )
-        told |= (
-            speed(update, device, job.seconds)
-            if job.seconds
-            else quality(update, draw, device, stops, job.n, save)
-        )
+        shares = EARLIER.get(job.library, ()) + POINTS
+        stops = sorted({max(UNTIMED + 1, round(share * job.steps)) for share in shares})
+        if job.seconds:
+            told |= speed(update, device, job.seconds)
+        else:
+            told |= quality(update, draw, device, stops, job.n, save)
     (folder / "result.json").write_text(json.dumps(told))
 
 

@@ -1,95 +1,112 @@
-"""Tables as the notebooks and the report show them: pandas Stylers, every number with its error."""
+"""Tables of the notebooks and the report: pandas Stylers in which every number has its error."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
-from lensnb.display import figures
+from lensnb.display.style import name
 from lensnb.evaluation import image_stats, morphology
+from lensnb.evaluation.measures import label
 
-CARD = ["value", "error", "floor", "floor_error", "z", "ratio", "n"]
+Row = Mapping[str, Any]
 
-
-def card(method, metrics):
-    """All measures of one method; `metrics` as in metrics.json."""
-    table = pd.DataFrame(metrics).T[CARD].astype(float).rename(index=figures.METRICS)
-    return (
-        table.round({"z": 1, "ratio": 1, "n": 0})
-        .style.set_caption(figures.name(method))
-        .format(precision=3, na_rep="")
-    )
-
-
-def comparison(rows):
-    """One row a measure, one column a method: value ± error (ratio to the floor); bold the clear best of a row."""
-    table = pd.DataFrame(rows)
-    table["entry"] = [
-        f"{row['value']:.3g} ± {row['error']:.1g}"
-        + (f" ({row['ratio']:.1f})" if row["ratio"] else "")
-        for row in rows
-    ]
-    table["measure"] = table["metric"].map(lambda m: figures.METRICS.get(m, m))
-    table["method"] = table["method"].map(figures.name)
-    entries, best = (
-        table.pivot(index="measure", columns="method", values=key).loc[
-            table["measure"].unique(), table["method"].unique()
-        ]
-        for key in ("entry", "best")
-    )
-    return (
-        entries.rename_axis(None)
-        .rename_axis(None, axis=1)
-        .style.apply(lambda column: ["font-weight: bold" if b else "" for b in best[column.name]])
-    )
+# Key of a metric in metrics.json -> heading.
+CARD = {
+    "value": "value",
+    "error": "standard error",
+    "floor": "real-vs-real floor",
+    "floor_error": "error of the floor",
+    "z": "z",
+    "ratio": "value / floor",
+    "n": "images",
+}
+# Key of a method's costs in timing.json -> heading, format.
+COSTS = {
+    "model": ("model", "{}"),
+    "nfe": ("network evaluations", "{:,}"),
+    "parameters": ("parameters", "{:,}"),
+    "images": ("images drawn", "{:,}"),
+    "seconds_per_image": ("seconds an image", "{:.4f}"),
+    "training_minutes": ("training minutes", "{:.1f}"),
+    "training_images_seen": ("training images seen", "{:,}"),
+}
 
 
-def over_seeds(rows):
-    """One row a measure, one column a method: mean ± spread over the training seeds; `rows` as of compare.over_seeds."""
-    table = pd.DataFrame(rows)
-    table["entry"] = [
-        f"{row['mean']:.3g}" + (f" ± {row['spread']:.1g}" if row["spread"] is not None else "")
-        for row in rows
-    ]
-    table["measure"] = table["metric"].map(lambda m: figures.METRICS.get(m, m))
-    table["method"] = table["method"].map(figures.name)
-    entries = table.pivot(index="measure", columns="method", values="entry").loc[
-        table["measure"].unique(), table["method"].unique()
-    ]
-    return (
-        entries.rename_axis(None)
-        .rename_axis(None, axis=1)
-        .style.set_caption(f"mean ± spread over {rows[0]['seeds']} training seeds")
-    )
+def card(method: str, metrics: Mapping[str, Mapping[str, Any]]) -> Styler:
+    """All measures of one method, one row each; `metrics` as in metrics.json."""
+    table = pd.DataFrame(metrics).T[list(CARD)].astype(float)
+    table = table.rename(index=label, columns=CARD)
+    formats: dict[Any, Any] = dict.fromkeys(CARD.values(), "{:.3f}")
+    formats |= {"z": "{:.1f}", "value / floor": "{:.1f}", "images": "{:,.0f}"}
+    return table.style.set_caption(name(method)).format(formats, na_rep="")
 
 
-def costs(costs):
-    """What each method took, in training and for an image."""
-    table = pd.DataFrame(costs.values(), index=[figures.name(method) for method in costs])
-    return table.rename(columns=lambda key: key.replace("_", " ")).style.format(
-        {
-            "seconds per image": "{:.4f}",
-            "training minutes": "{:.1f}",
-            "parameters": "{:,}",
-            "training images seen": "{:,}",
-        }
-    )
+def comparison(rows: Sequence[Row]) -> Styler:
+    """One row a measure, one column a method: value ± error (ratio to the floor).
+
+    rows : the rows of table.json. Bold is the best of a row, where one method is clearly best.
+    """
+
+    def entry(row: Row) -> str:
+        ratio = f" ({row['ratio']:.1f})" if row["ratio"] else ""
+        return f"{row['value']:.3g} ± {row['error']:.1g}{ratio}"
+
+    def bold(column: pd.Series) -> list[str]:
+        return ["font-weight: bold" if best else "" for best in clear[column.name]]
+
+    clear = _by_measure(rows, lambda row: row["best"])
+    return _by_measure(rows, entry).style.apply(bold)
 
 
-def captions(images, pixel_scale=None):
+def over_seeds(rows: Sequence[Row]) -> Styler:
+    """One row a measure, one column a method: mean ± spread over the training seeds.
+
+    rows : the rows of `compare.over_seeds`.
+    """
+
+    def entry(row: Row) -> str:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.1g}"
+        return f"{row['mean']:.3g}{spread}"
+
+    caption = f"mean ± spread over {rows[0]['seeds']} training seeds"
+    return _by_measure(rows, entry).style.set_caption(caption)
+
+
+def _by_measure(rows: Sequence[Row], entry: Callable[[Row], Any]) -> pd.DataFrame:
+    """A table of `entry(row)`: one row a measure and one column a method, in the order of rows."""
+    cells: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        cells.setdefault(row["method"], {})[row["metric"]] = entry(row)
+    measures = list(dict.fromkeys(row["metric"] for row in rows))
+    table = pd.DataFrame(cells, index=measures)
+    return table.rename(index=label, columns=name)
+
+
+def costs(costs: Mapping[str, Mapping[str, Any]]) -> Styler:
+    """What the training and an image of each method cost, one row a method; as in timing.json."""
+    table = pd.DataFrame(list(costs.values()), index=[name(method) for method in costs])
+    if "model" in table:
+        table["model"] = table["model"].map(name)
+    headings = {key: COSTS[key] for key in table if key in COSTS}
+    table = table.rename(columns={key: heading for key, (heading, _) in headings.items()})
+    return table.style.format(dict(headings.values()))
+
+
+def captions(images: np.ndarray, pixel_scale: float | None = None) -> list[str]:
     """What is measured on each image (N, C, H, W), as N lines of text."""
-    measured = [
-        measure(images).ravel()
-        for measure in (
-            lambda x: morphology.ring_radius(x, pixel_scale),
-            image_stats.total_flux,
-            morphology.ellipticity,
-            image_stats.noise_level,
-        )
-    ]
+    radius = morphology.ring_radius(images, pixel_scale).ravel()
+    flux = image_stats.total_flux(images).ravel()
+    ellipticity = morphology.ellipticity(images).ravel()
+    noise = image_stats.noise_level(images).ravel()
     unit = '"' if pixel_scale else " pixels"
     return [
         f"ring {r:.2f}{unit}, flux {_short(f)}, ellipticity {e:.2f}, noise {n:.2f}"
-        for r, f, e, n in zip(*measured, strict=True)
+        for r, f, e, n in zip(radius, flux, ellipticity, noise, strict=True)
     ]
 
 
-def _short(value):
+def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

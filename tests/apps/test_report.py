@@ -1,4 +1,4 @@
-"""The report: equations, links and widgets as plain HTML that asks for nothing from outside."""
+"""The report: equations, links and widgets as plain HTML that loads nothing from elsewhere."""
 
 import re
 
@@ -22,65 +22,48 @@ STATE = {
 
 
 def body(tmp_path, *cells):
+    """The cells of a notebook as the report shows them."""
     notebook = nbformat.v4.new_notebook(cells=list(cells), metadata={"widgets": STATE})
     nbformat.write(notebook, tmp_path / "a.ipynb")
     return report._body(tmp_path / "a.ipynb")
 
 
 def test_equations_become_mathml_and_code_stays(tmp_path):
-    made = body(
-        tmp_path,
-        nbformat.v4.new_markdown_cell(
-            "Inline $x_0 + \\sigma$, and\n\n$$d^2 = \\lVert a \\rVert^2,$$\n\n`$HOME` costs \\$5 or \\$6."
-        ),
+    text = (
+        "Inline $x_0 + \\sigma$, and\n\n$$d^2 = \\lVert a \\rVert^2,$$\n\n"
+        "`$HOME` costs \\$5 or \\$6."
     )
-    assert (
-        made.count("<math") == 2
-        and made.count('display="block"') == 1
-        and "<msub><mi>x</mi><mn>0</mn></msub>" in made
-    )
+    made = body(tmp_path, nbformat.v4.new_markdown_cell(text))
+    assert made.count("<math") == 2 and made.count('display="block"') == 1
+    assert "<msub><mi>x</mi><mn>0</mn></msub>" in made
     assert "$HOME" in made and "$5 or $6" in re.sub(r"<[^>]+>", "", made).replace("\\", "")
 
 
 def test_every_equation_of_the_notebooks_is_understood():
     for path in sorted((io.home() / "notebooks").glob("*.ipynb")):
-        text = "\n".join(
-            c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
-        )
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         made = report.MATH.sub(report._mathml, text)
         left = [line for line in made.splitlines() if "$" in re.sub(r"`[^`]*`", "", line)]
         assert not left, (path.name, left)
-        assert not re.search(r"<m[a-z]+[^>]*>\\[a-z]+", made), (
-            path.name
-        )  # a command that was left as it is
+        # No command is left as it was.
+        assert not re.search(r"<m[a-z]+[^>]*>\\[a-z]+", made), path.name
 
 
 def test_links_lead_to_pages_and_nothing_is_asked_from_outside(tmp_path):
-    widget = nbformat.v4.new_output(
-        "display_data",
-        {
-            "application/vnd.jupyter.widget-view+json": {
-                "model_id": "m",
-                "version_major": 2,
-                "version_minor": 0,
-            },
-            "text/plain": "VBox()",
-        },
-    )
-    cell = nbformat.v4.new_code_cell("widgets.lens()", outputs=[widget])
+    view = {"model_id": "m", "version_major": 2, "version_minor": 0}
+    shown = {"application/vnd.jupyter.widget-view+json": view, "text/plain": "VBox()"}
+    widget = nbformat.v4.new_output("display_data", shown)
     made = body(
         tmp_path,
         nbformat.v4.new_markdown_cell(
             "[next](02_train.ipynb), [elsewhere](https://example.org/a.ipynb)"
         ),
-        cell,
+        nbformat.v4.new_code_cell("widgets.lens()", outputs=[widget]),
     )
     assert 'href="02_train.html"' in made and 'href="https://example.org/a.ipynb"' in made
-    assert (
-        '"model_id": "m"' in made
-        and "$(" not in made
-        and not re.search(r"(src|import)\s*=?\s*[\"'(]?https?:", made)
-    )
+    assert '"model_id": "m"' in made and "$(" not in made
+    assert not re.search(r"(src|import)\s*=?\s*[\"'(]?https?:", made)
 
 
 def test_a_report_of_half_a_chain_is_refused_and_an_older_one_stays(tmp_path):

@@ -1,4 +1,7 @@
-"""The notebooks in a real JupyterLab in a real browser, and the report from the disk. Screenshots go to outputs/screenshots/."""
+"""The notebooks in a real JupyterLab in a real browser, and the report from the disk.
+
+Screenshots go to outputs/screenshots/.
+"""
 
 import json
 import os
@@ -31,8 +34,9 @@ def browser():
         except playwright.Error as error:
             if os.environ.get("LENSNB_BROWSER") == "required":
                 raise
+            reason = str(error).splitlines()[0]
             pytest.skip(
-                f"no Chromium here (install it, or call `playwright install chromium`): {str(error).splitlines()[0]}"
+                "no Chromium here (install it, or call `playwright install chromium`): " + reason
             )
         yield made
         made.close()
@@ -40,7 +44,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def project(browser, tmp_path_factory):
-    """A copy of the project's notebooks whose parameter cells hold the tiny recipe, and the tiny chain as papermill ran it."""
+    """A copy of the project's notebooks, and the tiny chain as papermill ran it.
+
+    The parameter cells of the notebooks hold the tiny recipe.
+    """
     folder = tmp_path_factory.mktemp("project")
     for part in ("notebooks", "params"):
         shutil.copytree(ROOT / part, folder / part)
@@ -90,7 +97,7 @@ def tab(browser):
 
 
 def changed(tab, before, inside=".jp-OutputArea"):
-    """Wait until the pictures are others, and return them."""
+    """Wait until the pictures differ from `before`, and return them."""
     for _ in range(100):
         if (now := pictures(tab, inside)) != before and now:
             return now
@@ -109,9 +116,9 @@ def test_a_notebook_opens_runs_and_shows_no_error(name, tab, lab, project):
     promised = sum(
         "widget-view" in mime for c in cells for o in c.outputs for mime in o.get("data", {})
     )
+    boxes = ".jp-OutputArea-output .jupyter-widgets.widget-box"
     tab.wait_for_function(
-        "count => document.querySelectorAll('.jp-OutputArea-output .jupyter-widgets.widget-box').length >= count",
-        arg=promised,
+        f"count => document.querySelectorAll('{boxes}').length >= count", arg=promised
     )
     assert "Error displaying widget" not in tab.inner_text("body") and tab.problems == []
     tab.screenshot(path=SHOTS / f"{name}.png")
@@ -128,7 +135,7 @@ def test_a_run_in_jupyterlab_wrote_the_files_of_papermill(project, lab):
     ]
     assert len(digests[0]) == 11
     for digest in digests:
-        del digest["figures"]  # one of them shows seconds
+        del digest["figures"]  # one of the figures shows seconds
     assert digests[0] == digests[1]
     assert all(
         io.sha256(outputs / "tiny/figures" / name) == io.sha256(outputs / "inlab/figures" / name)
@@ -158,14 +165,13 @@ def test_handles_keys_play_and_choices_change_the_picture_of_a_signed_run(tab, l
     shown = changed(tab, shown)
     tab.locator(".jp-OutputArea select").nth(1).select_option(label="DDIM")
     shown = changed(tab, shown)
-    assert any("DDIM, step" in picture for picture in shown) and not any(
-        "DDPM, step" in picture for picture in shown
-    )
+    assert any("DDIM, step" in picture for picture in shown)
+    assert not any("DDPM, step" in picture for picture in shown)
     handle.focus()
     tab.keyboard.press("Home")
     shown = changed(tab, shown)
     tab.locator(".jupyter-widgets.widget-play button, .widget-play button").first.click()
-    changed(tab, changed(tab, shown))  # moves on by itself
+    changed(tab, changed(tab, shown))  # the picture moves on by itself
 
 
 def test_a_knob_asks_the_kernel_for_a_new_lens(tab, lab):
@@ -211,9 +217,8 @@ def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
     shown = changed(tab, shown, "main")
     tab.locator("button").first.click()
     changed(tab, shown, "main")
-    assert (
-        tab.locator("input[type=range][disabled]").count() >= 2
-    )  # those of the live draw ask for a kernel
+    # The sliders of the live draw need a kernel.
+    assert tab.locator("input[type=range][disabled]").count() >= 2
     tab.screenshot(path=SHOTS / "report_sample.png", full_page=True)
     for step in STEPS:
         tab.goto(f"file://{report}/{step}.html")

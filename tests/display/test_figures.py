@@ -1,4 +1,4 @@
-"""Figures: colours, stretch, labels, files."""
+"""Figures: names, colours, stretch, labels and files."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,44 @@ def test_the_usual_methods_have_colours_of_their_own():
     assert str(figures.colour("mine")) not in {str(c) for c in known}
 
 
+def test_a_method_has_one_name_and_its_name_has_its_colour():
+    names = [figures.name(m) for m in ("ddpm", "ddim", "dpm", "gan", "mine")]
+    assert names == ["DDPM", "DDIM", "DPM-Solver++", "GAN", "mine"]
+    assert figures.colour("DPM-Solver++") == figures.colour("dpm")
+    assert figures.colour("diffusion") == figures.colour("ddpm") != figures.colour("gan")
+
+
+@pytest.mark.parametrize("shift", [0, -1000, 5e4])
+def test_the_ticks_of_a_colour_bar_are_few_and_round(shift):
+    images = shift + np.random.default_rng(0).gamma(1, 5, size=(8, 1, 16, 16))
+    bar = figures.gallery({"real": images}, columns=8).axes[-1]
+    ticks = bar.get_yticks()
+    assert 3 <= len(ticks) <= 8 and (np.diff(ticks) > 0).all()
+    texts = [f"{abs(tick - shift):.10g}".strip("0.") or "0" for tick in ticks]
+    assert set(texts) <= {"0", "1", "2", "5"}, ticks
+
+
+def test_the_dots_of_a_comparison_do_not_overlap_whatever_the_number_of_methods():
+    rows = [
+        {"metric": metric, "method": f"m{i}", "ratio": 2.0, "error": 0.1, "floor": 1.0}
+        for metric in ("spectrum", "profile")
+        for i in range(9)
+    ]
+    axis = figures.ratios(rows).axes[0]
+    places = sorted(line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o")
+    assert len(places) == 18 and places[8] < 0.5 < places[9]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [
+        "power spectrum",
+        "radial profile",
+    ]
+
+
 def test_stretch_maps_its_span_to_the_unit_interval():
     assert np.abs(figures.stretch([-5, 0, 10, 99], 0, 10) - [0, 0, 1, 1]).max() < 1e-12
     assert (np.diff(figures.stretch(np.linspace(0, 10, 50), 0, 10)) > 0).all()
 
 
-def test_the_bar_of_a_gallery_is_that_of_its_stretch():
+def test_the_colour_bar_of_a_gallery_belongs_to_its_stretch():
     images = np.random.default_rng(0).gamma(1, 5, size=(8, 1, 16, 16))
     figure = figures.gallery({"real": images}, pixel_scale=0.1)
     bar = figure.axes[-1]
@@ -44,17 +76,11 @@ def test_every_pixel_is_in_the_histogram_wherever_the_images_lie(shift):
     bright = real.copy()
     bright[:, :, 0, 0] = 50
     bright[:, :, 0, 1] = -50
-    steps = {
-        patch.get_label(): patch.get_data()
-        for patch in figures.intensities({"real": real + shift, "bright": bright + shift})
-        .axes[0]
-        .patches
-    }
+    figure = figures.intensities({"real": real + shift, "bright": bright + shift})
+    steps = {patch.get_label(): patch.get_data() for patch in figure.axes[0].patches}
     shares = {name: values * np.diff(edges) for name, (values, edges, _) in steps.items()}
-    assert (
-        all(share.sum() == pytest.approx(1) for share in shares.values())
-        and (shares["real"] > 0).sum() > 40
-    )
+    assert all(share.sum() == pytest.approx(1) for share in shares.values())
+    assert (shares["real"] > 0).sum() > 40
     beyond = shares["bright"][[0, -1]] - shares["real"][[0, -1]]
     assert beyond == pytest.approx(4 / real.size, abs=2 / real.size)
 

@@ -1,4 +1,4 @@
-"""Sliders: what they show, that they are linked in the browser, that they stay small."""
+"""Widgets: what they show, that they are linked in the browser, and that they stay small."""
 
 import base64
 import io
@@ -12,8 +12,9 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
-from lensnb.display import figures, html, tables, widgets
-from lensnb.evaluation import image_stats
+from lensnb.display import figures, html, tables, widgets, widgets_stored
+from lensnb.errors import InputError
+from lensnb.evaluation import image_stats, morphology
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def _fresh():
 
 @pytest.fixture(scope="module")
 def trajectories():
-    """Noise all the way, which packs worst, for four methods."""
+    """Frames of pure noise, which packs worst, for four methods."""
     rng = np.random.default_rng(0)
 
     def made(key, n):
@@ -53,7 +54,7 @@ def pixels(page, which=0):
 
 
 def links(box):
-    """(source, its trait) -> targets, of all links that exist."""
+    """All links that exist, as (source, trait of the source, target)."""
     return [
         (w.source[0], w.source[1], w.target[0])
         for w in _instances.values()
@@ -62,6 +63,7 @@ def links(box):
 
 
 def stored():
+    """The characters of all widgets as a notebook stores them."""
     return len(json.dumps(ipywidgets.Widget.get_manager_state()))
 
 
@@ -89,31 +91,24 @@ def test_everything_that_moves_is_linked_in_the_browser(trajectories, real):
     assert (play, "value", slider) in found and (pause, "value", play) in found
     ways = left.children[1].children
     assert right.children[1].children == ways and len(ways) == 4  # one model, two views
-    assert (left.children[0], "index", left.children[1]) in found and (
-        right.children[0],
-        "index",
-        right.children[1],
-    ) in found
+    for side in (left, right):
+        assert (side.children[0], "index", side.children[1]) in found
     for way in ways:
         assert (which, "index", way) in found and len(way.children) == 2
         assert all(
             (slider, "value", stack) in found and len(stack.children) == slider.max + 1
             for stack in way.children
         )
-    assert (
-        [c.value for c in (left.children[0], right.children[0])]
-        == [left.children[1].selected_index, right.children[1].selected_index]
-        == [0, 3]
-    )
+    assert [side.children[0].value for side in (left, right)] == [0, 3]
+    assert [side.children[1].selected_index for side in (left, right)] == [0, 3]
 
 
 def test_a_frame_shows_the_image_and_the_moment_that_it_names(trajectories, real):
     box = widgets.journey(trajectories, real, images=2, count=5)
     ways = box.children[2].children[0].children[1].children
     table, x, x0 = trajectories["ddim"]
-    page = (
-        ways[1].children[1].children[2].value
-    )  # DDIM, second image, third of five moments: 19 or 20 of 0..39
+    # DDIM, the second image, the third of five moments: 19 or 20 of 0..39
+    page = ways[1].children[1].children[2].value
     moment = int(re.search(r"DDIM, step (\d+) of 40", page)[1]) - 1
     assert moment in (19, 20) and f"sigma {table['sigma'][moment]:.3g}" in page
     noisy = ((x[moment, 1, 0] + 1.5) / 3).clip(0, 1) * (html.COARSE - 1)
@@ -126,29 +121,21 @@ def test_a_frame_shows_the_image_and_the_moment_that_it_names(trajectories, real
 
 def test_a_method_with_fewer_steps_waits_for_the_others(trajectories, real):
     box = widgets.journey(trajectories, real, images=1, count=30)
-    pages = [
-        page.value
-        for page in box.children[2].children[0].children[1].children[2].children[0].children
-    ]
+    ways = box.children[2].children[0].children[1].children
+    pages = [page.value for page in ways[2].children[0].children]
     steps = [int(re.search(r"step (\d+) of 11", page)[1]) for page in pages]
-    assert (
-        steps[0] == 1
-        and steps[-1] == 11
-        and set(steps) == set(range(1, 12))
-        and steps == sorted(steps)
-    )
+    assert steps[0] == 1 and steps[-1] == 11
+    assert set(steps) == set(range(1, 12)) and steps == sorted(steps)
 
 
 def test_the_curves_of_a_frame_are_its_profile_and_spectrum(trajectories, real):
     x0 = trajectories["ddpm"][2][-1, :1]
-    curves = widgets._curves(x0)[0]
-    places = np.linspace(0, 31, widgets.POINTS).round().astype(int)
+    curves = widgets_stored._curves(x0)[0]
+    places = np.linspace(0, 31, widgets_stored.POINTS).round().astype(int)
     assert np.abs(curves[0] - np.arcsinh(image_stats.radial_profile(x0)[0][places])).max() < 1e-12
     svg = html.curve([0, 1, 2], [2, 1, 0], "#ff0000", "a < b", (0, 2), size=(101, 51))
-    assert (
-        re.findall(r'points="([^"]+)"', svg) == ["1,0 50,25 100,50", "1,50 50,25 100,0"]
-        and 'aria-label="a &lt; b"' in svg
-    )
+    assert re.findall(r'points="([^"]+)"', svg) == ["1,0 50,25 100,50", "1,50 50,25 100,0"]
+    assert 'aria-label="a &lt; b"' in svg
 
 
 def test_every_picture_and_knob_is_labelled(trajectories, real):
@@ -170,12 +157,11 @@ def test_a_gallery_shows_every_image_beside_its_own_caption(real):
     box = widgets.gallery({"real": real}, {"real": [f"number {i}" for i in range(20)]}, page=7)
     pages = [page.value for page in box.children[1].children[0].children]
     assert len(pages) == 2 + 1 == box.children[0].children[1].max + 1
-    figures = [f for page in pages for f in re.findall(r"<figure.*?</figure>", page)]
-    assert [re.search(r"<figcaption>(.*?)<", f)[1] for f in figures] == [
-        f"number {i}" for i in range(20)
-    ]
+    cells = [f for page in pages for f in re.findall(r"<figure.*?</figure>", page)]
+    captions = [re.search(r"<figcaption>(.*?)<", cell)[1] for cell in cells]
+    assert captions == [f"number {i}" for i in range(20)]
     shown = figures.stretch(real[13, 0], *figures.limits(real)) * (html.FINE - 1)
-    assert np.abs(pixels(figures[13])[1:65, 1:65] - shown).max() <= 0.5 + 1e-4
+    assert np.abs(pixels(cells[13])[1:65, 1:65] - shown).max() <= 0.5 + 1e-4
 
 
 def test_a_lens_answers_its_knobs():
@@ -187,17 +173,15 @@ def test_a_lens_answers_its_knobs():
     assert shown.value != before and "Einstein radius 1.70 arcsec" in shown.value
 
     def radius(page):
-        return float(
-            np.average(
-                np.hypot(*np.indices((34, 34)) - 16.5), weights=pixels(page).astype(float) ** 2
-            )
-        )
+        weights = pixels(page).astype(float) ** 2
+        return float(np.average(np.hypot(*np.indices((34, 34)) - 16.5), weights=weights))
 
-    assert radius(shown.value) > 1.2 * radius(before)  # the ring has grown, from 1.2 to 1.7 arcsec
+    # The ring has grown from 1.2 to 1.7 arcsec.
+    assert radius(shown.value) > 1.2 * radius(before)
 
 
 class Echo:
-    """A generator that draws what it is told."""
+    """A generator whose images show the class and the Einstein radius that it is told."""
 
     class dataset:
         classes = ("a", "b")
@@ -249,18 +233,15 @@ def test_a_refusal_stands_where_the_picture_would():
             return self
 
         def draw(self, n, seed=0, table=None):
-            raise widgets.InputError("sampler: no such steps")
+            raise InputError("sampler: no such steps")
 
-    assert "sampler: no such steps" in widgets.live({"ddim": Refusing()}).children[1].value
+    shown = widgets.live({"ddim": Refusing()}).children[1]
+    assert "sampler: no such steps" in shown.value
 
 
 def test_captions_say_what_is_measured(real):
-    from lensnb.evaluation import morphology
-
     first = tables.captions(real[:2], pixel_scale=0.1)[0]
     radius = morphology.ring_radius(real[:1], 0.1)[0, 0]
     flux = image_stats.total_flux(real[:1])[0, 0]
-    assert (
-        first.startswith(f'ring {radius:.2f}", flux {flux:,.0f}, ')
-        and "pixels" in tables.captions(real[:1])[0]
-    )
+    assert first.startswith(f'ring {radius:.2f}", flux {flux:,.0f}, ')
+    assert "pixels" in tables.captions(real[:1])[0]

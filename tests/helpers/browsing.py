@@ -1,4 +1,4 @@
-"""What drives JupyterLab and pages in a real browser: for tests and benchmarks."""
+"""Drives JupyterLab and pages in a real browser, for tests and benchmarks."""
 
 import contextlib
 import json
@@ -13,8 +13,17 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    # All cells are on the page, not only those in view.
     "notebook-extension/tracker": {"windowingMode": "none"},
-}  # all cells are on the page, not those in view alone
+}
+SHELL = "window.jupyterapp.shell"
+CONNECTED = "sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+# The alternative texts and sources of the visible pictures of a widget.
+PICTURES = """
+inside => [...document.querySelectorAll(inside + ' figure img')]
+    .filter(image => image.offsetParent)
+    .map(image => image.alt + image.src)
+"""
 
 
 def launch(tool):
@@ -26,7 +35,10 @@ def launch(tool):
 
 @contextlib.contextmanager
 def jupyterlab(folder, scratch, env):
-    """The address of a JupyterLab over `folder`; its settings, workspaces and log lie in `scratch`."""
+    """The address of a JupyterLab that shows `folder`.
+
+    Its settings, workspaces and log lie in `scratch`.
+    """
     for name, content in SETTINGS.items():
         path = scratch / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,33 +82,29 @@ def jupyterlab(folder, scratch, env):
 
 
 def _answers(address):
+    """Whether JupyterLab answers at this address."""
     with contextlib.suppress(OSError):
         urllib.request.urlopen(f"{address}/api?token=secret").close()
         return True
 
 
 def open_notebook(tab, lab, path):
+    """Open a notebook in the JupyterLab at the address `lab`, and wait until it is ready."""
     tab.goto(f"{lab}/lab/tree/{path}?token=secret&reset")
     tab.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     tab.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
-    tab.evaluate("window.jupyterapp.shell.currentWidget.context.ready")
+    tab.evaluate(f"{SHELL}.currentWidget.context.ready")
 
 
 def run_all(tab, save=True):
-    """Run every cell with a real kernel, and save."""
-    tab.wait_for_function(
-        "window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
-    )
-    tab.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    """Run all cells with a real kernel, and save the notebook."""
+    tab.wait_for_function(f"{SHELL}.currentWidget.{CONNECTED}")
+    tab.evaluate(f"{SHELL}.currentWidget.sessionContext.ready")
     tab.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     if save:
         tab.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
 
 
 def pictures(tab, inside=".jp-OutputArea"):
-    """What a widget shows: the alternative texts and sources of its visible pictures."""
-    return tab.evaluate(
-        """inside => [...document.querySelectorAll(inside + ' figure img')].filter(i => i.offsetParent)
-                           .map(i => i.alt + i.src)""",
-        inside,
-    )
+    """The alternative texts and sources of the visible pictures of a widget."""
+    return tab.evaluate(PICTURES, inside)

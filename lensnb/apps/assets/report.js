@@ -1,5 +1,6 @@
-// Shows the widgets that a notebook has stored, with no kernel and no network: boxes, stacks, HTML, sliders, play buttons,
-// choices, and the links between them. A knob that is linked to nothing asks for a kernel and is disabled.
+// Shows the widgets that a notebook has stored. It needs no kernel and no network.
+// It knows boxes, stacks, HTML, sliders, play buttons, choices, and the links between them.
+// A knob without a link needs a kernel, so it is disabled.
 (() => {
   const stored = document.querySelector('script[type="application/vnd.jupyter.widget-state+json"]');
   if (!stored) return;

@@ -1,0 +1,60 @@
+"""Tables: headings in plain words, one name a method and a measure, bold where one is best."""
+
+import re
+
+from lensnb.display import tables
+
+
+def row(method, metric, value, ratio=None, best=False):
+    return {
+        "method": method,
+        "metric": metric,
+        "value": value,
+        "error": 0.1,
+        "floor": 1.0,
+        "floor_error": 0.2,
+        "z": -0.5,
+        "ratio": ratio,
+        "n": 1744,
+        "best": best,
+    }
+
+
+def cells(styler):
+    """The texts of a table, row by row."""
+    lines = re.findall(r"<tr>(.*?)</tr>", styler.to_html(), re.DOTALL)
+    return [re.findall(r">([^<>]*)</t[hd]>", line) for line in lines]
+
+
+def test_a_comparison_names_methods_and_measures_and_marks_the_best():
+    rows = [
+        row("dpm", "frechet_lensnet", 2.0, ratio=2.0, best=True),
+        row("dpm", "mine", 0.5),
+        row("gan", "frechet_lensnet", 3.0, ratio=3.0),
+        row("gan", "mine", 0.25),
+    ]
+    table = tables.comparison(rows)
+    assert cells(table) == [
+        ["&nbsp;", "DPM-Solver++", "GAN"],
+        ["Frechet distance (LensNet)", "2 ± 0.1 (2.0)", "3 ± 0.1 (3.0)"],
+        ["mine", "0.5 ± 0.1", "0.25 ± 0.1"],
+    ]
+    assert re.findall(r"#T_\w+?_(row\d_col\d)\s*\{\s*font-weight: bold", table.to_html()) == [
+        "row0_col0"
+    ]
+
+
+def test_a_card_has_a_heading_for_every_number():
+    found = {"spectrum": row("dpm", "spectrum", 0.25, ratio=2.0), "mine": row("dpm", "mine", 1)}
+    headings, first, second = cells(tables.card("dpm", found))
+    assert headings[1:] == list(tables.CARD.values())
+    assert first == ["power spectrum", "0.250", "0.100", "1.000", "0.200", "-0.5", "2.0", "1,744"]
+    assert second[0] == "mine" and second[-2] == ""
+
+
+def test_costs_are_told_in_words():
+    cost = {"model": "gan", "nfe": 1, "parameters": 1020841, "seconds_per_image": 0.00231}
+    assert cells(tables.costs({"gan": cost})) == [
+        ["&nbsp;", "model", "network evaluations", "parameters", "seconds an image"],
+        ["GAN", "GAN", "1", "1,020,841", "0.0023"],
+    ]
