@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lensnb import metrics, sampler, schedule
     from lensnb.denoiser import Denoiser, add_noise
     from lensnb.errors import InputError
-    from lensnb.evaluation.measures import frechet
+    from lensnb.evaluation.frechet import frechet
     from lensnb.lensing.simulate import simulate_images as simulate
     from lensnb.pipeline import (
         compare,
@@ -62,7 +62,7 @@ _PUBLIC = {
     "compare_methods": "lensnb.pipeline",
     "draw_samples": "lensnb.pipeline",
     "evaluate_method": "lensnb.pipeline",
-    "frechet": "lensnb.evaluation.measures",
+    "frechet": "lensnb.evaluation.frechet",
     "load": "lensnb.pretrained",
     "load_data": "lensnb.pipeline",
     "load_generator": "lensnb.pipeline",
