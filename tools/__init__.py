@@ -1,0 +1,1 @@
+"""Maintenance: what is shipped, published and checked by hand."""

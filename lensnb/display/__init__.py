@@ -1,0 +1,1 @@
+"""Figures, tables, pictures as HTML, and sliders. Nothing here knows a run."""

@@ -5,6 +5,7 @@ All images of one figure share one asinh stretch, so that faint arcs and bright 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -136,7 +137,7 @@ def siblings(names: Sequence[str], images: np.ndarray, pixel_scale: float | None
 
 def animation(
     frames: np.ndarray,
-    path: str | Path,
+    path: str | Path | IO[bytes],
     columns: int = 8,
     zoom: int = 2,
     seconds: float = 0.4,

@@ -1,0 +1,1 @@
+"""The judge: what is measured on images, against which floor, and how methods compare."""
