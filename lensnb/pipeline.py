@@ -270,7 +270,7 @@ def train_generator(name, params, dataset, folder):
     context = None
     if (kind := conditions.resolve(params.model.context, dataset)) != "none":
         context = conditions.encode(kind, dataset, conditions.table(kind, dataset))
-    source = loader.source(dataset, context, settings, params.seed, on.device)
+    source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(section):
         made = loop.task(name, params, dataset, on)
         watch = monitor_for(name, params, settings, dataset, on.device)
