@@ -121,7 +121,7 @@ def test_training_lowers_the_loss(dataset, tmp_path):
 
 def test_the_rate_rises_stays_and_falls_to_zero():
     settings = recipe(train={"steps": 100, "warmup": 9, "cooldown": 0.5}).train
-    share = [optimise.rate_share(k, settings) for k in range(100)]
+    share = [optimise.rate_factor(k, settings) for k in range(100)]
     assert abs(share[0] - 0.1) < 1e-12 and share[9:50] == [1.0] * 41
     assert (
         max(abs(s - (100 - k) / 51) for k, s in enumerate(share[50:], 50)) < 1e-12
@@ -135,7 +135,7 @@ def test_one_cycle_is_torchs_own():
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.3, total_steps=200, pct_start=0.25)
     settings = recipe(train={"steps": 200, "shape": "onecycle", "warmup": 0.25}).train
     for k in range(200):
-        assert abs(0.3 * optimise.rate_share(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
+        assert abs(0.3 * optimise.rate_factor(k, settings) - optimiser.param_groups[0]["lr"]) < 1e-12
         optimiser.step()
         if k < 199:
             theirs.step()
@@ -143,7 +143,7 @@ def test_one_cycle_is_torchs_own():
 
 def test_the_cosine_rate_rises_and_falls_to_zero():
     settings = recipe(train={"steps": 110, "shape": "cosine", "warmup": 10}).train
-    share = [optimise.rate_share(k, settings) for k in range(110)]
+    share = [optimise.rate_factor(k, settings) for k in range(110)]
     assert np.abs(np.diff(share[:10]) - 1 / 11).max() < 1e-12 and share[10] == 1
     assert (
         abs(share[60] - 0.5) < 1e-12
@@ -154,7 +154,7 @@ def test_the_cosine_rate_rises_and_falls_to_zero():
 
 def test_linear_decay_is_a_trapezium_without_plateau():
     settings = recipe(train={"steps": 50, "warmup": 0, "cooldown": 1.0}).train
-    share = [optimise.rate_share(k, settings) for k in range(50)]
+    share = [optimise.rate_factor(k, settings) for k in range(50)]
     assert np.abs(np.array(share) - (50 - np.arange(50)) / 51).max() < 1e-12
 
 
@@ -239,7 +239,7 @@ def test_every_choice_learns_and_resumes_to_the_same_bits(changes, dataset, tmp_
 
 
 def at_random(x, flips):
-    return loader.turned(x, loader.ways(flips, len(x), torch.Generator().manual_seed(0), x.device))
+    return loader.apply_symmetries(x, loader.draw_symmetries(flips, len(x), torch.Generator().manual_seed(0), x.device))
 
 
 def test_mirrored_images_are_mirrored_left_to_right_alone():
@@ -348,13 +348,13 @@ def test_the_gans_two_updates_touch_their_own_network_only(dataset):
         original = optimiser.step
 
         def spy(*a, original=original, name=name, **k):
-            before = weights(task.generator), weights(task.judge)
+            before = weights(task.generator), weights(task.discriminator)
             original(*a, **k)
             updates.append(
                 (
                     name,
                     not torch.equal(before[0], weights(task.generator)),
-                    not torch.equal(before[1], weights(task.judge)),
+                    not torch.equal(before[1], weights(task.discriminator)),
                 )
             )
 
@@ -403,17 +403,17 @@ def test_images_read_by_workers_give_the_same_bits(dataset, tmp_path):
 
 def test_images_that_do_not_fit_stay_on_disk(dataset, monkeypatch):
     def kind():
-        return type(loader.source(dataset, None, recipe().train, 0, torch.device("cpu"))).__name__
+        return type(loader.batches_of(dataset, None, recipe().train, 0, torch.device("cpu"))).__name__
 
     assert kind() == "Batches"
     monkeypatch.setattr(loader, "free_memory", lambda device: 36 * 4 * 32 * 32 * 3)
-    assert kind() == "Mapped"
+    assert kind() == "MappedBatches"
 
 
 def test_batches_are_read_from_anywhere(dataset):
     p = recipe(train={"hold": "disk"}).train
-    mapped = loader.source(dataset, None, p, 0, torch.device("cpu"))
-    held = loader.source(
+    mapped = loader.batches_of(dataset, None, p, 0, torch.device("cpu"))
+    held = loader.batches_of(
         dataset, None, p.model_copy(update={"hold": "device"}), 0, torch.device("cpu")
     )
     for k in (0, 1, 2, 7, 8, 3):
@@ -425,13 +425,13 @@ def test_the_estimate_leaves_no_trace(dataset):
     made = loop.task("gan", recipe(), dataset, make_accelerator("cpu"))
     before = {
         name: {k: v.clone() for k, v in net.state_dict().items()}
-        for name, net in (("g", made.generator), ("d", made.judge), ("e", made.model))
+        for name, net in (("g", made.generator), ("d", made.discriminator), ("e", made.model))
     }
     context = torch.eye(2)[torch.arange(36) % 2]
     source = loader.Batches(torch.randn(36, 1, 32, 32), context, 8, "none", 0)
     told = preflight.Estimate(made, source, make_accelerator("cpu")).describe(100)
     assert "100 steps in about" in told and "GiB on cpu" in told
-    for name, net in (("g", made.generator), ("d", made.judge), ("e", made.model)):
+    for name, net in (("g", made.generator), ("d", made.discriminator), ("e", made.model)):
         assert all(torch.equal(v, before[name][k]) for k, v in net.state_dict().items())
     assert not made.adam_g.state and not made.adam_d.state
 
@@ -441,7 +441,7 @@ def test_memory_is_that_of_the_layers_and_falls_with_checkpointing(dataset):
     net = torch.nn.Sequential(
         *(m for _ in range(5) for m in (torch.nn.Linear(64, 64), torch.nn.SiLU()))
     )
-    saved = preflight.Saved()
+    saved = preflight.SavedTensors()
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
         kept = net(torch.randn(1000, 64, requires_grad=True))
     weights = 5 * 64 * 64 * 4
@@ -687,7 +687,7 @@ def test_parts_are_the_batch_once_and_each_has_all_noise_levels(pieces, processe
     found = []
     for index in range(processes):
         on = SimpleNamespace(num_processes=processes, process_index=index)
-        found += list(optimise.share((rows, None), pieces, on))
+        found += list(optimise.split_batch((rows, None), pieces, on))
     assert sorted(torch.cat([part for (part, _), _ in found]).tolist()) == rows.tolist() and all(
         nothing is None for (_, nothing), _ in found
     )
@@ -703,12 +703,12 @@ def test_parts_are_the_batch_once_and_each_has_all_noise_levels(pieces, processe
 @pytest.mark.parametrize("shape", ["cosine", "onecycle"])
 def test_a_training_may_be_all_warm_up(shape):
     settings = Train(steps=3, warmup=3, shape=shape)
-    assert all(0 <= optimise.rate_share(k, settings) <= 1 for k in range(4))
+    assert all(0 <= optimise.rate_factor(k, settings) <= 1 for k in range(4))
 
 
 def test_what_changes_no_result_trains_nothing_again():
     def model(**train):
-        return _model_recipe(recipe(train=loop).model_dump(mode="json"), "diffusion")
+        return _model_recipe(recipe(train=train).model_dump(mode="json"), "diffusion")
 
     assert model(checkpoint_every=9, hold="disk", tracker="wandb") == model() != model(rate=0.5)
 
@@ -724,7 +724,7 @@ def test_only_epochs_that_come_are_kept():
 def test_images_leave_the_memory_with_their_batches():
     batches = loader.Batches(torch.zeros(9, 1, 4, 4), None, 4, "none", 0)
     images = weakref.ref(batches.images)
-    loader(0, torch.Generator())
+    batches(0, torch.Generator())
     del batches
     assert images() is None
 
@@ -732,7 +732,7 @@ def test_images_leave_the_memory_with_their_batches():
 @pytest.mark.parametrize(
     "module, name, error",
     [
-        (loop, "animate", Cut),
+        (pipeline, "animate", Cut),
         (artefact, "_seal", Cut),
         (artefact, "_seal", OSError),
         (artefact, "replace", Cut),
