@@ -133,7 +133,7 @@ def lensnb(x, steps):
     """The quick recipe with a million parameters that predict v, its training as long as planned, drawn from by its method `ddim`: 50 steps, like the peers."""
     from lensnb import generator, io, sampler
     from lensnb.recipes.recipe import load_recipe
-    from lensnb.seeds import derived_seed
+    from lensnb.seeds import Purpose, derived_seed
     from lensnb.training import loader, loop
     from lensnb.training.accelerator import make_accelerator
 
@@ -150,7 +150,7 @@ def lensnb(x, steps):
 
     def update(k):
         generator = torch.Generator(x.device).manual_seed(
-            derived_seed(recipe.seed, loop.UPDATES, k)
+            derived_seed(recipe.seed, Purpose.UPDATES, k)
         )
         task.step(k, *batches(k, generator), generator)
 

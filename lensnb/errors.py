@@ -1,9 +1,11 @@
-"""The one exception for what a user can mend, how a command line says it, and the guess at what was meant."""
+"""InputError for user mistakes, its command-line reporting, and spelling suggestions."""
 
 import contextlib
 import difflib
 import errno
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -17,31 +19,32 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def of_files(place):
-    """A context that turns what the system says of files (no space, no permission, a name too long) into an InputError.
+def of_files(place: str | Path) -> Iterator[None]:
+    """A context that turns errors of the file system into InputErrors.
 
-    It names the file, or `place` where the system does not. Broken pipes and connections go through as they are.
+    Such errors are: no space, no permission, a name too long. The message names the file, or
+    `place` where the system names none. Broken pipes and connections pass through unchanged.
     """
     try:
         yield
     except OSError as error:
-        cut_short = error.errno is None and "requested and" in str(
-            error
-        )  # what numpy says of a full disk
-        if (
-            not cut_short
-            and error.errno not in FULL
-            and (error.errno is None or error.filename is None)
-        ):
+        # numpy reports a full disk without an error number
+        cut_short = error.errno is None and "requested and" in str(error)
+        names_a_file = error.errno is not None and error.filename is not None
+        if not (cut_short or error.errno in FULL or names_a_file):
             raise
+        reason = error.strerror or "No space left on device"
         raise InputError(
-            f"{error.filename or place}: {error.strerror or 'No space left on device'}; make room or give permission "
-            "there, or set LENSNB_OUTPUTS to another folder"
+            f"{error.filename or place}: {reason}; make room or give permission there, "
+            "or set LENSNB_OUTPUTS to another folder"
         ) from None
 
 
-def told(command):
-    """The exit status of a command line: 0, 2 after one line on stderr for what the user can put right, or 130 after Ctrl-C."""
+def told(command: Callable[[], object]) -> int:
+    """Run `command` and return the exit status of the command line.
+
+    0 : it is done. 2 : one line on stderr says what the user can put right. 130 : Ctrl-C.
+    """
     try:
         with of_files("the run folder"):
             command()
@@ -50,14 +53,14 @@ def told(command):
         return 2
     except KeyboardInterrupt:
         print(
-            "lensnb: stopped; what is whole stays, and the same command goes on from there",
+            "lensnb: stopped; finished work is kept, and the same command continues from there",
             file=sys.stderr,
         )
         return 130
     return 0
 
 
-def nearest(word, choices):
+def nearest(word: object, choices: Iterable[object]) -> str | None:
     """The entry of `choices` closest in spelling to `word`, or None."""
     found = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
     return found[0] if found else None

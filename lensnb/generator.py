@@ -1,64 +1,91 @@
 """Trained generators behind one contract: draw(n, seed) -> images, trajectory(n, seed) -> frames.
 
-What the sampling notebook needs of any method; it cannot tell a diffusion model from a GAN.
+This is all that the sampling notebook needs of any method. It cannot tell a diffusion model from a
+GAN. What differs between the kinds of generator is entered in KINDS at the end of this file.
 """
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from torch import nn
 
 from lensnb import denoiser, sampler, schedule
 from lensnb.datasets import conditions
+from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
-from lensnb.networks import gan_deeplense, gan_r3
-from lensnb.seeds import derived_seed
+from lensnb.kinds import KINDS
+from lensnb.networks import GAN_NETWORKS, NETWORKS
+from lensnb.recipes.recipe import Params
+from lensnb.recipes.schema import Diffusion, Method
+from lensnb.seeds import image_seeds
 
-IMAGES = 11  # purpose of derived seeds
+Table = Mapping[str, Any]  # column name -> values, one for each row
+Frames = tuple[dict[str, Any], torch.Tensor, torch.Tensor]  # table, x, x0
 
 
-def sigmas_of(method, diffusion):
-    """The levels that a method samples along, falling to 0; float64 (steps + 1,)."""
+def sigmas_of(method: Method, diffusion: Diffusion) -> torch.Tensor:
+    """The noise levels that a method samples along, falling to 0; float64 (steps + 1,)."""
+    assert method.steps is not None, "the recipe's schema demands steps of such a method"
     if method.spacing == "schedule":
         return schedule.from_params(diffusion).sample_sigmas(method.steps)
     levels = schedule.karras(method.steps, method.sigma_min, method.sigma_max, method.rho)
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
 
-class Diffusion:
-    """A denoiser drawn from by a sampler along `steps` noise levels."""
+# How each kind draws ------------------------------------------------------------------------------
 
-    def __init__(self, net, params, method, dataset, device):
+
+class DiffusionDrawer:
+    """Draws from a denoiser: a sampler walks along `steps` noise levels.
+
+    nfe : network evaluations for an image
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        params: Params,
+        method: Method,
+        dataset: Dataset,
+        device: str | torch.device,
+    ) -> None:
+        assert method.sampler is not None and method.steps is not None
         self.net = net
-        self.sigmas = sigmas_of(method, params.diffusion)
         self.method = method
+        self.sampler = sampler.SAMPLERS.find(method.sampler)
+        self.sigmas = sigmas_of(method, params.diffusion)
         self.device = device
-        self.nfe = sampler.evaluations(method.sampler, method.steps) * (
-            1 if method.guidance == 1 else 2
-        )
+        self.nfe = self.sampler.evaluations(method.steps)
+        if method.guidance != 1:
+            self.nfe *= 2
         self.shape = dataset.images.shape[1:]
         self.scaling = dataset.scaling
 
-    def states(self, seeds, context=None):
+    def states(self, seeds: list[int], context: torch.Tensor | None = None) -> sampler.States:
         """The sampler's States for images of these seeds and contexts (B, K), in model units."""
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(self.sigmas, self.shape, noise, device=self.device)
         denoise = denoiser.guided(self.net, context, self.method.guidance)
         if self.method.clip:
             denoise = denoiser.clipped(denoise, self.scaling.low, self.scaling.high)
-        options = {
-            "ddim": {"eta": self.method.eta},
-            "ddpm": {"variance": self.method.variance},
-        }.get(self.method.sampler, {})
-        return sampler.SAMPLERS[self.method.sampler](denoise, self.sigmas, x, noise, **options)
+        options = {name: getattr(self.method, name) for name in self.sampler.options}
+        return self.sampler.run(denoise, self.sigmas, x, noise, **options)
 
-    def images(self, seeds, context=None):
+    def images(self, seeds: list[int], context: torch.Tensor | None = None) -> torch.Tensor:
         """Finished images (B, C, H, W) in model units."""
         for state in self.states(seeds, context):
-            pass
-        return state.x
+            x = state.x
+        return x
 
-    def frames(self, seeds, count, context=None):
-        """Up to `count` states, evenly spread: a table of them, x / sqrt(1 + sigma^2) and x0, (F, B, C, H, W)."""
+    def frames(self, seeds: list[int], count: int, context: torch.Tensor | None = None) -> Frames:
+        """Up to `count` states, evenly spread: table, x, x0.
+
+        x is divided by sqrt(1 + sigma^2); x and x0 have the shape (F, B, C, H, W).
+        """
         states = list(self.states(seeds, context))
         states = [states[i] for i in spread(len(states), count)]
         table = {"step": [s.step for s in states], "sigma": [s.sigma for s in states]}
@@ -66,169 +93,176 @@ class Diffusion:
         return table, x, torch.stack([s.x0 for s in states])
 
 
-class Gan:
-    """A GAN's generator; its trajectory is a closed walk through the latent space."""
+class GanDrawer:
+    """Draws from a GAN's generator; its trajectory is a closed walk through the latent space."""
 
     nfe = 1
 
-    def __init__(self, net, params, method, dataset, device):
+    def __init__(
+        self,
+        net: nn.Module,
+        params: Params,
+        method: Method,
+        dataset: Dataset,
+        device: str | torch.device,
+    ) -> None:
         self.net = net
+        self.shapes: Any = net.shapes
         self.device = device
 
-    def images(self, seeds, context=None):
+    def images(self, seeds: list[int], context: torch.Tensor | None = None) -> torch.Tensor:
         """Finished images (B, C, H, W) in model units."""
         noise = sampler.ImageNoise(seeds)
-        return self.net(
-            *(noise(shape, device=self.device) for shape in self.net.shapes), context=context
-        )
+        drawn = [noise(shape, device=self.device) for shape in self.shapes]
+        images: torch.Tensor = self.net(*drawn, context=context)
+        return images
 
-    def frames(self, seeds, count, context=None):
-        """`count` images on the great circle through two latents for each seed, all else that is drawn held, (F, B, C, H, W)."""
+    def frames(self, seeds: list[int], count: int, context: torch.Tensor | None = None) -> Frames:
+        """`count` images on the great circle through two latents of each seed: table, x, x0.
+
+        All other noise is held. x and x0 are the same images (F, B, C, H, W).
+        """
         noise = sampler.ImageNoise(seeds)
-        a, *rest = (noise(shape, device=self.device) for shape in self.net.shapes)
-        b = noise(self.net.shapes[0], device=self.device)
+        a, *rest = [noise(shape, device=self.device) for shape in self.shapes]
+        b = noise(self.shapes[0], device=self.device)
         angle = np.linspace(0, 2 * np.pi, count)
-        x = torch.stack(
-            [self.net(np.cos(t) * a + np.sin(t) * b, *rest, context=context) for t in angle]
-        )
+        circle = [np.cos(t) * a + np.sin(t) * b for t in angle]
+        x = torch.stack([self.net(z, *rest, context=context) for z in circle])
         return {"step": list(range(count)), "angle_deg": np.degrees(angle).tolist()}, x, x
 
 
-def spread(n, count):
+def spread(n: int, count: int) -> list[int]:
     """At most `count` indices of 0..n-1, evenly spread, the first and the last among them."""
     return sorted(set(np.linspace(0, n - 1, min(n, count)).round().astype(int).tolist()))
 
 
-class Generator:
-    """Any trained generator of a run under one method of its recipe.
+# The contract -------------------------------------------------------------------------------------
 
-    method : params.Method; net : the network in evaluation mode, on the device. draw(n, seed) and
-    trajectory(n, seed) give the same image i for any batch size.
+
+class Generator:
+    """Any trained generator of a run, under one method of its recipe.
+
+    net : the network in evaluation mode, on the device; nfe : network evaluations for an image
+    Image i of draw(n, seed) and trajectory(n, seed) is the same in any batch.
     """
 
-    def __init__(self, params, method, dataset, net, device):
+    def __init__(
+        self,
+        params: Params,
+        method: Method,
+        dataset: Dataset,
+        net: nn.Module,
+        device: str | torch.device,
+    ) -> None:
         self.params = params
         self.method = method
         self.device = device
         self.dataset = dataset
         self.scaling = dataset.scaling
-        self.inner = {"diffusion": Diffusion, "gan": Gan}[method.model](
-            net, params, method, dataset, device
-        )
-        self.kind = conditions.resolve(params.model.context, dataset)
-        if self.kind == "none" and (params.sample.context or method.guidance != 1):
-            raise InputError(
-                "sample.context and guidance are for images of which something is known, and these have no labels; leave them out"
-            )
-        self.table = (
-            conditions.read(params.sample.context, self.kind, dataset)
-            if params.sample.context
-            else None
-        )
+        self.kind = KINDS.find(method.model)
+        self.inner = self.kind.drawer(net, params, method, dataset, device)
         self.nfe = self.inner.nfe
+        self.context = conditions.resolve(params.model.context, dataset)
+        path = params.sample.context
+        if self.context == "none" and (path or method.guidance != 1):
+            raise InputError(
+                "sample.context and guidance are for images of which something is known, "
+                "and these have no labels; leave them out"
+            )
+        self.table = conditions.read(path, self.context, dataset) if path else None
 
-    def variant(self, steps, guidance=1.0):
-        """The same network, drawn from in so many steps and guided so; a GAN has neither and stays as it is."""
-        if self.method.model == "gan":
+    def variant(self, steps: int, guidance: float = 1.0) -> "Generator":
+        """The same network, drawn from in this number of steps and with this guidance.
+
+        A kind that no sampler walks, such as a GAN, has neither and stays as it is.
+        """
+        if not self.kind.sampled:
             return self
         method = self.method.model_copy(update={"steps": steps, "guidance": guidance})
         return Generator(self.params, method, self.dataset, self.inner.net, self.device)
 
-    def parameters(self):
-        """Number of trained numbers."""
+    def parameters(self) -> int:
+        """The number of trained weights."""
         return sum(p.numel() for p in self.inner.net.parameters())
 
-    def asked(self, n, seed=0, first=0, table=None):
-        """What images first .. first + n - 1 are asked to be: column name -> (n,), or None without a context.
+    def asked(
+        self, n: int, seed: int = 0, first: int = 0, table: Table | None = None
+    ) -> dict[str, np.ndarray] | None:
+        """What images first .. first + n - 1 are asked to be: column name -> (n,).
 
-        The rows of `table` in turn (of the recipe's sample.context, if none is given), or those of
-        training images that are picked by the seeds.
+        These are the rows of `table` in turn, or by default of the recipe's sample.context. Without
+        both they are the rows of training images that the seeds pick. None without a context.
         """
-        if self.kind == "none":
+        if self.context == "none":
             return None
         table = table or self.table
         if table is None:
-            table = conditions.table(self.kind, self.dataset)
+            table = conditions.table(self.context, self.dataset)
             order = self.dataset.train
-            rows = [order[s % len(order)] for s in _seeds(seed, first, n)]
+            rows = [order[s % len(order)] for s in image_seeds(seed, first, n)]
         else:
             rows = [i % len(table["class"]) for i in range(first, first + n)]
         return {name: np.asarray(column)[rows] for name, column in table.items()}
 
-    def _context(self, asked):
-        return (
-            None
-            if asked is None
-            else conditions.encode(self.kind, self.dataset, asked).to(self.device)
-        )
+    def _encoded(self, asked: Table | None) -> torch.Tensor | None:
+        """What is asked as the context vectors (B, K) of the network."""
+        if asked is None:
+            return None
+        encoded: torch.Tensor = conditions.encode(self.context, self.dataset, asked)
+        return encoded.to(self.device)
 
-    def draw(self, n, seed=0, batch=64, first=0, table=None):
-        """n images (n, C, H, W) in the user's units, float32; image i depends on (seed, first + i) and its context alone.
+    def draw(
+        self, n: int, seed: int = 0, batch: int = 64, first: int = 0, table: Table | None = None
+    ) -> np.ndarray:
+        """n images (n, C, H, W) in the user's units, float32.
 
-        Pixels further outside of the training range than that range is wide are set to that bound.
+        Image i depends on (seed, first + i) and its context alone. Pixels further outside of the
+        training range than that range is wide are set to that bound.
         """
         return np.concatenate(list(self.batches(n, seed, batch, first, table)))
 
     @torch.inference_mode()
-    def batches(self, n, seed=0, batch=64, first=0, table=None):
+    def batches(
+        self, n: int, seed: int = 0, batch: int = 64, first: int = 0, table: Table | None = None
+    ) -> Iterator[np.ndarray]:
         """The images of `draw`, `batch` of them at a time."""
         span = self.scaling.high - self.scaling.low  # far beyond, an asinh's inverse overflows
         for at in range(first, first + n, batch):
             count = min(batch, first + n - at)
-            context = self._context(self.asked(count, seed, at, table))
-            x = self.inner.images(_seeds(seed, at, count), context).cpu()
-            yield self.scaling.inverse(
-                x.clamp(self.scaling.low - span, self.scaling.high + span)
-            ).numpy()
+            context = self._encoded(self.asked(count, seed, at, table))
+            x = self.inner.images(image_seeds(seed, at, count), context).cpu()
+            x = x.clamp(self.scaling.low - span, self.scaling.high + span)
+            yield self.scaling.inverse(x).numpy()
 
     @torch.inference_mode()
-    def trajectory(self, n, seed=0, count=40, table=None):
+    def trajectory(
+        self, n: int, seed: int = 0, count: int = 40, table: Table | None = None
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         """How the first n images of draw(n, seed) come about: (table, x, x0).
 
         table : columns with one entry a frame; x : (F, n, C, H, W), the noisy state at unit
-        variance, in model units; x0 : (F, n, C, H, W), the image predicted, in the user's units.
+        variance, in model units; x0 : (F, n, C, H, W), the predicted image, in the user's units.
         """
-        context = self._context(self.asked(n, seed, table=table))
-        frames, x, x0 = self.inner.frames(_seeds(seed, 0, n), count, context)
+        context = self._encoded(self.asked(n, seed, table=table))
+        frames, x, x0 = self.inner.frames(image_seeds(seed, 0, n), count, context)
         x0 = self.scaling.inverse(x0.clamp(self.scaling.low, self.scaling.high))
         return frames, x.cpu().numpy(), x0.cpu().numpy()
 
 
-def find_device(name="auto"):
-    """The torch device that a recipe asks for; "auto" takes a GPU where there is one. Raises InputError for one that is not there."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    best = next(kind for kind, available in there.items() if available)
-    if name != "auto" and not there[name]:
-        raise InputError(f"device: {name} is asked for, and this machine offers {best}")
-    return torch.device(best if name == "auto" else name)
+def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | Path) -> Generator:
+    """The trained Generator of the method `name`.
 
-
-def _seeds(seed, first, n):
-    return [derived_seed(seed, IMAGES, i) for i in range(first, first + n)]
-
-
-def untrained(model, params, dataset):
-    """The untrained network that the generator "diffusion" or "gan" of a recipe draws from."""
-    return {"diffusion": untrained_denoiser, "gan": untrained_gan}[model](params, dataset)
-
-
-def load_generator(params, name, dataset, *weights):
-    """The trained Generator of the method `name`, its weights in one file or in several; raises InputError for those of another recipe."""
+    weights : one file, or several that hold parts of them
+    Raises InputError for the weights of another recipe.
+    """
     method = params.sample.methods[name]
     device = find_device(params.device)
     net = untrained(method.model, params, dataset)
     try:
-        net.load_state_dict(
-            {
-                key: value
-                for path in weights
-                for key, value in safetensors.torch.load_file(path).items()
-            }
-        )
+        state: dict[str, torch.Tensor] = {}
+        for path in weights:
+            state |= safetensors.torch.load_file(path)
+        net.load_state_dict(state)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(
             f"{weights[0]}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
@@ -237,35 +271,73 @@ def load_generator(params, name, dataset, *weights):
     return Generator(params, method, dataset, net.to(device).eval(), device)
 
 
-def untrained_denoiser(params, dataset):
-    """The untrained Denoiser of a recipe for the images of a Dataset."""
+def find_device(name: str = "auto") -> torch.device:
+    """The torch device that a recipe asks for; "auto" is a GPU if there is one.
+
+    Raises InputError for a device that this machine does not have.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    best = next(device for device, available in there.items() if available)
+    if name != "auto" and not there[name]:
+        raise InputError(f"device: {name} is asked for, and this machine offers {best}")
+    return torch.device(best if name == "auto" else name)
+
+
+# Untrained networks of a recipe -------------------------------------------------------------------
+
+
+def untrained(model: str, params: Params, dataset: Dataset) -> nn.Module:
+    """The untrained network that the kind of generator `model` draws from."""
+    make = KINDS.find(model).untrained
+    assert make is not None, f"the generator {model} has no network"
+    net: nn.Module = make(params, dataset)
+    return net
+
+
+def denoiser_of(
+    params: Params, channels: int, sigma_data: float, context: int = 0
+) -> denoiser.Denoiser:
+    """The untrained Denoiser of a recipe.
+
+    channels : of the images; context : length of the context vector
+    """
+    network = NETWORKS.find(params.model.network, "model.network")
+    net = network(channels=channels, context=context, **network.options(params.model))
+    return denoiser.Denoiser(net, params.diffusion.prediction, sigma_data, params.diffusion.level)
+
+
+def untrained_denoiser(params: Params, dataset: Dataset) -> denoiser.Denoiser:
+    """The untrained Denoiser of a recipe, for the images of a Dataset."""
     width = conditions.width(params.model.context, dataset)
     return denoiser_of(params, dataset.images.shape[1], dataset.sigma_data, width)
 
 
-GAN_NETWORKS = {"published": gan_deeplense, "modern": gan_r3}
-
-
-def untrained_gan(params, dataset):
-    """The untrained generator of a recipe, for the images of a Dataset."""
+def untrained_gan(params: Params, dataset: Dataset) -> nn.Module:
+    """The untrained generator of a recipe's GAN, for the images of a Dataset."""
     channels, size = dataset.images.shape[1:3]
     context = conditions.width(params.model.context, dataset)
     scaling = dataset.scaling
-    return GAN_NETWORKS[params.gan.kind].Generator(
+    return GAN_NETWORKS.find(params.gan.kind, "gan.kind").Generator(
         size, channels, params.gan.latent, params.gan.width, context, scaling.low, scaling.high
     )
 
 
-def untrained_discriminator(params, dataset):
-    """The untrained discriminator of a recipe."""
+def untrained_discriminator(params: Params, dataset: Dataset) -> nn.Module:
+    """The untrained discriminator of a recipe's GAN, for the images of a Dataset."""
     channels, size = dataset.images.shape[1:3]
-    return GAN_NETWORKS[params.gan.kind].Discriminator(
-        size, channels, params.gan.width, conditions.width(params.model.context, dataset)
+    context = conditions.width(params.model.context, dataset)
+    return GAN_NETWORKS.find(params.gan.kind, "gan.kind").Discriminator(
+        size, channels, params.gan.width, context
     )
 
 
-def denoiser_of(params, channels, sigma_data, context=0):
-    """The untrained Denoiser of a recipe, for images of `channels` and a context vector of length `context`."""
-    shape = params.model.network_options()
-    net = denoiser.NETWORKS[params.model.network](channels=channels, context=context, **shape)
-    return denoiser.Denoiser(net, params.diffusion.prediction, sigma_data, params.diffusion.level)
+# How the kinds of generator draw: kinds.py holds their other properties ---------------------------
+
+KINDS["diffusion"].untrained = untrained_denoiser
+KINDS["diffusion"].drawer = DiffusionDrawer
+KINDS["gan"].untrained = untrained_gan
+KINDS["gan"].drawer = GanDrawer

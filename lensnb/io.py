@@ -1,9 +1,16 @@
+"""Files of a run: written atomically, read with one sentence about what is wrong.
+
+Also `locate` and `home`, which say where a relative path of the user leads.
+"""
+
 import contextlib
 import csv
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -12,15 +19,43 @@ from lensnb.errors import InputError, of_files
 FORMAT = 1  # of the files in a run folder
 
 
-def locate(path):
+# Where things are ---------------------------------------------------------------------------------
+
+
+def locate(path: str | Path) -> Path:
     """A path of the user's: absolute, or relative to the working directory, or to `home()`."""
     path = Path(path).expanduser()
     return path if path.is_absolute() or path.exists() else home() / path
 
 
+def home() -> Path:
+    """The project's folder: the nearest one with `notebooks/` and `params/`.
+
+    It is searched from the working directory upwards, then in the folder of the code. The working
+    directory itself is returned if there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[1]):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents; raises InputError if nothing can be written there."""
+    with of_files(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+
+
 @contextlib.contextmanager
-def atomic(path, mode="w", **kwargs):
-    """Open a temporary file that takes the name `path` only once it is written without error."""
+def atomic(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
+    """Open a temporary file that gets the name `path` only once it is written without error.
+
+    mode and kwargs are passed to `open`.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -34,15 +69,27 @@ def atomic(path, mode="w", **kwargs):
         raise
 
 
-def write_json(path, tree):
-    """Write `tree` as JSON, atomically; NaN and infinity are refused."""
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# JSON ---------------------------------------------------------------------------------------------
+
+
+def write_json(path: str | Path, tree: Any) -> None:
+    """Write `tree` as JSON, atomically; raises ValueError for NaN and infinity."""
     with atomic(path) as file:
         json.dump(tree, file, indent=1, allow_nan=False)
         file.write("\n")
 
 
-def read_json(path):
-    """Read a JSON file of a run, or say that it is missing, damaged or of a newer lensnb."""
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The names and values in a JSON file of a run.
+
+    Raises InputError if the file is missing, damaged or written by a newer lensnb.
+    """
     try:
         tree = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -51,36 +98,45 @@ def read_json(path):
         raise InputError(f"{path}: damaged ({error}); delete it and run its step again") from None
     if not isinstance(tree, dict):
         raise InputError(
-            f"{path}: damaged (found {type(tree).__name__}, not names and values); delete it and run its step again"
+            f"{path}: damaged (found {type(tree).__name__}, not names and values); "
+            "delete it and run its step again"
         )
-    return known(path, tree)
+    known(path, tree)
+    return tree
 
 
-def known(path, tree):
-    """What was read from `path`, unless a newer lensnb has written it, whose results are neither read nor replaced."""
+def known(path: str | Path, tree: Any) -> Any:
+    """The tree read from `path`, unchanged.
+
+    Raises InputError if a newer lensnb has written it: such results are neither read nor replaced.
+    """
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
         raise InputError(
-            f"{path}: made by a newer lensnb ({tree.get('lensnb')}, format {tree['format']}; this one knows {FORMAT}); "
+            f"{path}: made by a newer lensnb "
+            f"({tree.get('lensnb')}, format {tree['format']}; this one knows {FORMAT}); "
             "update lensnb, or give this run another name (run=...)"
         )
     return tree
 
 
-def write_table(path, columns):
-    """Write equally long columns (a mapping of name to sequence) as CSV, atomically."""
+# Tables -------------------------------------------------------------------------------------------
+
+
+def write_table(path: str | Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+    """Write equally long columns (name -> sequence) as CSV, atomically."""
     with atomic(path, newline="") as file:
         rows = csv.writer(file)
         rows.writerow(columns)
         rows.writerows(zip(*columns.values(), strict=True))
 
 
-def write_rows(path, rows):
-    """The same from rows, one dict each, all with the keys of the first."""
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, one mapping each, as CSV, atomically; all have the keys of the first."""
     write_table(path, {key: [row[key] for row in rows] for key in rows[0]})
 
 
-def read_table(path):
-    """Read a CSV file into a mapping of name to array; columns that are no numbers stay text."""
+def read_table(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a CSV file, name -> array; a column that holds no numbers stays text."""
     with open(path, newline="") as file:
         names, *rows = list(csv.reader(file)) or [[]]
     columns = {}
@@ -92,39 +148,22 @@ def read_table(path):
     return columns
 
 
-def sha256(path):
-    """Hex digest of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# Images -------------------------------------------------------------------------------------------
 
 
-def make_folder(path):
-    """Make a folder and those above it, or say in one sentence that nothing can be written there."""
-    with of_files(path):
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+def write_images(path: str | Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> int:
+    """Write images that come a batch at a time as float32 .npy, atomically.
 
-
-def home():
-    """The project's folder, which has `notebooks/`: the nearest one above the working directory, or the code's own."""
-    here = Path.cwd()
-    likely = (here, *here.parents, Path(__file__).parents[1])
-    return next((p for p in likely if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
-
-
-def write_images(path, shape, batches):
-    """Write images (N, C, H, W) that come a batch at a time as float32 .npy, atomically; returns how many hold a pixel that is not finite.
-
-    Not through a memory map, in which a full disk would end the process without a word.
+    shape : of all images together, (N, C, H, W)
+    Returns the number of images with a pixel that is not finite. There is no memory map: with one,
+    a full disk would end the process without a message.
     """
     bad = 0
     with atomic(path, "wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": shape}
         )
-        for some in batches:
-            bad += int((~np.isfinite(some)).any(axis=(1, 2, 3)).sum())
-            file.write(np.ascontiguousarray(some, "<f4"))
+        for images in batches:
+            bad += int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
+            file.write(np.ascontiguousarray(images, "<f4"))
     return bad

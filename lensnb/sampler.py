@@ -1,63 +1,171 @@
 """Samplers: plain generator functions along a falling list of sigmas.
 
-Each takes `denoise(x, sigma) -> x0`, `sigmas` (steps + 1,) falling, mostly to 0, the start `x`
-(B, C, H, W) and a source of noise, and yields the State after every step. None of them knows a network.
-In sigma, x = x0 + sigma * noise, the variance-preserving and the variance-exploding forms of the
-papers are one: a formula in (alpha, sigma) holds with alpha = 1 and lambda = -log(sigma).
+Each takes `denoise(x, sigma) -> x0`, falling `sigmas` (steps + 1,), which mostly end in 0, the
+start `x` (B, C, H, W) and a source of noise. It yields the State after every step. None of them
+knows a network. With x = x0 + sigma * noise, the variance-preserving and the variance-exploding
+forms of the papers are the same: a formula in (alpha, sigma) holds with alpha = 1 and
+lambda = -log(sigma).
+
+A sampler is added by `@register(name, label)` above its function. `sample` draws images.
 """
 
+import contextlib
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from lensnb.errors import InputError, nearest
+from lensnb.registry import Registry
+from lensnb.seeds import image_seeds
+
+Denoise = Callable[[Tensor, float], Tensor]  # (x, sigma) -> x0
+Point = tuple[float, Tensor]  # lambda = -log(sigma), and x0 as predicted there
 
 
 class State(NamedTuple):
-    """After `step` steps: the noisy image x at `sigma`, and x0 as predicted from the one before."""
+    """After `step` steps: the noisy image x at `sigma`, and x0 as predicted one step before."""
 
     step: int
     sigma: float
-    x: torch.Tensor  # (B, C, H, W)
-    x0: torch.Tensor  # (B, C, H, W)
+    x: Tensor  # (B, C, H, W)
+    x0: Tensor  # (B, C, H, W)
+
+
+States = Iterator[State]
 
 
 class ImageNoise:
     """Standard normal noise with a seed of its own for each image.
 
-    Image i is the same whatever the batch that it is drawn in. Noise is drawn on the CPU, so that
-    another device draws the same.
+    Image i is the same in any batch. Noise is drawn on the CPU, so that it is the same on any
+    device.
     """
 
-    def __init__(self, seeds):
+    def __init__(self, seeds: Iterable[int]) -> None:
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
 
-    def __call__(self, shape, dtype=torch.float32, device="cpu"):
-        """Noise of `shape` (without the batch): (B, *shape)."""
-        drawn = [torch.randn(shape, generator=g, dtype=dtype) for g in self.generators]
+    def __call__(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> Tensor:
+        """Noise (B, *shape); `shape` is that of one image."""
+        drawn = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self.generators]
         return torch.stack(drawn).to(device)
 
-    def like(self, x):
+    def like(self, x: Tensor) -> Tensor:
         """Noise of the shape, type and device of x (B, ...)."""
         return self(x.shape[1:], x.dtype, x.device)
 
 
-def start(sigmas, shape, noise, dtype=torch.float32, device="cpu"):
-    """Where sampling starts: noise of the variance that a unit-variance image has at the largest sigma."""
+def start(
+    sigmas: Tensor,
+    shape: Sequence[int],
+    noise: ImageNoise,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """The start x (B, *shape): noise as strong as in noisy unit-variance images at sigmas[0]."""
     return (1 + sigmas[0] ** 2).sqrt().item() * noise(shape, dtype, device)
 
 
-def pairs(sigmas):
+def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
     """(step, sigma, the sigma after it), step counted from 1."""
     s = [float(sigma) for sigma in sigmas]
     return [(i + 1, s[i], s[i + 1]) for i in range(len(s) - 1)]
 
 
-# Stochastic and first order ------------------------------------------------------------------------
+# The registry -------------------------------------------------------------------------------------
 
 
-def ddim(denoise, sigmas, x, noise, eta=0.0):
-    """DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16): eta 0 is deterministic, Euler's method on the flow."""
+def once_a_step(steps: int) -> int:
+    """Network evaluations of a sampler that evaluates once a step."""
+    return steps
+
+
+def twice_but_the_last(steps: int) -> int:
+    """Network evaluations of a sampler that evaluates twice a step, and once in the last step."""
+    return 2 * steps - 1
+
+
+Run = Callable[..., States]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler.
+
+    run(denoise, sigmas, x, noise, **options) : yields States
+    label : its name in texts and figures
+    options : the keywords that it takes, which are fields of a recipe's method
+    evaluations : steps -> number of network evaluations (NFE)
+    """
+
+    run: Run
+    label: str
+    options: tuple[str, ...] = ()
+    evaluations: Callable[[int], int] = once_a_step
+
+
+SAMPLERS: Registry[Sampler] = Registry("sampler")
+
+
+def register(name: str, label: str, **properties: Any) -> Callable[[Run], Run]:
+    """A decorator that enters a generator function as the Sampler `name`.
+
+    properties : `options` and `evaluations` of the Sampler. The function is returned unchanged.
+    """
+
+    def enter(run: Run) -> Run:
+        SAMPLERS.add(name, Sampler(run, label, **properties))
+        return run
+
+    return enter
+
+
+def evaluations(name: str, steps: int) -> int:
+    """Network evaluations (NFE) that the sampler `name` needs for this number of steps."""
+    return SAMPLERS.find(name).evaluations(steps)
+
+
+# Stochastic and first order -----------------------------------------------------------------------
+
+
+@register("ddpm", "DDPM", options=("variance",))
+def ddpm(
+    denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, variance: str = "small"
+) -> States:
+    """DDPM's ancestral sampling (Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7).
+
+    No noise is added in the last step.
+    variance : of the added noise; "small" is the posterior's, "large" is beta. Along all T levels
+    this is the original algorithm, along fewer its respaced form (Nichol & Dhariwal 2021, section
+    4).
+    """
+    for step, sigma, after in pairs(sigmas):
+        x0 = denoise(x, sigma)
+        shrink = (after / sigma) ** 2
+        x = x0 + shrink * (x - x0)
+        scale = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[variance]
+        fresh = scale * (1 - shrink)  # variance of the noise that is drawn anew
+        if after > 0:
+            x = x + fresh**0.5 * noise.like(x)
+        yield State(step, after, x, x0)
+
+
+@register("ddim", "DDIM", options=("eta",))
+def ddim(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, eta: float = 0.0) -> States:
+    """DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16).
+
+    eta : 0 is deterministic, Euler's method on the probability flow; 1 is as noisy as DDPM
+    """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # noise that is drawn anew
@@ -68,37 +176,25 @@ def ddim(denoise, sigmas, x, noise, eta=0.0):
         yield State(step, after, x, x0)
 
 
-def ddpm(denoise, sigmas, x, noise, variance="small"):
-    """DDPM's ancestral sampling (Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7); no noise is added in the last step.
+@register("euler_ancestral", "Euler ancestral")
+def euler_ancestral(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any) -> States:
+    """Euler steps to below the next level, then noise up to it.
 
-    variance : "small", that of the posterior, or "large", beta itself. Along all T levels it is the
-    original algorithm, along fewer its respaced form (Nichol & Dhariwal 2021, section 4).
+    Written in sigma, it is DDIM with eta = 1.
     """
-    for step, sigma, after in pairs(sigmas):
-        x0 = denoise(x, sigma)
-        shrink = (after / sigma) ** 2
-        x = x0 + shrink * (x - x0)
-        fresh = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[
-            variance
-        ] * (1 - shrink)
-        if after > 0:
-            x = x + fresh**0.5 * noise.like(x)
-        yield State(step, after, x, x0)
-
-
-def euler_ancestral(denoise, sigmas, x, noise):
-    """Euler steps down to less than the next level, then noise up to it: in sigma the same as DDIM with eta = 1."""
     return ddim(denoise, sigmas, x, noise, eta=1.0)
 
 
-# Deterministic, higher order -----------------------------------------------------------------------
+# Deterministic, higher order ----------------------------------------------------------------------
 
 
-def heun(denoise, sigmas, x, noise=None):
-    """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1), two evaluations a step but the last.
+@register("heun", "Heun", evaluations=twice_but_the_last)
+def heun(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
+    """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
 
-    Its slopes are in sigma: where one step spans a factor of 100, as the first of few along a cosine
-    schedule does, it overshoots by as much. Give it Karras' levels.
+    Two evaluations a step, one in the last. Its slopes are in sigma: if one step spans a factor of
+    100, as the first of few steps along a cosine schedule does, it overshoots by as much. Give it
+    Karras' levels.
     """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
@@ -111,21 +207,27 @@ def heun(denoise, sigmas, x, noise=None):
         yield State(step, after, x, x0)
 
 
-def dpmpp_2m(denoise, sigmas, x, noise=None):
-    """DPM-Solver++ 2M (Lu et al. 2022, arXiv:2211.01095, algorithm 2): one evaluation a step, second order."""
+@register("dpmpp_2m", "DPM-Solver++")
+def dpmpp_2m(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
+    """DPM-Solver++ 2M: one evaluation a step, second order.
+
+    Lu et al. 2022 (arXiv:2211.01095, algorithm 2).
+    """
     return _dpmpp(denoise, sigmas, x, order=2)
 
 
-def dpmpp_3m(denoise, sigmas, x, noise=None):
+@register("dpmpp_3m", "DPM-Solver++ 3M")
+def dpmpp_3m(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
     """DPM-Solver++ multistep of third order (Lu et al. 2022, appendix A, with divided differences).
 
-    The code in circulation takes half of the term in the second derivative and is of second order only.
+    The code in circulation takes half of the term in the second derivative. It is therefore of
+    second order only.
     """
     return _dpmpp(denoise, sigmas, x, order=3)
 
 
-def _dpmpp(denoise, sigmas, x, order):
-    known = []  # (lambda, x0) of the levels behind, the last first
+def _dpmpp(denoise: Denoise, sigmas: Tensor, x: Tensor, order: int) -> States:
+    known: list[Point] = []  # of the levels passed, the last first
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         known = [(-math.log(sigma), x0), *known[: order - 1]]
@@ -133,17 +235,19 @@ def _dpmpp(denoise, sigmas, x, order):
         yield State(step, after, x, x0)
 
 
-def _exponential_step(x, sigma, after, known):
-    """From sigma to `after` with x0 as a polynomial in lambda through the `known` points, integrated exactly."""
+def _exponential_step(x: Tensor, sigma: float, after: float, known: list[Point]) -> Tensor:
+    """A step from sigma to `after`, integrated exactly for a polynomial x0.
+
+    x0 is the polynomial in lambda through the `known` points.
+    """
     h = math.log(sigma / after)
     x0 = known[0][1]
     phi_1 = math.expm1(-h)
     x = after / sigma * x - phi_1 * x0
     if len(known) == 1:
         return x
-    slopes = [
-        (a[1] - b[1]) / (a[0] - b[0]) for a, b in zip(known[:-1], known[1:], strict=True)
-    ]  # dx0 / dlambda
+    neighbours = zip(known[:-1], known[1:], strict=True)
+    slopes = [(a[1] - b[1]) / (a[0] - b[0]) for a, b in neighbours]  # dx0 / dlambda
     if len(known) == 2:
         return x - phi_1 * slopes[0] * h / 2  # the paper's 2M takes the slope at the middle
     bend = (slopes[0] - slopes[1]) / (known[0][0] - known[2][0])  # half of the second derivative
@@ -151,48 +255,127 @@ def _exponential_step(x, sigma, after, known):
     return x + (phi_1 + h) * slope - (phi_1 + h - h**2 / 2) * 2 * bend
 
 
-def unipc(denoise, sigmas, x, noise=None, order=3):
-    """UniPC (Zhao et al. 2023, arXiv:2302.04867, B_2(h)): each evaluation also corrects the step that led to it."""
-    # (lambda, x0) of the levels behind, the last first; how this level was reached
-    known = []
-    earlier = None
+@register("unipc", "UniPC")
+def unipc(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None, order: int = 3) -> States:
+    """UniPC with B_2(h): each evaluation also corrects the step that led to it.
+
+    Zhao et al. 2023 (arXiv:2302.04867).
+    """
+    known: list[Point] = []  # of the levels passed, the last first
+    earlier = None  # the step that led to this level
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         here = (-math.log(sigma), x0)
         if earlier:
-            x = _unified_step(*earlier, here)  # the corrector knows where it arrives
-        left = (
-            len(sigmas) - step if sigmas[-1] == 0 else order
-        )  # low order towards 0, where steps are long
+            x = _unified_step(*earlier, here)  # the corrector knows the prediction at its end
+        # the order falls towards sigma = 0, where steps are long in lambda
+        left = len(sigmas) - step if sigmas[-1] == 0 else order
         known = [here, *known][: min(order, left)]
         earlier = (x, sigma, after, known)
         x = x0 if after == 0 else _unified_step(*earlier)
         yield State(step, after, x, x0)
 
 
-def _unified_step(x, sigma, after, known, arrival=None):
-    """A step of UniPC from sigma to `after`: the predictor, or with the point of `arrival` the corrector (eq. 3 and 9)."""
+def _unified_step(
+    x: Tensor, sigma: float, after: float, known: list[Point], arrival: Point | None = None
+) -> Tensor:
+    """A step of UniPC from sigma to `after` (eq. 3 and 9).
+
+    It is the predictor, or with the point of `arrival` the corrector.
+    """
     h = math.log(sigma / after)
     place, x0 = known[0]
     points = known[1:] + ([arrival] if arrival else [])
     ratios = np.array([(at - place) / h for at, _ in points])
-    phi = math.expm1(-h)
-    moments = []
     phi_1 = math.expm1(-h)
-    for k in range(1, len(points) + 1):
-        phi = phi / -h - 1 / math.factorial(k)  # phi_{k+1}(-h) from phi_k
-        moments.append(phi * math.factorial(k) / phi_1)
-    powers = np.vander(ratios, increasing=True).T  # row k: ratios^k
-    weights = [0.5] if len(points) == 1 else np.linalg.solve(powers, moments)
     change = sum(
-        float(w / r) * (seen - x0) for w, r, (_, seen) in zip(weights, ratios, points, strict=True)
+        float(w / r) * (seen - x0)
+        for w, r, (_, seen) in zip(_unified_weights(ratios, h), ratios, points, strict=True)
     )
     return after / sigma * x - phi_1 * (x0 + change)
 
 
-SAMPLERS = {f.__name__: f for f in (ddpm, ddim, euler_ancestral, heun, dpmpp_2m, dpmpp_3m, unipc)}
+def _unified_weights(ratios: np.ndarray, h: float) -> Sequence[float] | np.ndarray:
+    """Weights of the points of a step of UniPC, at `ratios` of its length h in lambda."""
+    if len(ratios) == 1:
+        return [0.5]
+    phi_1 = phi = math.expm1(-h)
+    moments = []
+    for k in range(1, len(ratios) + 1):
+        phi = phi / -h - 1 / math.factorial(k)  # phi_{k+1}(-h) from phi_k
+        moments.append(phi * math.factorial(k) / phi_1)
+    powers = np.vander(ratios, increasing=True).T  # row k: ratios^k
+    return np.linalg.solve(powers, moments)
 
 
-def evaluations(sampler, steps):
-    """Network evaluations (NFE) that a sampler needs for so many steps."""
-    return 2 * steps - 1 if sampler == "heun" else steps
+# Drawing images -----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def sample(
+    net: Callable[..., Tensor],
+    name: str,
+    sigmas: Any,
+    n: int,
+    shape: Sequence[int],
+    seed: int = 0,
+    context: Tensor | None = None,
+    batch: int = 64,
+    **options: Any,
+) -> np.ndarray:
+    """n images drawn by a sampler: float32 array (n, *shape) in model units.
+
+    net : any denoise(x, sigma, context); it runs where its weights are, in evaluation mode
+    name, options : the sampler and its keywords, such as "ddim" and eta=0.5
+    sigmas : falling noise levels (steps + 1,); shape : of one image (C, H, W)
+    context : (n, K), or None for a net that takes none; batch : images at a time
+    Image i depends on (seed, i) and its context alone.
+    Raises InputError for an unknown sampler or option, and for sigmas that do not fall.
+    """
+    sampler = SAMPLERS.find(name)
+    _check_options(name, sampler, options)
+    levels = _falling(sigmas)
+    made = []
+    with _evaluating(net) as device:
+        for at in range(0, n, batch):
+            noise = ImageNoise(image_seeds(seed, at, min(batch, n - at)))
+            x = start(levels, shape, noise, device=device)
+            denoise = net
+            if context is not None:
+                denoise = functools.partial(net, context=context[at : at + batch].to(device))
+            for state in sampler.run(denoise, levels, x, noise, **options):
+                x = state.x
+            made.append(x.float().cpu())
+    return torch.cat(made).numpy() if made else np.empty((0, *shape), np.float32)
+
+
+def _check_options(name: str, sampler: Sampler, options: Iterable[str]) -> None:
+    for option in options:
+        if option not in sampler.options:
+            guess = nearest(option, sampler.options)
+            takes = ", ".join(sampler.options) or "none"
+            hint = f"did you mean {guess}?" if guess else f"it takes {takes}"
+            raise InputError(f"{name} has no option {option!r}; {hint}")
+
+
+def _falling(sigmas: Any) -> Tensor:
+    """The noise levels as float64 (steps + 1,); raises InputError unless they fall to 0 or more."""
+    levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+    if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() < 0).all() or levels[-1] < 0:
+        raise InputError("sigmas: expected two or more noise levels that fall to 0 or more")
+    return levels
+
+
+@contextlib.contextmanager
+def _evaluating(net: Any) -> Iterator[torch.device]:
+    """The network's modules in evaluation mode, and its device; afterwards the modes of before."""
+    modules = list(net.modules()) if isinstance(net, nn.Module) else []
+    modes = [module.training for module in modules]
+    weights = next(net.parameters(), None) if modules else None
+    try:
+        for module in modules:
+            module.training = False
+        yield torch.device("cpu") if weights is None else weights.device
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

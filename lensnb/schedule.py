@@ -3,46 +3,60 @@
 Inside lensnb the noise level is sigma alone, x = x0 + sigma * noise. The variance-preserving
 quantities of the papers (beta, alpha_bar, t) live in this file and are converted here:
 sigma^2 = (1 - alpha_bar) / alpha_bar.
+
+A schedule is made by plain arguments, `cosine(timesteps=1000)`, or by a recipe, `from_params`.
+SCHEDULES holds what a recipe may name: name -> builder(the recipe's diffusion section) -> Schedule.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+
+from lensnb.registry import Registry
 
 SIGMA_MAX = 1e4  # stands for infinity: an image at this level is noise to single precision
 
 
-# Betas and alpha_bar of the papers -----------------------------------------------------------------
+# Betas and alpha_bar of the papers ----------------------------------------------------------------
 
 
-def linear_betas(timesteps=1000, beta_1=1e-4, beta_T=0.02):
+def linear_betas(timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> torch.Tensor:
     """Betas of Ho et al. 2020 (arXiv:2006.11239, section 4); float64 (T,)."""
     return torch.linspace(beta_1, beta_T, timesteps, dtype=torch.float64)
 
 
-def betas_of(alpha_bar, largest=0.999):
-    """Betas (T,) of alpha_bar at t = 0, 1, .. T; `largest` keeps alpha_bar_T above zero, so that the last sigma is finite."""
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
-
-
-def cosine_betas(timesteps=1000, offset=0.008):
+def cosine_betas(timesteps: int = 1000, offset: float = 0.008) -> torch.Tensor:
     """Betas of Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 17); float64 (T,)."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     return betas_of(torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2)
 
 
-def sigmoid_betas(timesteps=1000, start=-3.0, end=3.0):
-    """Betas of the sigmoid schedule of Jabri et al. 2022 (arXiv:2212.11972, algorithm 2; temperature 1); float64 (T,)."""
+def sigmoid_betas(timesteps: int = 1000, start: float = -3.0, end: float = 3.0) -> torch.Tensor:
+    """Betas of the sigmoid schedule; float64 (T,).
+
+    Jabri et al. 2022 (arXiv:2212.11972, algorithm 2) with temperature 1.
+    """
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     falling = torch.sigmoid(-(start + t * (end - start)))
-    return betas_of(falling - falling[-1])  # a factor of alpha_bar leaves the betas as they are
+    return betas_of(falling - falling[-1])  # a constant factor of alpha_bar does not change betas
 
 
-def zero_terminal_snr(betas):
-    """Betas shifted so that the last level is noise alone (Lin et al. 2024, arXiv:2305.08891, algorithm 1); float64 (T,).
+def betas_of(alpha_bar: torch.Tensor, largest: float = 0.999) -> torch.Tensor:
+    """Betas (T,) of alpha_bar (T + 1,) at t = 0, 1, .. T.
 
-    The last alpha_bar is not 0 but that of SIGMA_MAX, or a quarter of the one before where that is
-    below already, so that nothing becomes infinite.
+    largest : upper bound of the betas; it keeps alpha_bar_T above zero and the last sigma finite.
+    """
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
+
+
+def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
+    """Betas (T,) changed so that the last level is noise alone; float64 (T,).
+
+    Lin et al. 2024 (arXiv:2305.08891, algorithm 1), but with a last alpha_bar above 0, so that
+    nothing becomes infinite: the alpha_bar of SIGMA_MAX, or a quarter of the one before if that is
+    smaller already.
     """
     root = torch.cumprod(1 - betas, 0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -51,35 +65,34 @@ def zero_terminal_snr(betas):
     return torch.cat([betas[:1], 1 - alpha_bar[1:] / alpha_bar[:-1]])
 
 
-# Schedules -----------------------------------------------------------------------------------------
+# Schedules ----------------------------------------------------------------------------------------
 
 
 class Schedule:
     """A schedule as `at(u)`: the sigma at the place u in [0, 1] of training, rising; float64.
 
-    Sampling goes along at(1), at(1 - 1/steps), .. unless a subclass knows better.
+    Sampling goes along at(1), at(1 - 1/steps), .. unless a subclass defines other `levels`.
     """
 
-    def __init__(self, at):
+    def __init__(self, at: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.at = at
 
-    def train_sigmas(self, n, generator):
+    def train_sigmas(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """n random noise levels, one from each n-th of the schedule; float32 (n,).
 
-        Stratifying over the batch lowers the variance of the loss (Kingma et al. 2021,
-        arXiv:2107.00630, appendix I.1) and leaves its mean as it is.
+        Stratifying over the batch lowers the variance of the loss and leaves its mean unchanged
+        (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
         """
         device = generator.device
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        return (
-            self.at(u.cpu().double()).float().to(device)
-        )  # in float64, which not every device has
+        # on the CPU, because not every device has float64
+        return self.at(u.cpu().double()).float().to(device)
 
-    def levels(self, steps):
-        """The noise levels that `steps` evaluations are made at, falling; float64 (steps,)."""
+    def levels(self, steps: int) -> torch.Tensor:
+        """The noise levels of `steps` sampling steps, falling; float64 (steps,)."""
         return self.at(1 - torch.arange(steps, dtype=torch.float64) / steps)
 
-    def sample_sigmas(self, steps):
+    def sample_sigmas(self, steps: int) -> torch.Tensor:
         """Falling noise levels to sample along, ending in 0; float64 (steps + 1,)."""
         return torch.cat([self.levels(steps), torch.zeros(1, dtype=torch.float64)])
 
@@ -90,73 +103,155 @@ class Discrete(Schedule):
     betas, alpha_bar : as in the papers; sigmas : rising, in units of the scaled image.
     """
 
-    def __init__(self, betas):
+    def __init__(self, betas: torch.Tensor) -> None:
         self.betas = betas
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.sigmas = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
         super().__init__(lambda u: self.sigmas[(u * len(self)).long().clamp(max=len(self) - 1)])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.betas)
 
-    def timesteps(self, steps):
-        """The `steps` indices t that are sampled along, falling; trailing spacing, so T - 1 is first.
+    def timesteps(self, steps: int) -> torch.Tensor:
+        """The `steps` indices t to sample along, falling; (steps,).
 
-        Lin et al. 2024 (arXiv:2305.08891, table 2).
+        Trailing spacing, so the first is T - 1 (Lin et al. 2024, arXiv:2305.08891, table 2).
+        Raises ValueError for more steps than levels.
         """
         if not 1 <= steps <= len(self):
             raise ValueError(f"{steps} steps asked of a schedule of {len(self)}")
-        return (
-            torch.arange(steps, 0, -1, dtype=torch.float64) * len(self) / steps
-        ).round().long() - 1
+        places = torch.arange(steps, 0, -1, dtype=torch.float64) * len(self) / steps
+        return places.round().long() - 1
 
-    def levels(self, steps):
+    def levels(self, steps: int) -> torch.Tensor:
         return self.sigmas[self.timesteps(steps)]
-
-
-def signal_rate(high, low):
-    """Continuous time: the share of the signal falls as a cosine from `high` to `low` (Keras' DDIM example)."""
-    first = math.acos(high)
-    last = math.acos(low)
-    return Schedule(lambda u: torch.tan(first + u * (last - first)))
-
-
-def flow():
-    """The straight path z = (1 - t) x0 + t noise, t uniform (Lipman et al. 2023, arXiv:2210.02747): sigma = t / (1 - t)."""
-    smallest = 1e-3
-    largest = SIGMA_MAX / (1 + SIGMA_MAX)
-    return Schedule(lambda u: u.clamp(smallest, largest) / (1 - u.clamp(smallest, largest)))
-
-
-def karras(steps, sigma_min, sigma_max, rho):
-    """Falling noise levels, dense at the small end (Karras et al. 2022, arXiv:2206.00364, eq. 5); float64 (steps,)."""
-    high = sigma_max ** (1 / rho)
-    low = sigma_min ** (1 / rho)
-    return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
 
 
 class EDM(Schedule):
     """Trained on log-normal levels, sampled along `karras` (Karras et al. 2022, table 1)."""
 
-    def __init__(self, mean, std, sigma_min, sigma_max, rho):
-        super().__init__(
-            lambda u: torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
-        )
-        self.levels = lambda steps: karras(steps, sigma_min, sigma_max, rho)
+    def __init__(
+        self, mean: float, std: float, sigma_min: float, sigma_max: float, rho: float
+    ) -> None:
+        def log_normal(u: torch.Tensor) -> torch.Tensor:
+            return torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
+
+        super().__init__(log_normal)
+        self.sampling = (sigma_min, sigma_max, rho)
+
+    def levels(self, steps: int) -> torch.Tensor:
+        return karras(steps, *self.sampling)
 
 
-def from_params(diffusion):
-    """The schedule that a recipe's `diffusion` section names."""
-    d = diffusion
-    if d.schedule in ("linear", "cosine", "sigmoid"):
-        betas = {
-            "linear": lambda: linear_betas(d.timesteps, d.beta_1, d.beta_T),
-            "cosine": lambda: cosine_betas(d.timesteps),
-            "sigmoid": lambda: sigmoid_betas(d.timesteps),
-        }[d.schedule]()
-        return Discrete(zero_terminal_snr(betas) if d.zero_snr else betas)
-    return {
-        "signal_rate": lambda: signal_rate(d.signal_high, d.signal_low),
-        "flow": flow,
-        "edm": lambda: EDM(d.edm_mean, d.edm_std, d.sigma_min, d.sigma_max, d.rho),
-    }[d.schedule]()
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
+    """Falling noise levels, dense at the small end; float64 (steps,).
+
+    Karras et al. 2022 (arXiv:2206.00364, eq. 5).
+    """
+    high = sigma_max ** (1 / rho)
+    low = sigma_min ** (1 / rho)
+    return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
+
+
+# Builders by plain arguments ----------------------------------------------------------------------
+
+
+def linear(
+    timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_snr: bool = False
+) -> Discrete:
+    """The linear schedule of T levels; zero_snr : the last level is noise alone."""
+    return _discrete(linear_betas(timesteps, beta_1, beta_T), zero_snr)
+
+
+def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
+    """The cosine schedule of T levels; zero_snr : the last level is noise alone."""
+    return _discrete(cosine_betas(timesteps), zero_snr)
+
+
+def sigmoid(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
+    """The sigmoid schedule of T levels; zero_snr : the last level is noise alone."""
+    return _discrete(sigmoid_betas(timesteps), zero_snr)
+
+
+def _discrete(betas: torch.Tensor, zero_snr: bool) -> Discrete:
+    return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
+
+
+def signal_rate(high: float = 0.95, low: float = 0.02) -> Schedule:
+    """Continuous time: the share of the signal falls as a cosine from `high` to `low`.
+
+    It is the schedule of Keras' DDIM example.
+    """
+    first = math.acos(high)
+    last = math.acos(low)
+    return Schedule(lambda u: torch.tan(first + u * (last - first)))
+
+
+def flow() -> Schedule:
+    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
+
+    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
+    finite.
+    """
+    smallest = 1e-3
+    largest = SIGMA_MAX / (1 + SIGMA_MAX)
+
+    def at(u: torch.Tensor) -> torch.Tensor:
+        t = u.clamp(smallest, largest)
+        return t / (1 - t)
+
+    return Schedule(at)
+
+
+def edm(
+    mean: float = -1.2,
+    std: float = 1.2,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> EDM:
+    """The schedule of Karras et al. 2022 (arXiv:2206.00364, table 1).
+
+    mean, std : of log(sigma) in training; sigma_min, sigma_max, rho : of the levels to sample along
+    """
+    return EDM(mean, std, sigma_min, sigma_max, rho)
+
+
+# Builders by a recipe's diffusion section ---------------------------------------------------------
+
+SCHEDULES: Registry[Callable[[Any], Schedule]] = Registry("schedule")
+
+
+@SCHEDULES.register("cosine")
+def _cosine(section: Any) -> Schedule:
+    return cosine(section.timesteps, section.zero_snr)
+
+
+@SCHEDULES.register("linear")
+def _linear(section: Any) -> Schedule:
+    return linear(section.timesteps, section.beta_1, section.beta_T, section.zero_snr)
+
+
+@SCHEDULES.register("sigmoid")
+def _sigmoid(section: Any) -> Schedule:
+    return sigmoid(section.timesteps, section.zero_snr)
+
+
+@SCHEDULES.register("signal_rate")
+def _signal_rate(section: Any) -> Schedule:
+    return signal_rate(section.signal_high, section.signal_low)
+
+
+@SCHEDULES.register("edm")
+def _edm(section: Any) -> Schedule:
+    return edm(section.edm_mean, section.edm_std, section.sigma_min, section.sigma_max, section.rho)
+
+
+@SCHEDULES.register("flow")
+def _flow(section: Any) -> Schedule:
+    return flow()
+
+
+def from_params(section: Any) -> Schedule:
+    """The schedule that a recipe's diffusion section names."""
+    return SCHEDULES.find(section.schedule, "diffusion.schedule")(section)

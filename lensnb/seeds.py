@@ -1,6 +1,31 @@
+"""Every random stream has a seed of its own, derived from the run's seed and a purpose.
+
+Two purposes never share a stream, and image i or step k can be drawn again alone.
+"""
+
+from enum import IntEnum
+
 import numpy as np
 
 
-def derived_seed(*keys):
+class Purpose(IntEnum):
+    """What a derived seed is for. A number must never change: it decides what is drawn."""
+
+    BATCHES = 1  # order of the training images, by epoch
+    UPDATES = 2  # noise, noise levels and dropout of a training step
+    WEIGHTS = 3  # initial weights of a network
+    IMAGES = 11  # noise of a generated image
+    NOISE = 12  # noise added to an image
+    CHOOSE = 21  # which images are judged, and which are watched during training
+    NON_LENSES = 31  # images without a lens
+    WATCH = 41  # images that a training is watched with
+
+
+def derived_seed(*keys: int) -> int:
     """An independent 63-bit seed for a tuple of whole numbers, such as (seed, purpose, step)."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+def image_seeds(seed: int, first: int, count: int, purpose: Purpose = Purpose.IMAGES) -> list[int]:
+    """Seeds of the images first .. first + count - 1; each depends on (seed, its number) alone."""
+    return [derived_seed(seed, purpose, i) for i in range(first, first + count)]

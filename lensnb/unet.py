@@ -1,7 +1,10 @@
-"""One U-Net skeleton; its blocks, norms, attention and the place of its embedding are chosen, not copied.
+"""One U-Net skeleton, whose blocks, norms and place of the embedding are chosen by name.
 
 net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None -> (B, C, H, W).
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,21 +14,33 @@ from torch.utils.checkpoint import checkpoint
 from lensnb.networks.blocks import (
     BLOCKS,
     Attention,
+    Embedded,
     Embedding,
     ScaleShift,
     Style,
     norm_layer,
     zeroed,
 )
+from lensnb.networks.registries import NETWORKS, FromRecipe
 
 
 class Level(nn.Module):
-    """The blocks at one resolution, each followed by attention where asked for.
+    """The blocks at one resolution, each followed by attention if `attention` is given.
 
-    enter : what the map passes on the way up before it meets the skips, such as a ScaleShift, or None
+    block : a class of blocks.BLOCKS; widths_in : channels that enter each block
+    width : channels that leave each block; attention : width -> layer, or None
+    enter : applied to the map on the way up before it meets the skips, such as a ScaleShift
     """
 
-    def __init__(self, block, widths_in, width, style, attention=None, enter=None):
+    def __init__(
+        self,
+        block: Callable[..., nn.Module],
+        widths_in: Sequence[int],
+        width: int,
+        style: Style,
+        attention: Callable[[int], nn.Module] | None = None,
+        enter: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.enter = enter
         self.blocks = nn.ModuleList(block(w, width, style) for w in widths_in)
@@ -34,89 +49,97 @@ class Level(nn.Module):
         )
         self.checkpointing = False
 
-    def forward(self, x, e, skips=None):
-        """Way down (no skips): also returns what each block put out. Way up: takes them from the end."""
+    def forward(
+        self, x: torch.Tensor, e: Embedded, skips: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The map after all blocks, and the output of each block.
+
+        skips : on the way up, the outputs of the way down; each block takes one from the end.
+        """
         x = self.enter(x, e) if self.enter else x
         kept = []
         for block, attention in zip(self.blocks, self.attention, strict=True):
             if skips is not None:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = attention(self._recomputed(block, x, e))
+            x = attention(self._checkpointed(block, x, e))
             kept.append(x)
-        return x if skips is not None else (x, kept)
+        return x, kept
 
-    def _recomputed(self, block, x, e):
-        """block(x, e); with checkpointing its activations are computed again on the way back, not kept."""
+    def _checkpointed(self, block: nn.Module, x: torch.Tensor, e: Embedded) -> torch.Tensor:
+        """block(x, e); with checkpointing the backward pass computes the activations again."""
+        out: torch.Tensor  # (B, width, H, W)
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, e, use_reentrant=False)
-        return block(x, e)
+            out = checkpoint(block, x, e, use_reentrant=False)
+        else:
+            out = block(x, e)
+        return out
 
 
-class UNet(nn.Module):
+@NETWORKS.register("unet")
+class UNet(nn.Module, FromRecipe):
     """The skeleton (Ronneberger et al. 2015; Ho et al. 2020): stem, way down, middle, way up, head.
 
-    patch : the stem folds patch x patch pixels into channels, the head unfolds them (pixel unshuffle)
-    width, multipliers : channels of each level; blocks : blocks a level; block : a key of blocks.BLOCKS
-    attention : levels that attend (the middle does where any does); side : see blocks.Attention
-    embed : "block", every block sees noise level and context, or "input", they join the stem's output only
-    context : length K of the context vector, 0 for none; the others are those of blocks.Style
+    channels : of the images; context : length K of the context vector, 0 for none
+    patch : the stem folds patch x patch pixels into channels, and the head unfolds them
+    width, multipliers : channels of each level are width * multiplier
+    blocks : blocks a level; block : a key of blocks.BLOCKS
+    norm, groups, residual, dropout : see blocks.Style
+    attention : levels that attend; the middle attends if any level does
+    heads, side : of the attention, see blocks.Attention
+    embed : "block", every block sees noise level and context; "input", they join the stem's output
+    checkpointing : compute activations twice instead of keeping them
     """
 
     def __init__(
         self,
-        channels=1,
-        patch=4,
-        width=48,
-        multipliers=(1, 2),
-        blocks=1,
-        block="residual",
-        norm="group",
-        groups=8,
-        residual=True,
-        attention=(1,),
-        heads=4,
-        side=None,
-        dropout=0.0,
-        embed="block",
-        context=0,
-        checkpointing=False,
-    ):
+        channels: int = 1,
+        patch: int = 4,
+        width: int = 48,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        block: str = "residual",
+        norm: str = "group",
+        groups: int = 8,
+        residual: bool = True,
+        attention: Sequence[int] = (1,),
+        heads: int = 4,
+        side: int | None = None,
+        dropout: float = 0.0,
+        embed: str = "block",
+        context: int = 0,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
-        widths = [width * m for m in multipliers]
-        embedding = width if embed == "input" else 4 * width
-        style = Style(norm, groups, embedding if embed == "block" else 0, dropout, residual)
-        self.embed = Embedding(embedding, context)
         self.at_input = embed == "input"
+        embedding = width if self.at_input else 4 * width
+        style = Style(norm, groups, 0 if self.at_input else embedding, dropout, residual)
+        self.embed = Embedding(embedding, context)
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, width, 3, padding=1)
         )
+        widths = [width * m for m in multipliers]
+        make = BLOCKS.find(block)
 
-        def attend(i):
-            return (lambda w: Attention(w, heads, side)) if i in attention else None
+        def attend(w: int) -> nn.Module:
+            return Attention(w, heads, side)
 
-        def enter(w):
-            return (
-                ScaleShift(w, style, context) if block == "context" and embed == "block" else None
-            )
+        def level(i: int, first: int, later: int, enter: nn.Module | None = None) -> Level:
+            """Level i: channels that enter its first block, and each block after it."""
+            inputs = [first] + [later] * (blocks - 1)
+            return Level(make, inputs, widths[i], style, attend if i in attention else None, enter)
 
-        def make(inputs, i, entry=None):
-            return Level(BLOCKS[block], inputs, widths[i], style, attend(i), entry)
+        def enter(w: int) -> nn.Module | None:
+            shifted = block == "context" and not self.at_input
+            return ScaleShift(w, style, context) if shifted else None
 
         before = [width * (1 + self.at_input), *widths[:-1]]
-        self.down = nn.ModuleList(
-            make([before[i]] + [w] * (blocks - 1), i) for i, w in enumerate(widths)
-        )
+        self.down = nn.ModuleList(level(i, before[i], w) for i, w in enumerate(widths))
         self.middle = Level(
-            BLOCKS[block],
-            [widths[-1]],
-            widths[-1],
-            style,
-            attend(attention[0]) if attention else None,
+            make, widths[-1:], widths[-1], style, attend if len(attention) else None
         )
         after = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(
-            make([after[i] + w] + [2 * w] * (blocks - 1), i, enter(after[i]))
-            for i, w in enumerate(widths)
+            level(i, after[i] + w, 2 * w, enter(after[i])) for i, w in enumerate(widths)
         )
         self.head = nn.Sequential(
             norm_layer(style, width),
@@ -124,20 +147,28 @@ class UNet(nn.Module):
             zeroed(nn.Conv2d(width, channels * patch**2, 3, padding=1)),
             nn.PixelShuffle(patch),
         )
-        for level in (*self.down, self.middle, *self.up):
-            level.checkpointing = checkpointing
+        for made in (*self.down, self.middle, *self.up):
+            made.checkpointing = checkpointing
 
-    def forward(self, x, c_noise, context=None):
+    @classmethod
+    def divisor(cls, section: Any) -> int:
+        """The patch, and a factor of two for each level below the first."""
+        return int(section.patch * 2 ** (len(section.multipliers) - 1))
+
+    def forward(
+        self, x: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         e = self.embed(c_noise, context)
-        h = self.stem(x)
-        skips = []
+        h: torch.Tensor = self.stem(x)
         if self.at_input:
             h = torch.cat([h, e.sum[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
+        skips: list[torch.Tensor] = []
         for i, level in enumerate(self.down):
             h, kept = level(h if i == 0 else F.avg_pool2d(h, 2), e)
             skips += kept
         h, _ = self.middle(h, e)
         for i, level in reversed(list(enumerate(self.up))):
-            h = level(h, e, skips)
+            h, _ = level(h, e, skips)
             h = h if i == 0 else F.interpolate(h, scale_factor=2.0, mode="nearest")
-        return self.head(h)
+        out: torch.Tensor = self.head(h)
+        return out

@@ -17,7 +17,7 @@ from lensnb import metrics, sampler, schedule
 from lensnb.datasets import dataset as dataset_module
 from lensnb.datasets import sources
 from lensnb.datasets.dataset import KINDS, Scaling, choose, split
-from lensnb.denoiser import PREDICTIONS, WEIGHTS, Denoiser
+from lensnb.denoiser import PREDICTIONS, WEIGHTINGS, Denoiser
 from lensnb.evaluation import morphology
 from lensnb.recipes.recipe import Params, load_recipe
 from lensnb.recipes.schema import Diffusion, Section
@@ -238,10 +238,10 @@ def test_any_schedule_rises_and_trains_and_samples_on_finite_levels(section, ste
     for numbers in (
         *PREDICTIONS[section.prediction](drawn, 0.5),
         net.level(drawn),
-        *(net.weight(drawn, name) for name in WEIGHTS),
+        *(net.weight(drawn, name) for name in WEIGHTINGS),
     ):
         assert torch.isfinite(numbers).all()  # in single precision, as training sees them
-    assert all((net.weight(drawn, name) > 0).all() for name in WEIGHTS)
+    assert all((net.weight(drawn, name) > 0).all() for name in WEIGHTINGS)
 
 
 # ---- samplers
@@ -269,7 +269,7 @@ def test_any_image_depends_on_its_seed_alone(name, steps, shape, low, high, rho,
     def drawn(seeds, dtype=torch.float32):
         noise = sampler.ImageNoise(seeds)
         states = list(
-            sampler.SAMPLERS[name](
+            sampler.SAMPLERS[name].run(
                 shrinking, sigmas, sampler.start(sigmas, shape, noise, dtype), noise
             )
         )

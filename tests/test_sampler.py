@@ -291,7 +291,7 @@ def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):
 def test_every_sampler_draws_gaussian_data_from_zero_terminal_snr(name):
     """From a level that is noise alone: nothing is NaN, and mean and variance are those of the data."""
     sigmas = Discrete(schedule.zero_terminal_snr(linear_betas())).sample_sigmas(250)
-    x = draw_gaussian(sampler.SAMPLERS[name], sigmas)
+    x = draw_gaussian(sampler.SAMPLERS[name].run, sigmas)
     assert torch.isfinite(x).all() and sigmas[0] > 9e3
     assert abs(x.mean() - MEAN) < 0.02 and abs(x.std() / STD - 1) < 0.03
 
@@ -321,7 +321,7 @@ def test_order_of_convergence(name, expected):
     errors = []
     for n in (100, 200, 400):
         sigmas = torch.logspace(math.log10(500), math.log10(0.05), n + 1, dtype=torch.float64)
-        *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, None)
+        *_, end = sampler.SAMPLERS[name].run(mixture_denoiser, sigmas, x, None)
         errors.append((end.x - exact).abs().max().item())
     orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
     assert all(order > expected - 0.25 for order in orders), (orders, errors)
@@ -355,7 +355,7 @@ def test_mixture_data_is_drawn_with_its_shares(name):
     sigmas = torch.cat([schedule.karras(200, 0.01, 80, 7), torch.zeros(1)])
     noise = sampler.ImageNoise([3])
     x = sampler.start(sigmas, (6000, 1, 1), noise, torch.float64)
-    *_, end = sampler.SAMPLERS[name](mixture_denoiser, sigmas, x, noise)
+    *_, end = sampler.SAMPLERS[name].run(mixture_denoiser, sigmas, x, noise)
     centres = np.array([-1.0, 0.4, 1.5])
     widths = np.array([0.3, 0.2, 0.5])
     rng = np.random.default_rng(0)
@@ -378,7 +378,7 @@ def test_an_image_is_the_same_in_any_batch(name):
     def last(seeds):
         noise = sampler.ImageNoise(seeds)
         x = sampler.start(sigmas, (1, 8, 8), noise)
-        return [s for s in sampler.SAMPLERS[name](wiggly, sigmas, x, noise)][-1].x
+        return [s for s in sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise)][-1].x
 
     together = last([5, 6, 7, 8])
     assert torch.equal(last([7])[0], together[2]) and torch.equal(last([8, 5])[1], together[0])
@@ -394,7 +394,7 @@ def test_states_tell_the_true_steps_and_end_without_noise(name):
         return asked.append(sigma) or wiggly(x, sigma)
 
     x = torch.ones(2, 1, 4, 4, dtype=torch.float64)
-    states = list(sampler.SAMPLERS[name](spy, sigmas, x, sampler.ImageNoise([0, 1])))
+    states = list(sampler.SAMPLERS[name].run(spy, sigmas, x, sampler.ImageNoise([0, 1])))
     assert [s.step for s in states] == list(range(1, 8))
     assert [s.sigma for s in states] == sigmas[1:].tolist()
     assert torch.equal(

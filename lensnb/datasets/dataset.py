@@ -14,10 +14,9 @@ import torch
 from lensnb import io
 from lensnb.datasets import arrays, sources
 from lensnb.errors import InputError, nearest
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 
 SIGMA_DATA = 0.5  # standard deviation that linear and asinh scaling aim at (EDM, Table 1)
-CHOOSE = 21  # purpose of derived seeds
 WATCHED = 256  # held-out images that trainings may be watched on
 KINDS = ("linear", "minmax", "asinh", "range")
 
@@ -140,7 +139,7 @@ def spared(dataset, seed):
 
 def _shuffled(dataset, seed):
     """(held-out images to judge with, those to watch with), training images: in random order, as files may be ordered by class."""
-    rng = np.random.default_rng(derived_seed(seed, CHOOSE))
+    rng = np.random.default_rng(derived_seed(seed, Purpose.CHOOSE))
     heldout = rng.permutation(dataset.heldout)
     n = min(WATCHED, len(dataset.heldout) // 4)
     return np.split(heldout, [len(heldout) - n * (n >= WATCHED // 4)]), rng.permutation(

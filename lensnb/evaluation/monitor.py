@@ -12,12 +12,11 @@ from lensnb import generator, metrics, sampler
 from lensnb.datasets.dataset import spared
 from lensnb.evaluation import lensnet
 from lensnb.recipes.schema import Method
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 
 # images drawn, and kept
 N = 64
 SHOWN = 16
-WATCH = 41  # purpose of derived seeds
 QUICK = Method(sampler="ddim", steps=20)
 COLLAPSED = (
     0.5  # of the diversity that was there before; sets of this size agree within a few per cent
@@ -54,7 +53,7 @@ class Monitor:
         rows = spared(dataset, params.data_seed)
         self.against = "held-out images" if len(rows) else "training images"
         if not len(rows):
-            rows = np.random.default_rng(derived_seed(params.seed, WATCH)).permutation(
+            rows = np.random.default_rng(derived_seed(params.seed, Purpose.WATCH)).permutation(
                 dataset.train
             )[: 4 * N]
         real = dataset.images[np.sort(rows)]
@@ -78,7 +77,7 @@ class Monitor:
         was = model.training
         drawn = generator.Generator(
             self.params, self.method, self.dataset, model.eval(), self.device
-        ).draw(N, derived_seed(self.seed, WATCH, 1), N)
+        ).draw(N, derived_seed(self.seed, Purpose.WATCH, 1), N)
         model.train(was)
         rows = lensnet.features(drawn, self.units, self.net) / self.spread
         row = {

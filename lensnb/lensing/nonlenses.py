@@ -12,10 +12,9 @@ import torch
 from lensnb.errors import InputError
 from lensnb.lensing.priors import draw_truth, get_prior, random_stream, whole_number
 from lensnb.lensing.simulate import add_noise, psf_matrix, ring_signal, source_light
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 
-# purpose of derived seeds; random stream beside those of a lens
-NON_LENS = 31
+# random stream beside the streams of a lens
 LIGHT = 3
 FAINT = 0.15  # of a lens's signal: the most that an empty sky has
 
@@ -159,7 +158,7 @@ def non_lenses(n, seed=0, kinds=tuple(KINDS), prior="broad"):
         raise InputError(
             "non-lenses need at least one kind and a prior with a signal-to-noise, such as broad"
         )
-    seed = derived_seed(whole_number("seed", seed, 0), NON_LENS)
+    seed = derived_seed(whole_number("seed", seed, 0), Purpose.NON_LENSES)
     truth = draw_truth(n, prior, seed)
     signal = math.sqrt(2) * prior.background * truth["snr"]
     clean = torch.stack(

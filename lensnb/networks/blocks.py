@@ -1,148 +1,187 @@
-"""The parts that networks are made of: embeddings, self-attention, and three kinds of convolution block.
+"""The parts that networks are made of: norms, embeddings, self-attention, convolution blocks.
 
-A block is Block(before, after, style), called as block(x, e): x (B, before, H, W) -> (B, after, H, W),
-e the Embedded noise level and context.
+A block is a class in BLOCKS: Block(before, after, style), called as block(x, e) with
+x (B, before, H, W) and e, the Embedded noise level and context; it returns (B, after, H, W).
+A norm is a function in NORMS: norm(channels, groups) -> layer.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lensnb.registry import Registry
+
+BLOCKS: Registry[Callable[..., nn.Module]] = Registry("block")
+NORMS: Registry[Callable[[int, int], nn.Module]] = Registry("norm")
+
 
 class Style(NamedTuple):
-    """What all blocks of one network share."""
+    """What all blocks of one network share.
 
-    norm: str = "group"  # a key of NORMS
-    groups: int = 8  # of the group norm
-    embedding: int = 0  # length of the embeddings that blocks see, 0 for none
+    norm : a key of NORMS; groups : of the group norm
+    embedding : length of the embeddings that blocks see, 0 for none
+    dropout : probability; residual : whether context blocks have a short cut
+    """
+
+    norm: str = "group"
+    groups: int = 8
+    embedding: int = 0
     dropout: float = 0.0
-    residual: bool = True  # context blocks: with or without the short cut
+    residual: bool = True
 
 
-NORMS = {
-    "group": lambda channels, groups: nn.GroupNorm(groups, channels),
-    "batch": lambda channels, groups: nn.BatchNorm2d(channels),
-    "batch_plain": lambda channels, groups: nn.BatchNorm2d(channels, affine=False),
-}  # no learned scale and shift
+@NORMS.register("group")
+def group_norm(channels: int, groups: int) -> nn.Module:
+    """Group norm (Wu & He 2018, arXiv:1803.08494)."""
+    return nn.GroupNorm(groups, channels)
 
 
-def norm_layer(style, channels):
-    """The norm layer of a style for so many channels."""
-    return NORMS[style.norm](channels, style.groups)
+@NORMS.register("batch")
+def batch_norm(channels: int, groups: int) -> nn.Module:
+    """Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167); it has no groups."""
+    return nn.BatchNorm2d(channels)
 
 
-def zeroed(layer):
+@NORMS.register("batch_plain")
+def plain_batch_norm(channels: int, groups: int) -> nn.Module:
+    """Batch norm without learned scale and shift."""
+    return nn.BatchNorm2d(channels, affine=False)
+
+
+def norm_layer(style: Style, channels: int) -> nn.Module:
+    """The norm layer of a style for this number of channels."""
+    return NORMS.find(style.norm)(channels, style.groups)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
     """The layer with all weights at zero, so that its block starts as the identity."""
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
 
 
-# Embeddings ---------------------------------------------------------------------------------------
+# Embeddings --------------------------------------------------------------------------------------
 
 
 class Embedded(NamedTuple):
-    """Noise level and context as vectors (B, width); the context is None in a network that takes none."""
+    """Noise level and context as vectors (B, width).
+
+    The context is None in a network that takes none.
+    """
 
     noise: torch.Tensor
     context: torch.Tensor | None
 
     @property
-    def sum(self):
-        """Both as one vector (B, width)."""
+    def sum(self) -> torch.Tensor:
+        """Noise level and context as one vector (B, width)."""
         return self.noise if self.context is None else self.noise + self.context
 
 
 class FourierEmbedding(nn.Module):
-    """c_noise (B,) -> sines and cosines of it at geometric frequencies (B, width)."""
+    """c_noise (B,) -> its sines and cosines at geometric frequencies (B, width)."""
 
-    def __init__(self, width, lowest=1.0, highest=100.0):
+    frequencies: torch.Tensor
+
+    def __init__(self, width: int, lowest: float = 1.0, highest: float = 100.0) -> None:
         super().__init__()
         frequencies = torch.exp(torch.linspace(math.log(lowest), math.log(highest), width // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, c_noise):
+    def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
         phase = c_noise[:, None] * self.frequencies  # (B, width / 2)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 class Embedding(nn.Module):
-    """Noise level (B,) and context (B, K) through two layers each; no context is a learned null vector."""
+    """Noise level (B,) and context (B, K) through two layers each -> Embedded.
 
-    def __init__(self, width, context=0):
+    Rows of the context that hold NaN are dropped: a learned null vector takes their place, as it
+    does when no context is given.
+    """
+
+    def __init__(self, width: int, context: int = 0) -> None:
         super().__init__()
         self.noise = nn.Sequential(
             FourierEmbedding(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.context = (
-            nn.Sequential(nn.Linear(context, width), nn.SiLU(), nn.Linear(width, width))
-            if context
-            else None
-        )
-        self.null = nn.Parameter(torch.zeros(width)) if context else None
+        self.context: nn.Module | None = None
+        self.null: nn.Parameter | None = None
+        if context:
+            self.context = nn.Sequential(
+                nn.Linear(context, width), nn.SiLU(), nn.Linear(width, width)
+            )
+            self.null = nn.Parameter(torch.zeros(width))
 
-    def forward(self, c_noise, context=None):
+    def forward(self, c_noise: torch.Tensor, context: torch.Tensor | None = None) -> Embedded:
         t = self.noise(c_noise)  # (B, width)
-        if self.context is None:
+        if self.context is None or self.null is None:
             return Embedded(t, None)
         if context is None:
             return Embedded(t, self.null.expand_as(t))
-        dropped = context.isnan().any(1, keepdim=True)  # rows of NaN: dropped
+        dropped = context.isnan().any(1, keepdim=True)  # (B, 1)
         return Embedded(t, torch.where(dropped, self.null, self.context(context.nan_to_num())))
 
 
-# Attention ----------------------------------------------------------------------------------------
+# Attention ---------------------------------------------------------------------------------------
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with several heads (Vaswani et al. 2017, arXiv:1706.03762): tokens (B, N, C) -> (B, N, C)."""
+    """Self-attention with several heads: tokens (B, N, C) -> (B, N, C).
 
-    def __init__(self, channels, heads=4):
+    Vaswani et al. 2017, arXiv:1706.03762.
+    """
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, n, c = x.shape
-        q, k, v = (
-            self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, N, c)
+        qkv = self.qkv(x).view(b, n, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, c)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
 
 class Attention(nn.Module):
     """Self-attention over the pixels of a map, as a residual (B, C, H, W).
 
-    side : a larger map is averaged down to at most side x side before it attends, and what comes
-    out is repeated; None for never.
+    side : a larger map is averaged down to at most side x side pixels before attention, and the
+    result is repeated to the full size. None: never.
     """
 
-    def __init__(self, channels, heads=4, side=None):
+    def __init__(self, channels: int, heads: int = 4, side: int | None = None) -> None:
         super().__init__()
         self.side = side
         self.norm = nn.GroupNorm(8, channels)
         self.attend = SelfAttention(channels, heads)
         zeroed(self.attend.out)
 
-    def forward(self, x):
-        b, c, h, w = x.shape
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, w = x.shape[2:]
         shrink = math.ceil(max(h, w) / self.side) if self.side else 1
         small = F.avg_pool2d(self.norm(x), shrink)  # (B, C, h, w)
         out = self.attend(small.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(small.shape)
         return x + (F.interpolate(out, (h, w)) if shrink > 1 else out)
 
 
-# Blocks -------------------------------------------------------------------------------------------
+# Blocks ------------------------------------------------------------------------------------------
 
 
+@BLOCKS.register("residual")
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice; the embedding scales and shifts in between (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
+    """Norm, SiLU, convolution, twice; the embedding scales and shifts the map in between.
 
-    def __init__(self, before, after, style):
+    Dhariwal & Nichol 2021, arXiv:2105.05233.
+    """
+
+    def __init__(self, before: int, after: int, style: Style) -> None:
         super().__init__()
         self.first = nn.Sequential(
             norm_layer(style, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
@@ -158,23 +197,26 @@ class ResidualBlock(nn.Module):
         )
         self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
-    def forward(self, x, e):
+    def forward(self, x: torch.Tensor, e: Embedded) -> torch.Tensor:
         h = self.norm(self.first(x))
         if self.modulate:
-            scale, shift = self.modulate(e.sum)[:, :, None, None].chunk(
-                2, dim=1
-            )  # (B, after, 1, 1)
+            both = self.modulate(e.sum)[:, :, None, None]
+            scale, shift = both.chunk(2, dim=1)  # (B, after, 1, 1)
             h = h * (1 + scale) + shift
         return self.skip(x) + self.second(h)
 
 
+@BLOCKS.register("context")
 class ContextBlock(nn.Module):
-    """Convolution, norm, ReLU, twice, as a residual or plain; it sees no embedding: `ScaleShift` brings it in."""
+    """Convolution, norm, ReLU, twice, as a residual or plain.
 
-    def __init__(self, before, after, style):
+    It sees no embedding: `ScaleShift` brings the embedding in between the levels.
+    """
+
+    def __init__(self, before: int, after: int, style: Style) -> None:
         super().__init__()
 
-        def layer(a, b):
+        def layer(a: int, b: int) -> nn.Module:
             return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm_layer(style, b), nn.ReLU())
 
         self.first = layer(before, after)
@@ -182,11 +224,10 @@ class ContextBlock(nn.Module):
         self.residual = style.residual
         self.dropout = nn.Dropout(style.dropout)
 
-    def forward(self, x, e):
+    def forward(self, x: torch.Tensor, e: Embedded) -> torch.Tensor:
         h = self.first(x)
-        kept = (
-            x if x.shape == h.shape else h
-        )  # the short cut spans both layers where the width allows
+        # the short cut spans both layers if the width stays, and the second one otherwise
+        kept = x if x.shape == h.shape else h
         h = self.second(self.dropout(h))
         return (kept + h) / math.sqrt(2) if self.residual else h
 
@@ -194,35 +235,37 @@ class ContextBlock(nn.Module):
 class ScaleShift(nn.Module):
     """c * h + t: the context scales the map, the noise level shifts it (B, C, H, W)."""
 
-    def __init__(self, channels, style, context):
+    def __init__(self, channels: int, style: Style, context: int) -> None:
         super().__init__()
 
-        def layer():
+        def layer() -> nn.Module:
             return nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, channels))
 
         self.shift = layer()
         self.scale = layer() if context else None
 
-    def forward(self, h, e):
+    def forward(self, h: torch.Tensor, e: Embedded) -> torch.Tensor:
         h = h if self.scale is None else h * (1 + self.scale(e.context))[:, :, None, None]
         return h + self.shift(e.noise)[:, :, None, None]
 
 
+@BLOCKS.register("shuffle")
 class ShuffleBlock(nn.Module):
-    """ShuffleNet v2 unit (Ma et al. 2018, arXiv:1807.11164, fig. 3): half of the channels pass, half are convolved.
+    """ShuffleNet v2 unit: half of the channels pass, half are convolved.
 
-    Where the width changes, the passing half gets its own depthwise convolution. A time MLP is added over the map.
+    Ma et al. 2018, arXiv:1807.11164, fig. 3. If the width changes, the passing half gets a
+    depthwise convolution of its own. A projection of the embedding is added to the map.
     """
 
-    def __init__(self, before, after, style):
+    def __init__(self, before: int, after: int, style: Style) -> None:
         super().__init__()
         a = before // 2
         b = after // 2
 
-        def mixed(a, b):
+        def mixed(a: int, b: int) -> nn.Module:
             return nn.Sequential(nn.Conv2d(a, b, 1, bias=False), norm_layer(style, b), nn.ReLU())
 
-        def depthwise(a):
+        def depthwise(a: int) -> nn.Module:
             return nn.Sequential(
                 nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), norm_layer(style, a)
             )
@@ -235,11 +278,8 @@ class ShuffleBlock(nn.Module):
             nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, after)) if style.embedding else None
         )
 
-    def forward(self, x, e):
+    def forward(self, x: torch.Tensor, e: Embedded) -> torch.Tensor:
         left, right = x.chunk(2, dim=1)  # (B, before / 2, H, W)
         h = torch.cat([self.left(left), self.right(right)], dim=1)
         h = h.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # channel shuffle, two groups
         return F.relu(h + self.time(e.sum)[:, :, None, None]) if self.time else h
-
-
-BLOCKS = {"residual": ResidualBlock, "context": ContextBlock, "shuffle": ShuffleBlock}

@@ -1,63 +1,80 @@
-"""The modern GAN's networks, after R3GAN (Huang et al. 2024, arXiv:2501.05441), small enough for a CPU.
+"""The modern GAN's networks, after R3GAN (Huang et al. 2024, arXiv:2501.05441).
 
-Both are residual blocks without norm, and most of their work is done on maps of 1/16 to 1/4 of the
-size: the discriminator begins with a pixel-unshuffle, and the generator ends in two bilinear doublings.
-The generator makes the light; the pixel noise is drawn and added, as a detector does, with a
-strength that was measured on the training images (`noise_law`).
+They are small enough for a CPU. Both are residual blocks without norm. Most of their work is done
+on maps of 1/16 to 1/4 of the image size: the discriminator begins with a pixel-unshuffle, and the
+generator ends in two bilinear doublings. The generator makes the light. Pixel noise is drawn and
+added to it, as in a detector, with a strength measured on the training images (`noise_law`).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
+
 STEM = 4  # the discriminator's first map is 1 / STEM of the image
 HIDDEN = 128  # length of the style and of the discriminator's last vector
+NO_NOISE = -20.0  # log of a strength that is nothing beside any image
 
 
-def act(x):
+def act(x: torch.Tensor) -> torch.Tensor:
     """The one activation of both networks."""
     return F.leaky_relu(x, 0.2)
 
 
-def he(layer, gain=1.0):
+def he(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
     """The layer with normal weights (He et al. 2015, arXiv:1502.01852) times gain, biases zero."""
     nn.init.kaiming_normal_(layer.weight, a=0.2)
     layer.weight.data.mul_(gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
-def conv(before, after, gain=1.0):
+def conv(before: int, after: int, gain: float = 1.0) -> nn.Module:
     """A 3x3 convolution that keeps the size."""
     return he(nn.Conv2d(before, after, 3, padding=1), gain)
 
 
-def doubled(x):
-    """Map (B, C, H, W) -> (B, C, 2 H, 2 W), bilinear: transposed convolutions and pixel shuffles leave checkerboards."""
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """Map (B, C, H, W) -> (B, C, 2 H, 2 W), bilinear.
+
+    Transposed convolutions and pixel shuffles leave checkerboards.
+    """
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def halved(x):
+def halved(x: torch.Tensor) -> torch.Tensor:
     """Map (B, C, H, W) -> (B, C, H / 2, W / 2) by means."""
     return F.avg_pool2d(x, 2)
 
 
 class PlainBlock(nn.Module):
-    """x + conv(act(conv(act(x)))) on x (B, before, H, W) brought to another size and width; a style (B, HIDDEN) scales the middle."""
+    """x + conv(act(conv(act(x)))), where x (B, before, H, W) first gets its new size and width.
 
-    def __init__(self, before, after, resize=None, styled=False):
+    resize : `doubled`, `halved` or None; styled : whether a style (B, HIDDEN) scales the middle
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        resize: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        styled: bool = False,
+    ) -> None:
         super().__init__()
         self.resize = resize or nn.Identity()
         self.skip = he(nn.Conv2d(before, after, 1), 0.7) if before != after else nn.Identity()
-        # no norm: depth must not add variance
+        # gains below one: without a norm, depth must not add variance
         self.first = conv(after, after)
         self.second = conv(after, after, 0.3)
         self.scale = nn.Linear(HIDDEN, after) if styled else None
 
-    def forward(self, x, style=None):
+    def forward(self, x: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
         x = self.skip(self.resize(x))  # (B, after, H', W')
         h = act(self.first(act(x)))
         if self.scale is not None:
@@ -66,17 +83,31 @@ class PlainBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latent (B, latent), white noise (B, channels, size, size), context (B, K) or None -> image like the noise, within [low, high]."""
+    """Latent, white noise and context -> image (B, channels, size, size) within [low, high].
 
-    def __init__(self, size=64, channels=1, latent=64, width=32, context=0, low=-1.0, high=1.0):
+    The latent has the shape (B, latent), the noise the image's shape, the context (B, K) or None.
+    shapes : of the noise that an image is made of
+    """
+
+    grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
+
+    def __init__(
+        self,
+        size: int = 64,
+        channels: int = 1,
+        latent: int = 64,
+        width: int = 32,
+        context: int = 0,
+        low: float = -1.0,
+        high: float = 1.0,
+    ) -> None:
         super().__init__()
-        # shapes: what is drawn for an image
         self.shapes = ((latent,), (channels, size, size))
         self.first = (4 * width, size // 16, size // 16)
         self.low = low
         self.high = high
 
-        def layer(before):
+        def layer(before: int) -> nn.Module:
             return nn.Sequential(he(nn.Linear(before, HIDDEN)), nn.LeakyReLU(0.2))
 
         self.style = nn.Sequential(layer(latent + context), layer(HIDDEN))
@@ -90,11 +121,12 @@ class Generator(nn.Module):
         )
         self.fine = conv(width, width // 2)
         self.light = conv(width // 2, channels, 0.3)
-        self.register_buffer(
-            "grain", torch.tensor([-20.0, 0, 0])[:, None, None, None].repeat(1, channels, 1, 1)
-        )  # of `noise_law`; e^-20: none
+        none = torch.tensor([NO_NOISE, 0, 0])[:, None, None, None]
+        self.register_buffer("grain", none.repeat(1, channels, 1, 1))
 
-    def forward(self, z, noise, context=None):
+    def forward(
+        self, z: torch.Tensor, noise: torch.Tensor, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         style = self.style(z if context is None else torch.cat([z, context], dim=1))  # (B, HIDDEN)
         h = self.project(style).view(-1, *self.first).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
@@ -104,48 +136,51 @@ class Generator(nn.Module):
         light = (self.high + self.low) / 2 + (self.high - self.low) / 2 * light
         return (light + self._strength(light) * noise).clamp(self.low, self.high)
 
-    def _strength(self, light):
+    def _strength(self, light: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise of each pixel (B, channels, size, size)."""
         level, slope, bend = self.grain
         return torch.exp(level + light * (slope + light * bend))
 
 
-def noise_law(images, bins=12):
-    """Coefficients (3, C) of log(white noise) = level + slope x + bend x^2 at a pixel of brightness x, from images (N, C, H, W).
+def noise_law(images: torch.Tensor, bins: int = 12) -> torch.Tensor:
+    """Coefficients (3, C) of the pixel noise in images (N, C, H, W), by brightness.
 
-    Measured, as the discriminator is all but blind to it: left to training, the noise of bright pixels grew to five
-    times the truth. By the difference of differences (Immerkaer 1996), which is blind to planes, in even bins of the 3x3 mean.
+    The law is log(strength of white noise) = level + slope x + bend x^2 at a pixel of brightness x.
+    It is measured because the discriminator hardly sees it: left to training, the noise of bright
+    pixels grew to five times the truth. The noise is estimated by the difference of differences
+    (Immerkaer 1996), which is blind to planes, in even bins of the 3x3 mean.
     """
+    channels = images.shape[1]
+    maps = images.transpose(0, 1).flatten(0, 1)[:, None]  # (C N, 1, H, W)
     edge = torch.tensor([1.0, -2.0, 1.0])
-    detail = F.conv2d(
-        images.transpose(0, 1).flatten(0, 1)[:, None], torch.outer(edge, edge)[None, None] / 6
-    )  # (C N, 1, H - 2, W - 2)
-    light = F.avg_pool2d(images.transpose(0, 1).flatten(0, 1)[:, None], 3, stride=1)
-
-    def rows(x):
-        return x.reshape(images.shape[1], -1)
-
-    return torch.stack(
-        [_parabola(d, x, bins) for d, x in zip(rows(detail).abs(), rows(light), strict=True)], dim=1
-    )
+    detail = F.conv2d(maps, torch.outer(edge, edge)[None, None] / 6)  # (C N, 1, H - 2, W - 2)
+    light = F.avg_pool2d(maps, 3, stride=1)
+    rows = zip(detail.reshape(channels, -1).abs(), light.reshape(channels, -1), strict=True)
+    return torch.stack([_parabola(d, x, bins) for d, x in rows], dim=1)
 
 
-def _parabola(detail, light, bins, least=100):
-    """Weightless least squares (3,) of the log scaled median of detail (P,) against light (P,), in bins that hold enough pixels."""
+def _parabola(
+    detail: torch.Tensor, light: torch.Tensor, bins: int, least: int = 100
+) -> torch.Tensor:
+    """Coefficients (3,) of log(noise) against brightness, from detail (P,) and light (P,).
+
+    An unweighted least-squares fit to the scaled medians in bins of at least `least` pixels. It is
+    done in float64: the last bits of LAPACK depend on where arrays lie in memory.
+    """
     which = torch.bucketize(light, torch.linspace(light.min(), light.max(), bins + 1)[1:-1])
     full = [which == i for i in range(bins) if (which == i).sum() >= least]
-    x = [light[some].double().mean().item() for some in full]
-    y = [math.log(max(1.4826 * detail[some].median().item(), 1e-6)) for some in full]
-    found = np.polyfit(x, y, min(2, len(x) - 1))[
-        ::-1
-    ]  # in float64: LAPACK's last bits depend on where arrays lie
-    return torch.tensor([*found, 0, 0][:3]).float()
+    x = [light[pixels].double().mean().item() for pixels in full]
+    y = [math.log(max(1.4826 * detail[pixels].median().item(), 1e-6)) for pixels in full]
+    rising = np.polyfit(x, y, min(2, len(x) - 1))[::-1]  # constant term first
+    return torch.tensor([*rising, 0, 0][:3]).float()
 
 
 class Discriminator(nn.Module):
     """Image (B, channels, size, size), context (B, K) or None -> logit (B, 1)."""
 
-    def __init__(self, size=64, channels=1, width=32, context=0):
+    def __init__(
+        self, size: int = 64, channels: int = 1, width: int = 32, context: int = 0
+    ) -> None:
         super().__init__()
         self.stem = conv(channels * STEM**2, width)
         self.blocks = nn.Sequential(
@@ -157,12 +192,14 @@ class Discriminator(nn.Module):
         self.logit = he(nn.Linear(HIDDEN, 1), 0.5)
         self.context = nn.Linear(context, HIDDEN) if context else None
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         h = self.stem(F.pixel_unshuffle(x, STEM).contiguous(memory_format=torch.channels_last))
         h = act(self.read(act(self.blocks(h)).flatten(1)))  # (B, HIDDEN)
-        if context is None:
+        if context is None or self.context is None:
             return self.logit(h)
-        agrees = (h * self.context(context)).sum(1, keepdim=True) / math.sqrt(
-            HIDDEN
-        )  # projection: Miyato & Koyama 2018, arXiv:1802.05637
+        # projection discriminator: Miyato & Koyama 2018, arXiv:1802.05637
+        agrees = (h * self.context(context)).sum(1, keepdim=True) / math.sqrt(HIDDEN)
         return self.logit(h) + agrees
+
+
+GAN_NETWORKS.add("modern", GanNetworks(Generator, Discriminator))

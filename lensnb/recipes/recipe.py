@@ -76,12 +76,10 @@ class Params(Section):
 
     def _refuse_impossible(self, key: str, method: Method) -> None:
         """Raises ValueError for a method that the diffusion or model section does not allow."""
-        if method.steps is not None and method.spacing == "schedule" and self.diffusion.discrete:
-            if method.steps > self.diffusion.timesteps:
-                raise ValueError(
-                    f"{key}.steps {method.steps} is above "
-                    f"diffusion.timesteps {self.diffusion.timesteps}"
-                )
+        most = self.diffusion.timesteps
+        along_levels = method.spacing == "schedule" and self.diffusion.discrete
+        if along_levels and method.steps is not None and method.steps > most:
+            raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {most}")
         if method.guidance != 1 and self.model.context == "none":
             raise ValueError(
                 f"{key}.guidance {method.guidance} needs model.context class or physics, "
@@ -219,7 +217,10 @@ def validate(tree: Mapping[str, Any], source: str) -> Params:
         raise InputError(f"{source}: {_sentence(error.errors()[0])}") from None
 
 
-_short = reprlib.Repr(maxlevel=2, maxstring=80, maxother=80)  # YAML may hold a million entries
+_short = reprlib.Repr()  # a few lines of YAML can mean a list of a million entries
+_short.maxlevel = 2
+_short.maxstring = 80
+_short.maxother = 80
 
 
 def _sentence(error: ErrorDetails) -> str:

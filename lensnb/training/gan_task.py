@@ -35,12 +35,14 @@ class GanTask:
     def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.gan = params.gan
         self.accelerator = accelerator
-        self.critic_loss, self.generator_loss = gan.LOSSES[params.gan.kind]
+        self.losses = gan.LOSSES.find(params.gan.kind, "gan.kind")
         device = accelerator.device
         self.generator = optimise.on_device(untrained_gan(params, dataset), device)
         self.discriminator = optimise.on_device(untrained_discriminator(params, dataset), device)
-        if self.gan.kind == "modern":
-            self.generator.grain.copy_(pixel_noise(dataset))
+        buffers = dict(self.generator.named_buffers())
+        if "grain" in buffers:  # a generator that draws pixel noise
+            buffers["grain"].copy_(pixel_noise(dataset))
+        self.shapes: Any = self.generator.shapes  # of the noise that an image is made of
         self.adam_g = self._adam(self.generator)
         self.adam_d = self._adam(self.discriminator)
         self.update_g = optimise.Update(self.generator, self.adam_g, accelerator)
@@ -99,7 +101,7 @@ class GanTask:
         """
         noise = [
             torch.randn(len(x), *shape, generator=generator, device=x.device)
-            for shape in self.generator.shapes
+            for shape in self.shapes
         ]
         batch = (x, context, *noise)
         for part, share in optimise.split_batch(batch, self.pieces, self.accelerator):
@@ -118,7 +120,7 @@ class GanTask:
         with self.accelerator.autocast():
             logits = self.discriminator(both, context)
             pair["real"], pair["fake"] = logits.float().chunk(2)
-            loss = self.critic_loss(pair["real"], pair["fake"], self.gan.smoothing)
+            loss = self.losses.discriminator(pair["real"], pair["fake"], self.gan.smoothing)
         penalty = gamma / 2 * gan.steepness(logits, both) / len(pair["x"]) if gamma else 0
         return (loss + penalty) * pair["share"]
 
@@ -126,7 +128,7 @@ class GanTask:
         """The generator's loss on a pair that the discriminator has just seen."""
         with self.accelerator.autocast():
             fake = self.discriminator(pair["made"], pair["context"])
-            return self.generator_loss(pair["real"], fake.float()) * pair["share"]
+            return self.losses.generator(pair["real"], fake.float()) * pair["share"]
 
 
 def pixel_noise(dataset: Dataset) -> torch.Tensor:

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader
 from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
 from lensnb.recipes.schema import Optimiser
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 
-BATCHES = 1  # purpose of derived seeds
 DEVICE_SHARE = 0.25  # share of the free memory that images may take to stay on the device
 WORKERS = 2
 
@@ -27,7 +26,7 @@ WORKERS = 2
 @functools.lru_cache(maxsize=2)
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     """The random order of n images in an epoch, (n,)."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, epoch))
+    generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.BATCHES, epoch))
     return torch.randperm(n, generator=generator)
 
 

@@ -24,17 +24,13 @@ from lensnb.errors import InputError
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
 from lensnb.recipes.schema import Optimiser
-from lensnb.seeds import derived_seed
+from lensnb.seeds import Purpose, derived_seed
 from lensnb.training.accelerator import Log, is_main_process
 from lensnb.training.checkpoint import Progress, finish, restore, save, write_weights
 from lensnb.training.stopping import StopSignals
 from lensnb.training.task import Losses, Task
 
 __all__ = ["Progress", "finish", "fit", "restore", "save", "task", "write_weights"]
-
-# purposes of derived seeds
-UPDATES = 2
-WEIGHTS = 3
 
 MOST_SKIPPED = 0.5  # share of updates between two lines that fp16 may skip
 
@@ -56,7 +52,7 @@ class Watch(Protocol):
 
 def task(name: str, params: Params, dataset: Dataset, accelerator: Accelerator) -> Task:
     """The training task of the generator `name`, its weights drawn from the recipe's seed."""
-    torch.manual_seed(derived_seed(params.seed, WEIGHTS))
+    torch.manual_seed(derived_seed(params.seed, Purpose.WEIGHTS))
     made: Task = KINDS[name].task(params, dataset, accelerator)
     return made
 
@@ -117,7 +113,7 @@ def one_step(
     device: torch.device | str,
 ) -> Losses:
     """Update once with batch k, all random numbers seeded by (seed, k); returns the losses."""
-    key = derived_seed(seed, UPDATES, k)
+    key = derived_seed(seed, Purpose.UPDATES, k)
     torch.manual_seed(key)  # dropout draws from the global generator
     generator = torch.Generator(device).manual_seed(key)
     return task.step(k, *batches(k, generator), generator)

@@ -10,7 +10,7 @@ from torch import nn
 from lensnb import denoiser, gan, generator, pipeline
 from lensnb.datasets.dataset import load_dataset, prepare_dataset
 from lensnb.denoiser import Denoiser, loss
-from lensnb.networks import dit, gan_deeplense, gan_r3
+from lensnb.networks import NETWORKS, dit, gan_deeplense, gan_r3
 from lensnb.networks.blocks import Attention, Embedding, ScaleShift, ShuffleBlock, Style
 from lensnb.networks.dit import DiT
 from lensnb.recipes.recipe import validate
@@ -382,7 +382,7 @@ def test_a_recipe_makes_its_denoiser(network):
     made = generator.denoiser_of(p, channels=3, sigma_data=0.7, context=4)
     x = torch.randn(2, 3, 32, 32)
     assert made(x, torch.tensor([1.0, 2.0]), torch.randn(2, 4)).shape == x.shape
-    plain = denoiser.NETWORKS[network](channels=3, **p.model.network_options())
+    plain = NETWORKS[network](channels=3, **NETWORKS[network].options(p.model))
     assert (
         count(generator.denoiser_of(p, channels=3, sigma_data=0.7)) == count(plain) < count(made)
     )  # without a context

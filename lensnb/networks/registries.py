@@ -1,0 +1,51 @@
+"""The networks that a recipe may name.
+
+A network of the diffusion model is a class, registered in NETWORKS where it is defined:
+
+    net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None -> (B, C, H, W)
+
+Its constructor takes `channels`, `context` (length K, 0 for none) and keys of a recipe's model
+section. Its classmethods are those of `FromRecipe`.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lensnb.registry import Registry
+
+OF_THE_IMAGES = ("channels", "context")  # constructor arguments that no recipe gives
+
+
+class FromRecipe:
+    """What a class in NETWORKS answers about a recipe's model section."""
+
+    @classmethod
+    def options(cls, section: Any) -> dict[str, Any]:
+        """The constructor arguments that the section gives, by name."""
+        names = inspect.signature(cls).parameters
+        return {name: getattr(section, name) for name in names if name not in OF_THE_IMAGES}
+
+    @classmethod
+    def divisor(cls, section: Any) -> int:
+        """The number that the image size must be a multiple of."""
+        return int(section.patch)
+
+
+@dataclass(frozen=True)
+class GanNetworks:
+    """The two networks of a GAN, as classes.
+
+    Generator(size, channels, latent, width, context, low, high) : has `shapes`, the shapes of the
+    noise that an image is made of; called with the noise and a context (B, K) or None
+    Discriminator(size, channels, width, context) : called with images and a context -> logits
+    """
+
+    Generator: type[nn.Module]
+    Discriminator: type[nn.Module]
+
+
+NETWORKS: Registry[Any] = Registry("network")
+GAN_NETWORKS: Registry[GanNetworks] = Registry("kind of GAN")
