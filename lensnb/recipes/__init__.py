@@ -1,0 +1,1 @@
+"""Recipes: their sections, how they are read, and which runs a command means."""

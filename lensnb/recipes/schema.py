@@ -55,6 +55,13 @@ class Section(BaseModel):
         return value
 
 
+def _refuse_descending(section: Section, low: str, high: str) -> None:
+    """Raises ValueError unless the value of `low` is below the value of `high`."""
+    least, most = getattr(section, low), getattr(section, high)
+    if least >= most:
+        raise ValueError(f"{low} {least} must be below {high} {most}")
+
+
 class Data(Section):
     """Which images: simulated ones, published ones, or the user's own."""
 
@@ -301,10 +308,3 @@ class Evaluate(Section):
         if fit == 1:
             raise ValueError("one image has no scatter; fit 2 or more, or 0 for none")
         return fit
-
-
-def _refuse_descending(section: Section, low: str, high: str) -> None:
-    """Raises ValueError unless the value of `low` is below the value of `high`."""
-    least, most = getattr(section, low), getattr(section, high)
-    if least >= most:
-        raise ValueError(f"{low} {least} must be below {high} {most}")
