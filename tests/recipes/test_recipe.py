@@ -69,7 +69,8 @@ MISTAKES = {
     "nan": ("data: {holdout: .nan}", "data.holdout: .*finite number"),
     "choice": (
         "diffusion: {schedule: cosin}",
-        "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'; did you mean 'cosine'.*found 'cosin'",
+        "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'; did you mean 'cosine'.*"
+        "found 'cosin'",
     ),
     "list_for_section": ("train: [1]", "train: .*found \\[1\\]"),
     "width": ("model: {width: 20}", "width 20 is not divisible by 8"),
