@@ -1,12 +1,15 @@
-"""One training in one process and in many, by `accelerate launch`: updates a second, speed-up, efficiency, and whether the losses agree.
+"""One training in one process and in several, by `accelerate launch`: speed and equal losses.
 
     python benchmarks/scaling.py
 
-On a machine with several GPUs in 1, 2, 4 ... processes, one to each; else in one and in two on the CPU, one thread each, and in one
-with two threads. The recipe is the same, and with it the batch, which is that of all processes together. Start-up is left out:
-the clock's seconds are those of the loop, CPU seconds (of all processes) those of a long training less a short one. Other work on
-the machine slows the clock alone, so that its least over the repeats is held against the others' least, and the mean
-is told beside it. outputs/benchmarks/scaling.csv keeps the table.
+A machine with several GPUs trains in 1, 2, 4 ... processes, one for each GPU. Any other machine
+trains on the CPU: in one process and in two, with one thread each, and in one with two threads. The
+recipe is the same, and so is the batch, which all processes share.
+
+Start-up is left out. The clock's seconds are the seconds of the loop. CPU seconds (of all
+processes) are those of a long training minus those of a short one. Other work on the machine slows
+only the clock. So the speed-up compares the least seconds over the repeats, and the mean stands
+beside them. outputs/benchmarks/scaling.csv keeps the table.
 """
 
 import os
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,48 +29,47 @@ SHORT = 10
 LONG = 60
 REPEATS = 3
 BATCH = 16
-SETS = (
-    "run=scaling threads={threads} data.n=1000 train.steps={steps} train.batch={batch} train.log_every=5 train.watch_every=0 "
+TOLERANCE = 1e-3  # relative difference of the losses
+SETS = (  # trains the diffusion model alone
+    "run=scaling threads={threads} data.n=1000 train.steps={steps} train.batch={batch} "
+    "train.log_every=5 train.watch_every=0 "
     "'sample.methods={{dpm: {{sampler: dpmpp_2m, steps: 10}}}}'"
-)  # the diffusion model alone
+)
 
 
-def ways():
-    """(processes, threads of each) to compare; the others are held against the first."""
+def settings() -> list[tuple[int, int]]:
+    """(processes, threads of each) to compare; the first is the reference of the others."""
     import torch
 
-    cards = torch.cuda.device_count()
-    return [(2**i, 1) for i in range(cards.bit_length())] if cards > 1 else [(1, 1), (2, 1), (1, 2)]
+    gpus = torch.cuda.device_count()
+    if gpus > 1:
+        return [(2**i, 1) for i in range(gpus.bit_length())]
+    return [(1, 1), (2, 1), (1, 2)]
 
 
-def command(processes, threads, steps):
-    """The one line that trains."""
-    launcher = [
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        str(processes),
-        "-m",
-    ]  # without GPUs, too: --cpu starts one alone
-    return [
-        sys.executable,
-        "-m",
-        *(launcher if processes > 1 else []),
-        "lensnb.apps.launch",
-        "params/quick.yaml",
-        "--set",
-        SETS.format(threads=threads, steps=steps, batch=BATCH),
-    ]
+def command(processes: int, threads: int, steps: int) -> list[str]:
+    """The command that trains."""
+    launcher = []
+    if processes > 1:
+        # --multi_gpu without GPUs, too: --cpu would start one process alone.
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes"]
+        launcher += [str(processes), "-m"]
+    sets = SETS.format(threads=threads, steps=steps, batch=BATCH)
+    training = ["lensnb.apps.launch", "params/quick.yaml", "--set", sets]
+    return [sys.executable, "-m", *launcher, *training]
 
 
-def spent(folder, processes, threads, steps):
-    """Seconds of the loop and CPU seconds of all processes, start-up included, that a training takes; its losses."""
+def cpu_seconds() -> float:
+    """CPU seconds of all finished child processes."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
+def train(
+    folder: Path, processes: int, threads: int, steps: int
+) -> tuple[float, float, np.ndarray]:
+    """Seconds of the loop, CPU seconds of all processes with start-up, and the losses."""
     environment = os.environ | {"LENSNB_OUTPUTS": str(folder), "OMP_NUM_THREADS": str(threads)}
-
-    def cpu():
-        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-
-    before = cpu()
+    before = cpu_seconds()
     done = subprocess.run(
         command(processes, threads, steps),
         env=environment,
@@ -76,56 +79,59 @@ def spent(folder, processes, threads, steps):
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    taken = cpu() - before
+    cpu = cpu_seconds() - before
     model = folder / "scaling/models/diffusion"
     seconds = io.read_json(model / "timing.json")["seconds"]
     losses = io.read_table(model / "history.csv")["loss"]
-    model.rename(folder / f"done-{time.monotonic_ns()}")  # the next one starts from nothing
-    return seconds, taken, losses
+    model.rename(folder / f"done-{time.monotonic_ns()}")  # the next training starts from nothing
+    return seconds, cpu, losses
 
 
-def measured(folder, processes, threads):
-    """A row of the table: means over the repeats, with their standard errors."""
-    walls = []
-    cpus = []
-    losses = None
+def measure(folder: Path, processes: int, threads: int) -> tuple[dict[str, Any], np.ndarray]:
+    """A row of the table, means over the repeats with their standard errors, and the losses."""
+    clock = []
+    cpu = []
     for _ in range(REPEATS):
-        _, short, _ = spent(folder, processes, threads, SHORT)
-        wall, long, losses = spent(folder, processes, threads, LONG)
-        walls.append(wall / LONG)
-        cpus.append((long - short) / (LONG - SHORT))
-    told = {
-        "seconds_least": min(walls),
-        "images_per_second": BATCH / min(walls),
+        _, short, _ = train(folder, processes, threads, SHORT)
+        seconds, long, losses = train(folder, processes, threads, LONG)
+        clock.append(seconds / LONG)
+        cpu.append((long - short) / (LONG - SHORT))
+    row: dict[str, Any] = {
+        "processes": processes,
+        "threads": threads,
+        "updates": LONG * REPEATS,
+        "seconds_least": min(clock),
+        "images_per_second": BATCH / min(clock),
         "load": os.getloadavg()[0],
     }
-    for name, values in (("seconds", walls), ("cpu_seconds", cpus)):
-        told |= {name: np.mean(values), f"{name}_error": np.std(values, ddof=1) / REPEATS**0.5}
-    return {"processes": processes, "threads": threads, "updates": LONG * REPEATS, **told}, losses
+    for name, values in (("seconds", clock), ("cpu_seconds", cpu)):
+        row[name] = np.mean(values)
+        row[f"{name}_error"] = np.std(values, ddof=1) / REPEATS**0.5
+    return row, losses
 
 
-def main():
-    """Print a row for each way and keep the table."""
-    rows = []
-    first = None
+def main() -> None:
+    """Print a row for each setting and keep the table."""
+    rows: list[dict[str, Any]] = []
+    reference = None
     with tempfile.TemporaryDirectory() as folder:
-        spent(Path(folder), 1, 1, 2)  # the data, once
-        for way in ways():
-            row, losses = measured(Path(folder), *way)
+        train(Path(folder), 1, 1, 2)  # makes the data
+        for processes, threads in settings():
+            row, losses = measure(Path(folder), processes, threads)
             rows.append(row)
-            first = losses if first is None else first
+            reference = losses if reference is None else reference
             speed_up = rows[0]["seconds_least"] / row["seconds_least"]
             row |= {
                 "speed_up": speed_up,
-                "efficiency": speed_up / (way[0] * way[1]),
+                "efficiency": speed_up / (processes * threads),
                 "cpu_efficiency": rows[0]["cpu_seconds"] / row["cpu_seconds"],
-                "loss_differs": float(np.abs(losses / first - 1).max()),
+                "loss_differs": float(np.abs(losses / reference - 1).max()),
             }
             print(" ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
     path = io.home() / "outputs/benchmarks/scaling.csv"
     io.make_folder(path.parent)
     io.write_rows(path, rows)
-    assert max(row["loss_differs"] for row in rows) < 1e-3
+    assert max(row["loss_differs"] for row in rows) < TOLERANCE
 
 
 if __name__ == "__main__":

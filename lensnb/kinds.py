@@ -15,14 +15,18 @@ from lensnb.registry import Registry
 class Kind:
     """One kind of generator.
 
-    label : its name in figures; section : the section of a recipe that trains it
-    reads : the sections and keys, such as "model.context", that decide what it becomes, beside its own
-    sampled : whether a sampler walks it along noise levels, so that a method needs `sampler` and `steps`
+    label : its name in figures and messages
+    section : the section of a recipe that trains it
+    reads : the sections and keys, such as "model.context", that decide what it becomes, beside its
+        own section
+    sampled : whether a sampler walks it along noise levels; its methods then need `sampler` and
+        `steps`
     multiple : the image size must be a multiple of this
     best : whether the weights with the least kernel distance are kept, or the last ones
     untrained : (recipe, dataset) -> the untrained network that draws; set in generator.py
-    drawer : class with images(seeds, context) and frames(seeds, count, context); set in generator.py
-    task : class of the training task; set in training/
+    drawer : class with images(seeds, context) and frames(seeds, count, context); set in
+        generator.py
+    task : class of the training task, a `training.task.Task`; set in training/
     """
 
     label: str
@@ -38,4 +42,5 @@ class Kind:
 
 KINDS: Registry[Kind] = Registry("generator")
 KINDS.add("diffusion", Kind("diffusion", "train", reads=("model", "diffusion"), sampled=True))
+# Four levels of the GAN's networks double the size of the maps: 2^4 = 16.
 KINDS.add("gan", Kind("GAN", "gan", reads=("model.context",), multiple=16, best=True))

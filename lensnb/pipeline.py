@@ -166,7 +166,7 @@ def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -
     logs = str(folder.parents[1] / "tracking" / name)
     on = make_accelerator(params.device, settings.precision, settings.tracker, logs)
     context = _contexts(params, dataset)
-    source = loader.source(dataset, context, settings, params.seed, on.device)
+    source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(section):
         made = loop.task(name, params, dataset, on)
         watch = monitor_for(name, params, settings, dataset, on.device)
@@ -194,7 +194,7 @@ def describe(name: str, params: Params, dataset: Dataset, images: int) -> str:
     settings, _ = counted(getattr(params, section), images)
     on = make_accelerator(params.device, settings.precision)
     context = _contexts(params, dataset)
-    source = loader.source(dataset, context, settings, params.seed, on.device)
+    source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(section):
         task = loop.task(name, params.model_copy(update={section: settings}), dataset, on)
         return preflight.Estimate(task, source, on).describe(settings.steps)

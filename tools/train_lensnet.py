@@ -1,8 +1,15 @@
+"""Train LensNet anew on simulated lenses of the broad prior: python -m tools.train_lensnet FOLDER.
+
+The published weights come from this program, without changes of its numbers.
+"""
+
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,58 +17,87 @@ from torch.nn import functional as F
 
 from lensnb import io
 from lensnb.evaluation import lensnet
+from lensnb.lensing.simulate import simulate
+from lensnb.training import loader, loop
+
+RATE = 2e-3  # learning rate
 
 
 class LensNetTask:
-    """One update of LensNet, as the training loop wants it: class by cross entropy, readings by squares."""
+    """LensNet in the training loop: cross entropy of the class, squared error of the readings."""
 
-    def __init__(self, steps):
+    def __init__(self, steps: int) -> None:
         self.net = lensnet.LensNet()
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), 2e-3, weight_decay=0.01)
-        self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, 2e-3, steps)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), RATE, weight_decay=0.01)
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, RATE, steps)
         self.parts = {"net": self.net, "optimiser": self.optimiser, "rate": self.rate}
 
-    def step(self, k, x, target, generator):
-        """Update once with images x (B, 1, H, W) and target (B, 1 + 5): class and standardised readings."""
+    def step(
+        self, k: int, x: torch.Tensor, target: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Update once with images x (B, 1, H, W); returns both losses.
+
+        target (B, 1 + 5) : the class and the standardised readings
+        """
         logits, readings = self.net.read(x)
-        tell = F.cross_entropy(logits, target[:, 0].long())
-        read = F.mse_loss(lensnet.readings, target[:, 1:])
+        class_loss = F.cross_entropy(logits, target[:, 0].long())
+        reading_loss = F.mse_loss(readings, target[:, 1:])
         self.optimiser.zero_grad()
-        (tell + read).backward()
+        (class_loss + reading_loss).backward()
         self.optimiser.step()
         self.rate.step()
-        return {"class": tell.item(), "readings": read.item()}
+        return {"class": class_loss.item(), "readings": reading_loss.item()}
 
 
-def targets(truth):
+def targets(truth: Mapping[str, Any]) -> torch.Tensor:
     """Truth columns as a tensor (N, 1 + 5) in their own units, signal-to-noise as its logarithm."""
     columns = {name: torch.as_tensor(truth[name]).float() for name in ("class", *lensnet.READS)}
-    return torch.stack([*(v.log() if k == "snr" else v for k, v in columns.items())], dim=1)
+    columns["snr"] = columns["snr"].log()
+    return torch.stack(list(columns.values()), dim=1)
 
 
 @torch.inference_mode()
-def report(net, x, target, mean, std):
-    """Accuracy of the class and root-mean-square error of each reading on images the network never saw."""
-    logits, readings = (
-        torch.cat(part) for part in zip(*(net.read(some) for some in x.split(256)), strict=True)
-    )
-    rms = (((lensnet.readings * std + mean) - target[:, 1:]) ** 2).mean(0).sqrt()
-    named = {
-        key: dict(zip(lensnet.READS, values.tolist(), strict=True))
-        for key, values in (("rms", rms), ("prior_mean", mean), ("prior_std", std))
-    }
+def report(
+    net: lensnet.LensNet,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+) -> dict[str, Any]:
+    """Accuracy of the class and root-mean-square error of each reading on images x (N, 1, H, W).
+
+    The network has not seen these images. mean, std (5,) : of the training images' readings
+    """
+    parts = [net.read(some) for some in x.split(256)]
+    logits, readings = (torch.cat(part) for part in zip(*parts, strict=True))
+    rms = (((readings * std + mean) - target[:, 1:]) ** 2).mean(0).sqrt()
+    accuracy = (logits.argmax(1) == target[:, 0]).float().mean().item()
     return {
         "n": len(x),
-        "accuracy": (logits.argmax(1) == target[:, 0]).float().mean().item(),
-        **named,
+        "accuracy": accuracy,
+        "rms": _by_reading(rms),
+        "prior_mean": _by_reading(mean),
+        "prior_std": _by_reading(std),
     }
 
 
-def retrain(folder, n=14000, held=2000, steps=3000, batch=64, seed=2026):
-    """Simulate n images of the broad prior, train LensNet on all but `held`, write weights, training log and card to `folder`."""
-    from lensnb.lensing.simulate import simulate
-    from lensnb.training import loader, loop  # which watches itself by these features
+def _by_reading(values: torch.Tensor) -> dict[str, float]:
+    """Values (5,) under the names of the readings."""
+    return dict(zip(lensnet.READS, values.tolist(), strict=True))
 
+
+def retrain(
+    folder: Path,
+    n: int = 14000,
+    held: int = 2000,
+    steps: int = 3000,
+    batch: int = 64,
+    seed: int = 2026,
+) -> dict[str, Any]:
+    """Train LensNet on n simulated images of the broad prior without the last `held`.
+
+    Writes weights, training log and card to `folder`; returns the card.
+    """
     images, truth = simulate(n, "broad", seed)
     x = torch.from_numpy(images)
     target = targets(truth)
@@ -71,15 +107,9 @@ def retrain(folder, n=14000, held=2000, steps=3000, batch=64, seed=2026):
     torch.manual_seed(seed)
     task = LensNetTask(steps)
     settings = SimpleNamespace(steps=steps, batch=batch, log_every=100, checkpoint_every=500)
+    batches = loader.Batches(x[:-held], goal[:-held], batch, "square", seed)
     folder.mkdir(parents=True, exist_ok=True)
-    history = loop.fit(
-        task,
-        loader.Batches(x[:-held], goal[:-held], batch, "square", seed),
-        settings,
-        seed,
-        folder,
-        "cpu",
-    )["history"]
+    history = loop.fit(task, batches, settings, seed, folder, "cpu")["history"]
     io.write_rows(folder / "lensnet-history.csv", history)
     weights = safetensors.torch.save(task.net.state_dict())
     with io.atomic(folder / lensnet.WEIGHTS.name, "wb") as file:

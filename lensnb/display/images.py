@@ -5,8 +5,7 @@ All images of one figure share one asinh stretch, so that faint arcs and bright 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
-from typing import Any
+from typing import IO, Any
 
 import matplotlib.pyplot as plt
 import numpy as np

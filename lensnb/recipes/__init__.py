@@ -1,1 +1,1 @@
-"""Recipes: every knob with its bounds, how a recipe is read, and which runs a command means."""
+"""Recipes: their sections, how they are read, and which runs a command means."""

@@ -1,20 +1,29 @@
-"""A recipe as a whole: what must agree across its sections, and how it is read from YAML and the command line."""
+"""A recipe as a whole: what must agree across its sections, and how it is read.
+
+A recipe comes from a YAML file with overrides of the command line, or from the parameters cell of a
+notebook. Every mistake becomes one sentence.
+"""
 
 import reprlib
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from lensnb import io
 from lensnb.errors import InputError, nearest
+from lensnb.kinds import KINDS
+from lensnb.networks import NETWORKS
 from lensnb.recipes.schema import (
     Data,
     Diffusion,
     Evaluate,
     Gan,
+    Method,
     Model,
     Name,
     Sample,
@@ -27,13 +36,13 @@ from lensnb.recipes.schema import (
 class Params(Section):
     """One recipe: everything that decides what a run computes."""
 
-    run: Name = "quick"  # name of the run folder under outputs/
-    seed: Seed = 0  # fixes data, weights, noise
+    run: Name = "quick"
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(2, ge=1)  # CPU threads; another number changes the last bits
-    seeds: tuple[
-        Seed, ...
-    ] = ()  # training seeds whose runs, <name>-seed<k>, 05_compare averages over
+    # Two spinning OpenMP threads are up to twenty times slower beside other work, and hardly faster
+    # alone: a training step of the quick recipe takes 89 ms with one thread and 72 ms with two.
+    threads: Annotated[int, Field(ge=1)] | None = 1
+    seeds: tuple[Seed, ...] = ()
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()
@@ -43,70 +52,86 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
-    def _across_sections(self):
-        levels = len(self.model.multipliers) if self.model.network == "unet" else 1
-        factor = self.model.patch * 2 ** (levels - 1)
-        if self.data.size % factor:
+    def _sizes(self) -> Self:
+        size = self.data.size
+        divisor = NETWORKS[self.model.network].divisor(self.model)
+        if size % divisor:
             raise ValueError(
-                f"data.size {self.data.size} is not a multiple of {factor}, "
+                f"data.size {size} is not a multiple of {divisor}, "
                 "which model.patch and model.multipliers divide it by"
             )
-        if self.data.size % 16 and any(m.model == "gan" for m in self.sample.methods.values()):
-            raise ValueError(
-                f"data.size {self.data.size} is not a multiple of 16, which the GAN's four doublings need"
-            )
+        for kind in (KINDS[method.model] for method in self.sample.methods.values()):
+            if size % kind.multiple:
+                raise ValueError(
+                    f"data.size {size} is not a multiple of {kind.multiple}, "
+                    f"which the networks of the {kind.label} need"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _methods(self) -> Self:
         for name, method in self.sample.methods.items():
-            self._possible(f"sample.methods.{name}", method)
+            self._refuse_impossible(f"sample.methods.{name}", method)
+        return self
+
+    def _refuse_impossible(self, key: str, method: Method) -> None:
+        """Raises ValueError for a method that the diffusion or model section does not allow."""
+        most = self.diffusion.timesteps
+        along_levels = method.spacing == "schedule" and self.diffusion.discrete
+        if along_levels and method.steps is not None and method.steps > most:
+            raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {most}")
+        if method.guidance != 1 and self.model.context == "none":
+            raise ValueError(
+                f"{key}.guidance {method.guidance} needs model.context class or physics, "
+                "and it is none"
+            )
+
+    @model_validator(mode="after")
+    def _seeds_and_context(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names a seed twice")
         if self.sample.context and self.model.context == "none":
             raise ValueError(
-                f"sample.context {self.sample.context} is given, and model.context is none; set it to class or physics"
+                f"sample.context {self.sample.context} is given, and model.context is none; "
+                "set it to class or physics"
             )
         return self
 
     @property
-    def data_seed(self):
-        """The seed of the images, of their split and of the choice of those that judge."""
+    def data_seed(self) -> int:
+        """The seed of the images, of their split, and of the choice of the images that judge."""
         return self.seed if self.data.seed is None else self.data.seed
 
-    def siblings(self):
-        """The recipes of the runs of `seeds`, <name>-seed<k>: this one but for the training seed, on the same images."""
+    def siblings(self) -> list["Params"]:
+        """The recipes of the runs of `seeds`, <name>-seed<k>.
+
+        They differ from this recipe by the training seed alone and have the same images.
+        """
         name = self.run.removesuffix(f"-seed{self.seed}")
-        images = self.data.model_copy(update={"seed": self.data_seed})
+        images = self.data.model_copy(update={"seed": self.data_seed}).model_dump()
+        tree = self.model_dump() | {"data": images}
         return [
-            validate(
-                self.model_dump()
-                | {"run": f"{name}-seed{k}", "seed": k, "data": images.model_dump()},
-                f"{self.run}, seed {k}",
-            )
+            validate(tree | {"run": f"{name}-seed{k}", "seed": k}, f"{self.run}, seed {k}")
             for k in self.seeds
         ]
 
-    def _possible(self, key, method):
-        limited = (
-            self.diffusion.discrete and method.spacing == "schedule" and method.model == "diffusion"
-        )
-        if limited and method.steps > self.diffusion.timesteps:
-            raise ValueError(
-                f"{key}.steps {method.steps} is above diffusion.timesteps {self.diffusion.timesteps}"
-            )
-        if method.guidance != 1 and self.model.context == "none":
-            raise ValueError(
-                f"{key}.guidance {method.guidance} needs model.context class or physics, and it is none"
-            )
-
     @classmethod
-    def from_notebook(cls, variables):
-        """The recipe made of a notebook's parameter cell; pass `globals()`."""
+    def from_notebook(cls, variables: Mapping[str, Any]) -> "Params":
+        """The recipe of a notebook's parameters cell; pass `globals()`."""
         given = {key: variables[key] for key in cls.model_fields if key in variables}
         return validate(given, "the parameters cell")
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice in one mapping: YAML would quietly take the last."""
+# From YAML and the command line -------------------------------------------------------------------
 
-    def compose_mapping_node(self, anchor):
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values only, and refuses a key that stands twice in one mapping.
+
+    YAML itself would quietly take the last.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -119,24 +144,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load_recipe(path, overrides=""):
-    """Read a recipe file, found from here or from the project's folder, and apply overrides such as "train.steps=2000 data.n=500".
+def load_recipe(path: str | Path, overrides: str = "") -> Params:
+    """The recipe in a file, with overrides such as "train.steps=2000 data.n=500" applied.
 
-    Returns `Params`; raises InputError with one sentence that names file, key and expectation.
+    The file is looked up from the working directory, then from the project's folder. Raises
+    InputError with one sentence that names file, key and expectation.
     """
-    file = io.locate(path)
-    if not file.is_file():
-        known = sorted(
-            str(Path(path).with_name(p.name)) for p in file.parent.glob("*.yaml") if p.is_file()
-        )
-        raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split()).replace(' "<unicode string>",', "")
-        raise InputError(f"{path}: not readable as YAML: {reason}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+    tree = _read_tree(path)
     try:
         items = shlex.split(overrides)
     except ValueError as error:
@@ -146,20 +160,31 @@ def load_recipe(path, overrides=""):
     return validate(tree, f"{path}" + (f" with {overrides}" if overrides else ""))
 
 
-def validate(tree, source):
-    """Turn a nested mapping into `Params`, or raise InputError with the first thing wrong in it."""
+def _read_tree(path: str | Path) -> dict[str, Any]:
+    """The nested mapping in a YAML file."""
+    file = io.locate(path)
+    if not file.is_file():
+        files = (p for p in file.parent.glob("*.yaml") if p.is_file())
+        known = sorted(str(Path(path).with_name(p.name)) for p in files)
+        raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
     try:
-        return Params.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(f"{source}: {_sentence(error.errors()[0])}") from None
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split()).replace(' "<unicode string>",', "")
+        raise InputError(f"{path}: not readable as YAML: {reason}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+    return tree
 
 
-def _override(tree, item):
+def _override(tree: dict[str, Any], item: str) -> None:
+    """Apply one override such as "train.steps=2000" to a nested mapping, in place."""
     key, equals, text = item.partition("=")
     *parents, leaf = key.split(".")
     if not (equals and all(parents) and leaf):
         raise InputError(
-            f"override {item!r}: expected key=value with dots between levels, such as train.steps=2000"
+            f"override {item!r}: expected key=value with dots between levels, "
+            "such as train.steps=2000"
         )
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -169,7 +194,8 @@ def _override(tree, item):
             )
     if not text:
         raise InputError(
-            f"override {item!r}: nothing follows the equals sign; give a value, or {key}=null to have none"
+            f"override {item!r}: nothing follows the equals sign; "
+            f"give a value, or {key}=null to have none"
         )
     try:
         tree[leaf] = yaml.load(text, _Loader)
@@ -177,20 +203,18 @@ def _override(tree, item):
         raise InputError(f"override {item!r}: {text!r} is not a YAML value") from None
 
 
-def _sentence(error):
-    """One pydantic error as `key: what was expected, what was found`."""
-    loc = [str(part) for part in error["loc"]]
-    key = ".".join(loc)
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; {_did_you_mean(key, keys())}"
-    message = message[0].lower() + message[1:]
-    found = (
-        ""
-        if isinstance(error["input"], dict | Section)
-        else f" (found {_short.repr(error['input'])})"
-    )
-    return (f"{key}: " if key else "") + message + found
+# Validation ---------------------------------------------------------------------------------------
+
+
+def validate(tree: Mapping[str, Any], source: str) -> Params:
+    """A nested mapping as `Params`; raises InputError with the first mistake in it.
+
+    source : what the message names first, such as the file
+    """
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_sentence(error.errors()[0])}") from None
 
 
 _short = reprlib.Repr()  # a few lines of YAML can mean a list of a million entries
@@ -199,17 +223,30 @@ _short.maxstring = 80
 _short.maxother = 80
 
 
-def keys(section=Params, prefix=""):
+def _sentence(error: ErrorDetails) -> str:
+    """One pydantic error as `key: what was expected (found what)`."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}; {_did_you_mean(key, keys())}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not isinstance(error["input"], dict | Section):
+        message += f" (found {_short.repr(error['input'])})"
+    return f"{key}: {message}" if key else message
+
+
+def keys(section: type[Section] = Params, prefix: str = "") -> list[str]:
     """All valid dotted keys of a recipe, in order."""
     found = []
     for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        found += [prefix + name] + (keys(field.annotation, f"{prefix}{name}.") if nested else [])
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found += keys(field.annotation, f"{prefix}{name}.")
     return found
 
 
-def _did_you_mean(word, known):
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as a question, or all of them."""
+    known = list(known)
     guess = nearest(word, known)
-    return (
-        f"did you mean {guess}?" if guess else f"known are {', '.join(map(str, known)) or 'none'}"
-    )
+    return f"did you mean {guess}?" if guess else f"known are {', '.join(known) or 'none'}"

@@ -1,7 +1,9 @@
-"""Does a recipe run to the end? The same recipe, cut down to a minute."""
+"""A recipe cut down to a minute, to see whether it runs to the end."""
 
-from lensnb.recipes.recipe import validate
+from lensnb.kinds import KINDS
+from lensnb.recipes.recipe import Params, validate
 
+STEPS = 4  # of a sampler
 CAPS = {
     "data": {"n": 80},
     "model": {"width": 32},
@@ -12,16 +14,17 @@ CAPS = {
 }
 
 
-def shortened(recipe):
-    """A recipe as `<run>-smoke`: everything that costs time is cut down, nothing else is changed.
+def shortened(recipe: Params) -> Params:
+    """The recipe as `<run>-smoke`: all that costs time is cut down, nothing else is changed.
 
     It shows within a minute that a recipe runs to the end, never how good its images are.
     """
     tree = recipe.model_dump() | {"run": f"{recipe.run}-smoke"}
     for section, caps in CAPS.items():
         tree[section] |= {key: min(tree[section][key], cap) for key, cap in caps.items()}
-    for section in ("train", "gan"):
+    for section in dict.fromkeys(kind.section for kind in KINDS.values()):
         tree[section] |= {"epochs": None, "keep": ()}
     for method in tree["sample"]["methods"].values():
-        method["steps"] = method["steps"] and min(method["steps"], 4)
+        if method["steps"]:
+            method["steps"] = min(method["steps"], STEPS)
     return validate(tree, f"{recipe.run}, cut down")

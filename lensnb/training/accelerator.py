@@ -3,7 +3,9 @@
 import contextlib
 import importlib.util
 import os
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,30 +14,34 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from lensnb.errors import InputError
 
-PATIENCE = timedelta(hours=12)  # of processes that wait for the first, which makes the data
+WAIT_FOR_DATA = timedelta(hours=12)  # the other processes wait while the first makes the data
+
+Log = Callable[[Mapping[str, float], int], None]  # log(values, step)
 
 
-def make_accelerator(device="auto", precision="fp32", tracker="none", logs=None):
-    """An Accelerator on the device that the recipe asks for, logging to `tracker` in the folder `logs`."""
+def make_accelerator(
+    device: str = "auto",
+    precision: str = "fp32",
+    tracker: str = "none",
+    logs: str | None = None,
+) -> Accelerator:
+    """An Accelerator on the device that the recipe asks for.
+
+    precision : fp32, bf16 or fp16; tracker : the package that logs the losses to the folder `logs`,
+    or none. Raises InputError for a device, precision or tracker that this machine does not have.
+    """
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(
             f"train.tracker: {tracker} is not installed; pip install {tracker}, or set it to none"
         )
-    AcceleratorState._reset_state(
-        reset_partial_state=not torch.distributed.is_initialized()
-    )  # a kernel may ask twice, differently
-    mixed = {"fp32": "no"}.get(precision, precision)
-    cpu = (
-        device == "cpu"
-        or device == "auto"
-        and not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    )  # else, of many processes each thinks itself alone
+    # One notebook kernel may ask twice, with different settings.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     found = Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed,
+        cpu=_wants_cpu(device),
+        mixed_precision="no" if precision == "fp32" else precision,
         project_dir=logs,
         log_with=None if tracker == "none" else tracker,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT_FOR_DATA)],
     )
     if device not in ("auto", found.device.type):
         raise InputError(
@@ -43,45 +49,72 @@ def make_accelerator(device="auto", precision="fp32", tracker="none", logs=None)
         )
     if precision == "fp16" and found.device.type == "cpu":
         raise InputError(
-            "train.precision: fp16 needs a GPU, and this machine trains on its CPU; set it to fp32 or bf16"
+            "train.precision: fp16 needs a GPU, and this machine trains on its CPU; "
+            "set it to fp32 or bf16"
         )
     return found
 
 
-def flat(tree, prefix=""):
-    """A nested mapping as one of dotted keys; lists become text."""
-    found = {}
+def _wants_cpu(device: str) -> bool:
+    """Whether to train on the CPU.
+
+    "auto" must be decided here: otherwise each of several CPU processes believes it is alone.
+    """
+    if device != "auto":
+        return device == "cpu"
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files; of several processes, the first does."""
+    return not is_distributed() or torch.distributed.get_rank() == 0
+
+
+def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:
+    """A nested mapping as one mapping of dotted keys; lists and None become text."""
+    flat: dict[str, int | float | str] = {}
     for key, value in tree.items():
-        inner = (
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {prefix + key: value if isinstance(value, int | float | str) else str(value)}
-        )
-        found |= inner
-    return found
+        if isinstance(value, dict):
+            flat |= flatten_keys(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
+    return flat
 
 
 @contextlib.contextmanager
-def tracked(accelerator, name, config):
-    """A tracker's run about a block, Weights & Biases offline without a key; without a tracker nothing happens. Yields log(values, step)."""
+def tracked(accelerator: Accelerator, name: str, config: Mapping[str, Any]) -> Iterator[Log]:
+    """A tracker's run around a block; yields log(values, step).
+
+    Weights & Biases works offline unless it has a key. Without a tracker, log does nothing.
+    """
     if not accelerator.log_with:
-        yield lambda values, step: None
+        yield _log_nothing
         return
     os.makedirs(accelerator.project_dir, exist_ok=True)
     online = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "online"
-    own = {
-        "wandb": {
-            "name": name,
-            "dir": accelerator.project_dir,
-            "mode": "online" if online else "offline",
-        },
-        "trackio": {"name": name},
+    wandb = {
+        "name": name,
+        "dir": accelerator.project_dir,
+        "mode": "online" if online else "offline",
     }
-    accelerator.init_trackers("lensnb", flat(config), own)
+    options = {"wandb": wandb, "trackio": {"name": name}}
+    accelerator.init_trackers("lensnb", flatten_keys(config), options)
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        accelerator.log(values, step=step)
+
     try:
-        yield lambda values, step: accelerator.log(values, step=step)
+        yield log
     finally:
-        for tracker in (
-            accelerator.trackers
-        ):  # accelerator.end_training would end the other processes' group, too
+        # Not accelerator.end_training: it would end the process group of the others, too.
+        for tracker in accelerator.trackers:
             tracker.finish()
+
+
+def _log_nothing(values: Mapping[str, float], step: int) -> None:
+    """The log of a training without a tracker."""

@@ -1,125 +1,147 @@
+"""The GAN's task in the training loop: updates of discriminator and generator, and the average.
+
+All random numbers are drawn for the whole batch from the generator of the step, and then cut. So
+the number of processes does not change what is trained.
+"""
+
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
 from lensnb import gan
+from lensnb.datasets.dataset import Dataset
 from lensnb.generator import untrained_discriminator, untrained_gan
+from lensnb.kinds import KINDS
 from lensnb.networks import gan_r3
+from lensnb.recipes.recipe import Params
 from lensnb.training import optimise
+from lensnb.training.task import Losses
 
-GRAIN_IMAGES = 500  # training images on which the pixel noise is measured
+NOISE_IMAGES = 500  # training images on which the pixel noise is measured
 
 
 class GanTask:
-    """One update: the discriminator `critic_updates` times, then the generator, then its average."""
+    """Generator and discriminator in training.
+
+    One step updates the discriminator `critic_updates` times, then the generator, then its average.
+    """
 
     pieces = 1
 
-    def __init__(self, params, dataset, accelerator):
+    def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.gan = params.gan
         self.accelerator = accelerator
-        losses = gan.LOSSES.find(params.gan.kind)
-        self.critic_loss, self.generator_loss = losses.discriminator, losses.generator
-
-        def place(net):
-            return net.to(
-                accelerator.device, memory_format=torch.channels_last
-            )  # twice as fast on a CPU
-
-        self.generator = place(untrained_gan(params, dataset))
-        self.judge = place(untrained_discriminator(params, dataset))
-        if self.gan.kind == "modern":
-            some = dataset.images[dataset.train[:: math.ceil(len(dataset.train) / GRAIN_IMAGES)]]
-            self.generator.grain.copy_(
-                gan_r3.noise_law(dataset.scaling.forward(torch.from_numpy(some)))[:, :, None, None]
-            )
-
-        def adam(net):
-            return torch.optim.Adam(
-                net.parameters(),
-                self.gan.rate,
-                self.gan.betas,
-                fused=optimise.fused(accelerator.device.type),
-            )
-
-        self.adam_g = adam(self.generator)
-        self.adam_d = adam(self.judge)
-        self.update_g, self.update_d = (
-            optimise.Update(*both, accelerator)
-            for both in ((self.generator, self.adam_g), (self.judge, self.adam_d))
-        )
+        self.losses = gan.LOSSES.find(params.gan.kind, "gan.kind")
+        device = accelerator.device
+        self.generator = optimise.on_device(untrained_gan(params, dataset), device)
+        self.discriminator = optimise.on_device(untrained_discriminator(params, dataset), device)
+        buffers = dict(self.generator.named_buffers())
+        if "grain" in buffers:  # a generator that draws pixel noise
+            buffers["grain"].copy_(pixel_noise(dataset))
+        self.shapes: Any = self.generator.shapes  # of the noise that an image is made of
+        self.adam_g = self._adam(self.generator)
+        self.adam_d = self._adam(self.discriminator)
+        self.update_g = optimise.Update(self.generator, self.adam_g, accelerator)
+        self.update_d = optimise.Update(self.discriminator, self.adam_d, accelerator)
         self.model = AveragedModel(
             self.generator, avg_fn=optimise.ramped_average(self.gan.ema), use_buffers=True
         )
-        self.nets = self.generator, self.judge
+        self.nets: tuple[torch.nn.Module, ...] = (self.generator, self.discriminator)
         self.parts = {
             "generator": self.generator,
-            "discriminator": self.judge,
+            "discriminator": self.discriminator,
             "ema": self.model,
             "adam_g": self.adam_g,
             "adam_d": self.adam_d,
-            **optimise.scaler(accelerator),
+            **optimise.scaler_part(accelerator),
         }
 
-    def step(self, k, x, context, generator):
-        """Update both networks with the batch x (B, C, H, W); returns losses, the discriminator's accuracy and the rate."""
-        rate = optimise.pace(k, self.gan, self.adam_g, self.adam_d)
+    def _adam(self, net: torch.nn.Module) -> torch.optim.Adam:
+        fused = optimise.has_fused(self.accelerator.device.type)
+        return torch.optim.Adam(net.parameters(), self.gan.rate, self.gan.betas, fused=fused)
+
+    def step(
+        self, k: int, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
+    ) -> Losses:
+        """Update both networks with the batch x (B, C, H, W) and its context (B, K) or None.
+
+        Returns both losses, the discriminator's accuracy and the learning rate.
+        """
+        rate = optimise.set_rate(k, self.gan, self.adam_g, self.adam_d)
         gamma = gan.penalty(k, self.gan)
         for _ in range(self.gan.critic_updates):
             pairs = list(self._pairs(x, context, generator))
-            loss_d = self.update_d(self._critic(pair, gamma) for pair in pairs)
-        self.judge.requires_grad_(False)
-        loss_g = self.update_g(self._deceive(pair) for pair in pairs)
-        self.judge.requires_grad_(True)
+            loss_d = self.update_d(self._discriminator_loss(pair, gamma) for pair in pairs)
+        self.discriminator.requires_grad_(False)
+        loss_g = self.update_g(self._generator_loss(pair) for pair in pairs)
+        self.discriminator.requires_grad_(True)
         if not self.update_g.skipped:
             self.model.update_parameters(self.generator)
-        right = (
-            ((pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean())
-            / 2
-            * pair["share"]
-            for pair in pairs
-        )
-        accuracy = sum(right, start=torch.zeros((), device=x.device))  # a process may have no pair
+        # The start makes it a tensor even in a process that has no pair.
+        accuracy = sum(map(_accuracy, pairs), start=torch.zeros((), device=x.device))
         return {
             "generator": loss_g,
             "discriminator": loss_d,
             "accuracy": self.accelerator.reduce(accuracy),
             "rate": rate,
-            **optimise.skipped(self.update_d, self.update_g),
+            **optimise.skipped_entry(self.update_d, self.update_g),
         }
 
-    def _pairs(self, x, context, generator):
-        """This process's real images, and as many generated ones.
+    def _pairs(
+        self, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
+    ) -> Iterator[dict[str, Any]]:
+        """Yields this process's real images, with as many generated ones.
 
-        Only real images are flipped and turned: were the generated ones, too, the discriminator would not see it if all
-        of them lay in the same way.
+        Only real images are flipped and turned. If generated images were turned, too, the
+        discriminator would not see it if all of them had the same orientation.
         """
-        drawn = [
+        noise = [
             torch.randn(len(x), *shape, generator=generator, device=x.device)
-            for shape in self.generator.shapes
+            for shape in self.shapes
         ]
-        for (real, told, *noise), share in optimise.share(
-            (x, context, *drawn), self.pieces, self.accelerator
-        ):
+        batch = (x, context, *noise)
+        for part, share in optimise.split_batch(batch, self.pieces, self.accelerator):
+            real, context_part, *noise_part = part
             with self.accelerator.autocast():
-                made = self.generator(*noise, context=told)
-            yield {"x": real, "made": made, "context": told, "share": share}
+                made = self.generator(*noise_part, context=context_part)
+            yield {"x": real, "made": made, "context": context_part, "share": share}
 
-    def _critic(self, pair, gamma):
-        """Loss of the discriminator on a pair, with its penalties where gamma is not 0; notes the logits in the pair."""
+    def _discriminator_loss(self, pair: dict[str, Any], gamma: float) -> torch.Tensor:
+        """The discriminator's loss on a pair, with gradient penalties where gamma is not 0.
+
+        Enters the logits of real and of generated images into the pair.
+        """
         both = torch.cat([pair["x"], pair["made"].detach()]).requires_grad_(gamma > 0)
+        context = None if pair["context"] is None else pair["context"].repeat(2, 1)
         with self.accelerator.autocast():
-            logits = self.judge(
-                both, None if pair["context"] is None else pair["context"].repeat(2, 1)
-            )
+            logits = self.discriminator(both, context)
             pair["real"], pair["fake"] = logits.float().chunk(2)
-            loss = self.critic_loss(pair["real"], pair["fake"], self.gan.smoothing)
-        steep = gamma / 2 * gan.steepness(logits, both) / len(pair["x"]) if gamma else 0
-        return (loss + steep) * pair["share"]
+            loss = self.losses.discriminator(pair["real"], pair["fake"], self.gan.smoothing)
+        penalty = gamma / 2 * gan.steepness(logits, both) / len(pair["x"]) if gamma else 0
+        return (loss + penalty) * pair["share"]
 
-    def _deceive(self, pair):
-        """Loss of the generator on a pair that the discriminator has just seen."""
+    def _generator_loss(self, pair: dict[str, Any]) -> torch.Tensor:
+        """The generator's loss on a pair that the discriminator has just seen."""
         with self.accelerator.autocast():
-            fake = self.judge(pair["made"], pair["context"])
-            return self.generator_loss(pair["real"], fake.float()) * pair["share"]
+            fake = self.discriminator(pair["made"], pair["context"])
+            return self.losses.generator(pair["real"], fake.float()) * pair["share"]
+
+
+def pixel_noise(dataset: Dataset) -> torch.Tensor:
+    """The law of the pixel noise, measured on some hundred scaled training images; (3, C, 1, 1)."""
+    every = math.ceil(len(dataset.train) / NOISE_IMAGES)
+    images = torch.from_numpy(dataset.images[dataset.train[::every]])
+    return gan_r3.noise_law(dataset.scaling.forward(images))[:, :, None, None]
+
+
+def _accuracy(pair: dict[str, Any]) -> torch.Tensor:
+    """How often the discriminator is right about a pair, times the pair's share of the batch."""
+    right = (pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean()
+    return right / 2 * pair["share"]
+
+
+KINDS["gan"].task = GanTask

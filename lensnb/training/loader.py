@@ -1,36 +1,44 @@
 """Batches of training images, flipped and turned; batch k depends on (seed, k) alone.
 
-Images that fit stay on the device, so that a batch costs an index; others are read from their memory
-map by workers that run ahead. Both give the same bits.
+Images that fit stay on the device, so that a batch costs an index. Others are read from their
+memory map by workers that run ahead. Both ways give the same bits.
 """
 
 import functools
 import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import torch
 from torch.utils.data import DataLoader
 
+from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
+from lensnb.recipes.schema import Optimiser
 from lensnb.seeds import Purpose, derived_seed
 
-FITS = 0.25  # share of the free memory that images may take to stay on the device
+DEVICE_SHARE = 0.25  # share of the free memory that images may take to stay on the device
 WORKERS = 2
 
 
 @functools.lru_cache(maxsize=2)
-def order(n, seed, epoch):
-    """n images in the order of an epoch, (n,)."""
-    return torch.randperm(
-        n, generator=torch.Generator().manual_seed(derived_seed(seed, Purpose.BATCHES, epoch))
-    )
+def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """The random order of n images in an epoch, (n,)."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.BATCHES, epoch))
+    return torch.randperm(n, generator=generator)
 
 
 class Batches:
-    """Random batches of images (N, C, H, W), all on one device, and what belongs to them."""
+    """Random batches of images (N, C, H, W), all on one device, with their context (N, K) or None.
 
-    def __init__(self, images, context, batch, flips, seed):
+    batch : images in a batch; flips : a key of SYMMETRIES. Raises InputError for a batch above N.
+    """
+
+    def __init__(
+        self, images: Any, context: torch.Tensor | None, batch: int, flips: str, seed: int
+    ) -> None:
         self.images = images
         self.context = context
         self.n = len(images)
@@ -39,131 +47,169 @@ class Batches:
         self.seed = seed
         if batch > self.n:
             raise InputError(
-                f"batch {batch} is above the {self.n} training images; lower it or bring more images"
+                f"batch {batch} is above the {self.n} training images; "
+                "lower it or bring more images"
             )
 
-    def rows(self, k):
-        """Which images batch k has, (B,)."""
-        place = range(k * self.batch, (k + 1) * self.batch)
-        return torch.stack([order(self.n, self.seed, p // self.n)[p % self.n] for p in place])
+    def rows(self, k: int) -> torch.Tensor:
+        """The rows of the images in batch k, (B,)."""
+        places = range(k * self.batch, (k + 1) * self.batch)
+        return torch.stack(
+            [epoch_order(self.n, self.seed, p // self.n)[p % self.n] for p in places]
+        )
 
-    def pick(self, k, rows):
+    def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
         """The images of batch k (B, C, H, W) on the device."""
         return self.images[rows.to(self.images.device)]
 
-    def __call__(self, k, generator):
-        """Batch k: images (B, C, H, W), and their context (B, K) or None."""
+    def __call__(
+        self, k: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Batch k: images (B, C, H, W), flipped and turned, and their context (B, K) or None."""
         rows = self.rows(k)
-        x = self.pick(k, rows)
-        x = turned(x, ways(self.flips, len(x), generator, x.device))
+        x = self.read(k, rows)
+        x = apply_symmetries(x, draw_symmetries(self.flips, len(x), generator, x.device))
         return x, None if self.context is None else self.context[rows.to(self.context.device)]
 
 
-class Mapped(Batches):
-    """The same batches read from a .npy file by workers.
+class MappedBatches(Batches):
+    """The same batches, read from a .npy file by workers.
 
-    index : which of the file's images are trained on (N,); forward : the scaling, user's units -> model units
+    index : the rows of the file that are trained on (N,); forward : the scaling, from the user's
+    units to model units
     """
 
-    def __init__(self, path, index, forward, device, context, batch, flips, seed):
+    def __init__(
+        self,
+        path: str,
+        index: np.ndarray,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        device: torch.device,
+        context: torch.Tensor | None,
+        batch: int,
+        flips: str,
+        seed: int,
+    ) -> None:
         super().__init__(index, context, batch, flips, seed)
-        self.reader = Reader(path, index, forward)
+        self.file = MappedImages(path, index, forward)
         self.device = device
-        self.following = None
-        self.ahead = None
+        self.next_k: int | None = None
+        self.read_ahead: Iterator[torch.Tensor] = iter(())
 
-    def pick(self, k, rows):
-        """The images of batch k (B, C, H, W) on the device, read ahead where k follows the last one."""
-        if k != self.following:
-            following = (self.rows(j) for j in itertools.count(k))
-            self.ahead = iter(
-                DataLoader(
-                    self.reader,
-                    batch_size=None,
-                    sampler=following,
-                    num_workers=WORKERS,
-                    generator=torch.Generator(),
-                    pin_memory=self.device.type == "cuda",
-                )
+    def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
+        """The images of batch k (B, C, H, W) on the device.
+
+        They were read ahead if batch k - 1 came before; otherwise reading starts anew at k.
+        """
+        if k != self.next_k:
+            self.read_ahead = self._start_reading(k)
+        self.next_k = k + 1
+        return next(self.read_ahead).to(self.device, non_blocking=True)
+
+    def _start_reading(self, k: int) -> Iterator[torch.Tensor]:
+        """An iterator over the images of batches k, k + 1, ..., which workers read ahead."""
+        return iter(
+            DataLoader(
+                self.file,
+                batch_size=None,
+                sampler=(self.rows(later) for later in itertools.count(k)),
+                num_workers=WORKERS,
+                generator=torch.Generator(),
+                pin_memory=self.device.type == "cuda",
             )
-        self.following = k + 1
-        return next(self.ahead).to(self.device, non_blocking=True)
+        )
 
 
-class Reader(torch.utils.data.Dataset):
+class MappedImages(torch.utils.data.Dataset[torch.Tensor]):
     """Scaled images of a .npy file by their rows; each worker opens the file for itself."""
 
-    def __init__(self, path, index, forward):
+    def __init__(
+        self, path: str, index: np.ndarray, forward: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
         self.path = path
         self.index = index
         self.forward = forward
-        self.images = None
+        self.images: np.ndarray | None = None
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """The scaled images (B, C, H, W) of these rows of the index (B,)."""
         if self.images is None:
             self.images = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return self.forward(torch.from_numpy(self.images[self.index[rows.numpy()]]))
 
 
-def source(dataset, context, settings, seed, device):
-    """The Batches of a Dataset's training images for `settings`, a section of the recipe; context (N, K) of all images or None."""
+def batches_of(
+    dataset: Dataset,
+    context: torch.Tensor | None,
+    settings: Optimiser,
+    seed: int,
+    device: torch.device,
+) -> Batches:
+    """The Batches of a Dataset's training images.
+
+    context : (N, K) of all images, or None; settings : the section of the recipe that trains.
+    Raises InputError where the images are to stay on the device and do not fit.
+    """
     needed = 4 * len(dataset.train) * dataset.images[0].size
     hold = settings.hold
     if hold == "auto":
-        hold = "device" if needed < FITS * free_memory(device) else "disk"
+        hold = "device" if needed < DEVICE_SHARE * free_memory(device) else "disk"
     context = None if context is None else context[dataset.train].to(device)
     rest = context, settings.batch, settings.flips, seed
     if hold == "disk":
-        return Mapped(
-            dataset.images.filename, dataset.train, dataset.scaling.forward, device, *rest
-        )
+        path = str(cast(np.memmap, dataset.images).filename)
+        return MappedBatches(path, dataset.train, dataset.scaling.forward, device, *rest)
     try:
-        return Batches(on_device(dataset, device), *rest)
+        return Batches(scaled_on_device(dataset, device), *rest)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise InputError(
-            f"hold device: {len(dataset.train)} training images take {needed / 2**30:.1f} GiB, more than is free on {device.type}; "
+            f"hold device: {len(dataset.train)} training images take {needed / 2**30:.1f} GiB, "
+            f"more than is free on {device.type}; "
             "set train.hold and gan.hold to disk, which gives the same result"
         ) from None
 
 
-def on_device(dataset, device, chunk=256):
-    """All training images of a Dataset, scaled, on the device: with them alone in memory, and no second copy."""
+def scaled_on_device(dataset: Dataset, device: torch.device, chunk: int = 256) -> torch.Tensor:
+    """All training images of a Dataset, scaled, on the device (N, C, H, W).
+
+    `chunk` images are scaled at a time, so that no second copy of all images is in memory.
+    """
     out = torch.empty((len(dataset.train), *dataset.images.shape[1:]), device=device)
-    for at in range(0, len(out), chunk):
-        out[at : at + chunk] = dataset.scaling.forward(
-            torch.from_numpy(dataset.images[dataset.train[at : at + chunk]])
-        )
+    for first in range(0, len(out), chunk):
+        images = dataset.images[dataset.train[first : first + chunk]]
+        out[first : first + chunk] = dataset.scaling.forward(torch.from_numpy(images))
     return out
 
 
-def free_memory(device):
+def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device."""
-    return (
-        torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else psutil.virtual_memory().available
-    )
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
-WAYS = {
-    "none": (0,),
-    "mirror": (0, 4),
-    "square": tuple(range(8)),
-}  # flips: which of the square's symmetries an image may take
+# Symmetries -------------------------------------------------------------------------------------
+
+# flips -> the symmetries of the square that an image may take. A symmetry is a number: 0 to 3 are
+# quarter turns; 4 to 7 are the same turns, then a mirroring from left to right.
+SYMMETRIES = {"none": (0,), "mirror": (0, 4), "square": tuple(range(8))}
 
 
-def ways(flips, n, generator, device):
-    """Which of the eight symmetries each of n images takes, (n,): quarter turns, from 4 on mirrored left to right after them."""
-    allowed = torch.tensor(WAYS[flips], device=device)
+def draw_symmetries(
+    flips: str, n: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    """A random symmetry for each of n images, (n,)."""
+    allowed = torch.tensor(SYMMETRIES[flips], device=device)
     return allowed[torch.randint(len(allowed), (n,), generator=generator, device=device)]
 
 
-def turned(x, ways):
-    """Each image of x (B, C, H, W) under its symmetry, as of `ways`."""
+def apply_symmetries(x: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
+    """Each image of x (B, C, H, W) under its symmetry (B,)."""
     out = torch.empty_like(x)
-    for way in ways.unique().tolist():
-        some = torch.rot90(x[ways == way], way % 4, (2, 3))
-        out[ways == way] = some.flip(3) if way >= 4 else some
+    for symmetry in symmetries.unique().tolist():
+        chosen = symmetries == symmetry
+        turned = torch.rot90(x[chosen], symmetry % 4, (2, 3))
+        out[chosen] = turned.flip(3) if symmetry >= 4 else turned
     return out

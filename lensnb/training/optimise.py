@@ -1,140 +1,204 @@
-"""One optimiser's update: its rate, its average, fp16's scale, and the same result for any number of processes."""
+"""One optimiser's update: learning rate, weight average, fp16's loss scale.
+
+The result is the same for any number of processes.
+"""
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
+
+from lensnb.recipes.schema import Optimiser
+
+Net = TypeVar("Net", bound=torch.nn.Module)
+Average = Callable[[torch.Tensor, torch.Tensor, int | torch.Tensor], torch.Tensor]
 
 
-def ramped_average(share):
-    """EMA over the last `share` of the steps so far: the decay grows with the number of steps."""
-    return lambda average, new, n: average + (new - average) / (1 + share * n)
+def ramped_average(share: float) -> Average:
+    """The rule of an exponential moving average over the last `share` of the steps so far.
+
+    The decay grows with the number of steps n: average += (new - average) / (1 + share * n).
+    """
+
+    def average_weights(
+        average: torch.Tensor, new: torch.Tensor, n: int | torch.Tensor
+    ) -> torch.Tensor:
+        return average + (new - average) / (1 + share * n)
+
+    return average_weights
 
 
-def rate_share(k, settings):
-    """Share of the full learning rate at step k of settings.steps.
+# Learning rate ----------------------------------------------------------------------------------
 
-    trapezium : linear warm-up, plateau, linear fall to zero; cosine : linear warm-up, half a cosine;
-    onecycle : a cosine up from 1/25 and down to 1/250,000 (Smith & Topin 2018, arXiv:1708.07120, as in torch).
+
+def rate_factor(k: int, settings: Optimiser) -> float:
+    """The learning rate at step k of settings.steps, in units of the full rate.
+
+    trapezium : linear warm-up, plateau, linear fall to zero
+    cosine : linear warm-up, half a cosine to zero
+    onecycle : a cosine up from 1/25, then a cosine down to 1/250,000
+        (Smith & Topin 2018, arXiv:1708.07120, as in torch)
     """
     steps = settings.steps
-    rise = settings.warmup if settings.warmup >= 1 else settings.warmup * steps
-
-    def half_cosine(a, b, place):
-        return b + (a - b) * (1 + math.cos(math.pi * place)) / 2  # from a to b
-
+    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * steps
     if settings.shape == "trapezium":
-        return min(1, (k + 1) / (rise + 1), (steps - k) / (settings.cooldown * steps + 1))
+        return min(1, (k + 1) / (warmup + 1), (steps - k) / (settings.cooldown * steps + 1))
     if settings.shape == "cosine":
-        return (
-            (k + 1) / (rise + 1)
-            if k < rise
-            else half_cosine(1, 0, (k - rise) / max(steps - rise, 1))
-        )
-    peak = rise - 1
-    return (
-        half_cosine(1 / 25, 1, k / max(peak, 1))
-        if k <= peak
-        else half_cosine(1, 1 / 25e4, (k - peak) / max(steps - 1 - peak, 1))
-    )
+        if k < warmup:
+            return (k + 1) / (warmup + 1)
+        return _half_cosine(1, 0, (k - warmup) / max(steps - warmup, 1))
+    peak = warmup - 1
+    if k <= peak:
+        return _half_cosine(1 / 25, 1, k / max(peak, 1))
+    return _half_cosine(1, 1 / 25e4, (k - peak) / max(steps - 1 - peak, 1))
 
 
-def pace(k, settings, *optimisers):
-    """Set the learning rate of step k and return it."""
-    rate = settings.rate * rate_share(k, settings)
-    for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-        group["lr"] = rate
+def _half_cosine(first: float, last: float, place: float) -> float:
+    """Half a cosine from `first` at place 0 to `last` at place 1."""
+    return last + (first - last) * (1 + math.cos(math.pi * place)) / 2
+
+
+def set_rate(k: int, settings: Optimiser, *optimisers: torch.optim.Optimizer) -> float:
+    """Set the learning rate of step k in all optimisers; returns it."""
+    rate = settings.rate * rate_factor(k, settings)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
     return rate
 
 
-def share(batch, pieces, accelerator):
-    """This process's part of a batch: (part of the tensors, its share of the whole batch), one for each piece.
+# Many processes and micro-batches ---------------------------------------------------------------
 
-    batch : tensors of equal length, or None. Over all processes the parts are the batch, once; a
-    process may have none. What was drawn for the whole batch is cut, so that any number of processes
-    sees the same numbers.
+
+def split_batch(
+    batch: Sequence[Any], pieces: int, accelerator: Accelerator
+) -> Iterator[tuple[list[Any], float]]:
+    """Yields this process's parts of a batch, one for each piece: (tensors, share of the batch).
+
+    batch : tensors of equal length, or None; the first is a tensor. Over all processes the parts
+    are the batch, once; a process may have none. Random numbers are drawn for the whole batch and
+    then cut, so that any number of processes sees the same numbers.
     """
     n = len(batch[0])
     parts = pieces * accelerator.num_processes
-    for first in range(accelerator.process_index, min(parts, n), accelerator.num_processes):
-        part = [
-            whole if whole is None else whole[first::parts] for whole in batch
-        ]  # every so many-th: noise levels rise along the batch
-        yield part, len(part[0]) / n
+    for start in range(accelerator.process_index, min(parts, n), accelerator.num_processes):
+        # A part takes every parts-th row: noise levels rise along the batch, and each part has all.
+        part = [None if whole is None else whole[start::parts] for whole in batch]
+        yield part, len(range(start, n, parts)) / n
 
 
 class Update:
     """One optimiser's update of one network, the same for any number of processes.
 
-    Gradients are summed over the processes in one go after the last piece; averages of batch norm are
-    averaged. So all processes hold the same numbers at any time and a checkpoint needs those of one alone.
+    Gradients are summed over the processes in one message after the last piece; the running
+    statistics of batch norm are averaged. So all processes hold the same numbers at any time, and
+    a checkpoint needs the numbers of one process alone.
+
+    skipped : whether fp16 has skipped the last update
     """
 
-    def __init__(self, net, optimiser, accelerator, clip=math.inf):
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        optimiser: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        clip: float = math.inf,
+    ) -> None:
         self.net = net
         self.optimiser = optimiser
         self.accelerator = accelerator
         self.clip = clip
         self.skipped = False
 
-    def __call__(self, losses):
-        """Update with the gradients of the sum of `losses`, scalars that may be computed one after the other; returns that sum."""
+    def __call__(self, losses: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Update with the gradients of the sum of `losses`; returns that sum, a scalar.
+
+        losses : scalars; an iterator may compute each one when it is asked for, to save memory
+        """
         self.optimiser.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         for loss in losses:
             self.accelerator.backward(loss)
             total += loss.detach()
-        self._agree()
+        if self.accelerator.num_processes > 1:
+            self._combine_processes()
         self._step()
         return self.accelerator.reduce(total)
 
-    def _agree(self):
-        if self.accelerator.num_processes > 1:
-            parameters = [p for p in self.net.parameters() if p.requires_grad]
-            for p in parameters:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            replace([p.grad for p in parameters], lambda flat: self.accelerator.reduce(flat, "sum"))
-            replace(
-                [b for b in self.net.buffers() if b.is_floating_point()],
-                lambda flat: self.accelerator.reduce(flat, "mean"),
-            )
+    def _combine_processes(self) -> None:
+        """Sum the gradients and average the running statistics over the processes."""
 
-    def _step(self):
+        def total(flat: torch.Tensor) -> torch.Tensor:
+            return self.accelerator.reduce(flat, "sum")
+
+        def mean(flat: torch.Tensor) -> torch.Tensor:
+            return self.accelerator.reduce(flat, "mean")
+
+        gradients = []
+        for p in self.net.parameters():
+            if p.requires_grad:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                gradients.append(p.grad)
+        replace_as_one(gradients, total)
+        replace_as_one([b for b in self.net.buffers() if b.is_floating_point()], mean)
+
+    def _step(self) -> None:
         scaler = self.accelerator.scaler
         if scaler:
             scaler.unscale_(self.optimiser)
         if self.clip < math.inf:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         if scaler is None:
-            return self.optimiser.step()
+            self.optimiser.step()
+            return
         before = scaler.get_scale()
-        scaler.step(
-            self.optimiser
-        )  # left out where a gradient is not finite; the scale is then halved
+        # Where a gradient is not finite, the scaler leaves the step out and halves the scale.
+        scaler.step(self.optimiser)
         scaler.update()
         self.skipped = scaler.get_scale() < before
 
 
-def scaler(accelerator):
-    """The part of a task's state that fp16 adds: the scale of its losses."""
+@torch.no_grad()
+def replace_as_one(
+    tensors: Sequence[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Replace tensors in place by `function` of all of them as one flat vector.
+
+    Several processes then exchange one message instead of many.
+    """
+    if not tensors:
+        return
+    flat = function(torch.cat([t.flatten() for t in tensors]))
+    for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        t.copy_(part.view(t.shape))
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def scaler_part(accelerator: Accelerator) -> dict[str, Any]:
+    """What fp16 adds to the parts of a task: the scale of its losses; nothing without fp16."""
     return {"scaler": accelerator.scaler} if accelerator.scaler else {}
 
 
-def skipped(*updates):
-    """Whether fp16 has skipped one of the updates, as an entry of a step's losses; nothing without fp16."""
-    return (
-        {"skipped": float(any(u.skipped for u in updates))} if updates[0].accelerator.scaler else {}
-    )
+def skipped_entry(*updates: Update) -> dict[str, float]:
+    """The entry "skipped" of a step's losses: 1 if fp16 has skipped one of the updates, else 0.
+
+    Without fp16 there is no such entry.
+    """
+    if not updates[0].accelerator.scaler:
+        return {}
+    return {"skipped": float(any(update.skipped for update in updates))}
 
 
-@torch.no_grad()
-def replace(tensors, through):
-    """Replace tensors in place by `through` (flat -> flat) of all of them as one vector: one message instead of many."""
-    if tensors:
-        flat = through(torch.cat([t.flatten() for t in tensors]))
-        for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            t.copy_(part.view(t.shape))
-
-
-def fused(device):
+def has_fused(device: str) -> bool:
     """Whether torch has fused optimisers for a device type."""
     return device in ("cpu", "cuda")
+
+
+def on_device(net: Net, device: torch.device) -> Net:
+    """The network on the device, channels last: twice as fast on a CPU."""
+    # The type stubs of torch know no memory_format here.
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

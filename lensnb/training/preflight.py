@@ -1,24 +1,31 @@
-"""What a training will take: seconds and memory, measured on one step that is undone; and what to do where it is too much."""
+"""What a training will take: seconds and memory, measured on one step that is undone.
+
+Where memory does not suffice, one sentence says which settings would fit.
+"""
 
 import contextlib
 import copy
 import math
 import time
+from collections.abc import Iterator
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 
 from lensnb.errors import InputError
 from lensnb.training import loader
+from lensnb.training.loader import Batches
+from lensnb.training.task import Losses, Task
 
 GIB = 2**30
-TRIED = 4  # images of each process whose memory is measured
-SPARE = 0.8  # share of the free memory that a training may plan with
+TRIAL_IMAGES = 4  # images of each process whose memory is measured
+USABLE_SHARE = 0.8  # share of the free memory that a training may plan with
+TIMED_STEPS = 4  # of these, one computes the GAN's penalties, which come at every fourth step
 
 
 @contextlib.contextmanager
-def undone(task):
-    """Whatever a step does to the parts of a task is taken back."""
+def undone(task: Task) -> Iterator[None]:
+    """Takes back whatever the block does to the parts of a task."""
     before = copy.deepcopy({name: part.state_dict() for name, part in task.parts.items()})
     try:
         yield
@@ -27,117 +34,137 @@ def undone(task):
             part.load_state_dict(before[name])
 
 
-class Saved:
+class SavedTensors:
     """Counts the bytes that autograd keeps for the backward pass, each storage once."""
 
-    def __init__(self):
-        self.seen = {}
+    def __init__(self) -> None:
+        self.bytes_at: dict[int, int] = {}
 
-    def __call__(self, tensor):
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count the storage of a tensor that autograd keeps; returns the tensor."""
         storage = tensor.untyped_storage()
-        self.seen[storage.data_ptr()] = storage.nbytes()
+        self.bytes_at[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     @property
-    def total(self):
+    def total(self) -> int:
         """Bytes in all."""
-        return sum(self.seen.values())
+        return sum(self.bytes_at.values())
 
 
-def step_bytes(task, x, context, generator):
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself: what autograd unpacks is what it packed."""
+    return tensor
+
+
+def step_bytes(
+    task: Task, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
+) -> int:
     """Bytes that autograd keeps in one update with the batch x (B, C, H, W) in one piece."""
-    saved = Saved()
+    saved = SavedTensors()
     pieces = task.pieces
     task.pieces = 1
-    eager = torch.compiler.set_stance(
-        "force_eager"
-    )  # compiled for a few images, then for many, it would be slow for both
-    with (
-        undone(task),
-        eager,
-        torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor),
-    ):
+    # Compiled for a few images and then for many, the network would be slow for both.
+    eager = torch.compiler.set_stance("force_eager")
+    hooks = torch.autograd.graph.saved_tensors_hooks(saved, _unchanged)
+    with undone(task), eager, hooks:
         task.step(0, x, context, generator)
     task.pieces = pieces
     return saved.total
 
 
-def step_seconds(task, x, context, generator):
-    """Seconds of one update with the batch x: the mean of four, after one to warm up; the GAN's penalties come at every fourth."""
+def step_seconds(
+    task: Task, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
+) -> float:
+    """Mean seconds of an update with the batch x, after one update to warm up."""
+
+    def seconds(k: int) -> float:
+        start = time.perf_counter()
+        losses = task.step(k, x, context, generator)
+        _wait_for(losses)
+        return time.perf_counter() - start
+
     with undone(task):
-        return np.mean(
-            [_timed(lambda k=k: task.step(k, x, context, generator)) for k in range(5)][1:]
-        )
+        seconds(0)
+        return sum(seconds(k) for k in range(1, TIMED_STEPS + 1)) / TIMED_STEPS
 
 
-def _timed(step):
-    start = time.perf_counter()
-    float(next(iter(step().values())))  # a GPU is waited for
-    return time.perf_counter() - start
+def _wait_for(losses: Losses) -> None:
+    """Wait until a GPU has computed the first of the losses."""
+    float(next(iter(losses.values())))
 
 
 class Estimate:
-    """Memory of a training: `fixed` bytes of weights, gradients, moments and average, and `image` bytes for each image of a piece."""
+    """The memory that a training needs, measured on a few images.
 
-    def __init__(self, task, source, accelerator):
-        def draw():
-            return torch.Generator(accelerator.device).manual_seed(0)
+    fixed : bytes of weights, gradients, Adam's two moments and the average
+    image : bytes for each image of a piece
+    free : bytes that were free
+    """
 
-        self.x, self.context = source(0, draw())
+    def __init__(self, task: Task, batches: Batches, accelerator: Accelerator) -> None:
+        self.device = accelerator.device
+        self.x, self.context = batches(0, self._generator())
         self.batch = len(self.x)
         self.pieces = task.pieces
         self.processes = accelerator.num_processes
         self.task = task
-        self.draw = draw
         self.free = loader.free_memory(accelerator.device)
-        most, least = (min(n * self.processes, self.batch) for n in (TRIED, TRIED // 2))
-        some, few = (
-            step_bytes(
-                task, self.x[:n].clone(), None if self.context is None else self.context[:n], draw()
-            )
-            for n in (most, least)
-        )
         weights = sum(p.numel() * p.element_size() for net in task.nets for p in net.parameters())
         self.fixed = 5 * weights
-        self.image = (
-            (some - few) / (most - least) * self.processes
-            if most > least
-            else some / math.ceil(most / self.processes)
-        )
+        self.image = self._image_bytes()
 
-    def needed(self, pieces=None):
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(0)
+
+    def _image_bytes(self) -> float:
+        """Bytes for each image: the difference of two trial steps, so that weights drop out."""
+        more = min(TRIAL_IMAGES * self.processes, self.batch)
+        fewer = min(TRIAL_IMAGES // 2 * self.processes, self.batch)
+        bytes_of_more = self._trial_bytes(more)
+        bytes_of_fewer = self._trial_bytes(fewer)
+        if more > fewer:
+            return (bytes_of_more - bytes_of_fewer) / (more - fewer) * self.processes
+        return bytes_of_more / math.ceil(more / self.processes)
+
+    def _trial_bytes(self, n: int) -> int:
+        """Bytes of one update with the first n images of the batch."""
+        context = None if self.context is None else self.context[:n]
+        return step_bytes(self.task, self.x[:n].clone(), context, self._generator())
+
+    def needed(self, pieces: int | None = None) -> float:
         """Bytes that a batch in so many pieces takes on each process."""
-        return self.fixed + self.image * math.ceil(
-            self.batch / ((pieces or self.pieces) * self.processes)
-        )
+        images = math.ceil(self.batch / ((pieces or self.pieces) * self.processes))
+        return self.fixed + self.image * images
 
-    def advice(self, section):
+    def advice(self, section: str) -> str:
         """One sentence: what was asked for, and values that fit."""
         now = math.ceil(self.batch / (self.pieces * self.processes))
-        fits = max(
-            1, min(int((SPARE * self.free - self.fixed) / self.image), now // 2)
-        )  # a limit that is not seen here: half
+        # At most half of now: the limit may be one that `free` does not show.
+        fits = max(1, min(int((USABLE_SHARE * self.free - self.fixed) / self.image), now // 2))
         remedy = [f"{section}.batch={min(fits * self.processes, self.batch)}"]
         if section == "train":
             pieces = math.ceil(self.batch / fits / self.processes)
             remedy = [f"{section}.accumulate={pieces}", *remedy, "model.checkpointing=true"]
         return (
-            f"out of memory: {section}.batch {self.batch} in {self.pieces} piece{'s' * (self.pieces > 1)} needs about "
-            f"{self.needed() / GIB:.1f} GiB, and {self.free / GIB:.1f} GiB were free; set {' or '.join(remedy)}"
+            f"out of memory: {section}.batch {self.batch} in {self.pieces} "
+            f"piece{'s' if self.pieces > 1 else ''} needs about {self.needed() / GIB:.1f} GiB, "
+            f"and {self.free / GIB:.1f} GiB were free; set {' or '.join(remedy)}"
         )
 
-    def describe(self, steps):
-        """One line on size, time and memory; measures a step."""
-        seconds = steps * step_seconds(self.task, self.x, self.context, self.draw())
+    def describe(self, steps: int) -> str:
+        """One line on size, time and memory; measures the time of a step."""
+        step = step_seconds(self.task, self.x, self.context, self._generator())
         size = sum(p.numel() for net in self.task.nets for p in net.parameters()) / 1e6
         return (
-            f"{size:.2f} million parameters; {steps} steps in about {clock(seconds)}; "
-            f"about {self.needed() / GIB:.2f} GiB on {self.x.device.type} ({self.free / GIB:.1f} GiB free)"
+            f"{size:.2f} million parameters; {steps} steps in about {readable_time(steps * step)}; "
+            f"about {self.needed() / GIB:.2f} GiB on {self.x.device.type} "
+            f"({self.free / GIB:.1f} GiB free)"
         )
 
 
-def clock(seconds):
-    """Seconds as a person says them."""
+def readable_time(seconds: float) -> str:
+    """Seconds as text in hours, minutes or seconds, such as "2.5 min"."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
@@ -145,14 +172,24 @@ def clock(seconds):
 
 
 @contextlib.contextmanager
-def explained(section, estimate=None):
-    """An out-of-memory error of the block as one sentence: that of the estimate, once there is one."""
+def explained(section: str, estimate: Estimate | None = None) -> Iterator[None]:
+    """Turns an out-of-memory error of the block into an InputError of one sentence.
+
+    The sentence is the advice of the estimate, if there is one already.
+    """
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
-            error
-        ):
+        if not _is_out_of_memory(error):
             raise
-        small = f"out of memory with {TRIED} images already; lower the width of the network or set model.checkpointing=true"
-        raise InputError(estimate.advice(section) if estimate else small) from None
+        if estimate:
+            raise InputError(estimate.advice(section)) from None
+        raise InputError(
+            f"out of memory with {TRIAL_IMAGES} images already; "
+            "lower the width of the network or set model.checkpointing=true"
+        ) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

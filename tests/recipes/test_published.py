@@ -1,4 +1,4 @@
-"""The published systems as recipes: true to what was published, and each runs to the end through papermill."""
+"""The published systems as recipes: their published numbers, and runs to the end by papermill."""
 
 from pathlib import Path
 
@@ -183,7 +183,7 @@ def test_published_numbers_stand_in_the_recipes():
 
 @pytest.mark.parametrize("name", DENOISERS)
 def test_the_first_loss_of_noise_prediction_is_one(name):
-    """The last convolution starts at zero, so that the first mean squared error is that of unit noise."""
+    """The last convolution starts at zero: the first mean squared error is the noise's own."""
     import torch
 
     p = smoke.shortened(recipe(name))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lensnb.errors import InputError
 from lensnb.recipes import recipe
 from lensnb.recipes.recipe import Params, keys, load_recipe, validate
+from lensnb.sampler import SAMPLERS
 
 RECIPES = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
 QUICK = RECIPES[0].with_name("quick.yaml")
@@ -34,22 +35,14 @@ def test_the_quick_recipe_names_and_comments_every_knob():
             branch = branch[part]
     knobs = [line for line in text.splitlines() if ":" in line and not line.endswith(":")]
     silent = {line.split(":")[0].strip() for line in knobs if "#" not in line}
-    assert silent <= {
-        "dropout",
-        "epochs",
-        "flips",
-        "log_every",
-        "checkpoint_every",
-        "keep",
-        "ddpm",
-        "gan",
-    }  # said by their name, or above
+    assert silent <= {"ddpm", "ddim", "gan"}  # explained above them
 
 
 def test_overrides_reach_into_sections_and_keep_the_rest():
     p = load_recipe(
         QUICK,
-        "train.steps=2000 data.n=500 train.rate=1e-4 model.multipliers=[1,2,2] data.path='my folder'",
+        "train.steps=2000 data.n=500 train.rate=1e-4 model.multipliers=[1,2,2] "
+        "data.path='my folder'",
     )
     assert (p.train.steps, p.data.n, p.train.rate, p.model.multipliers) == (
         2000,
@@ -76,7 +69,8 @@ MISTAKES = {
     "nan": ("data: {holdout: .nan}", "data.holdout: .*finite number"),
     "choice": (
         "diffusion: {schedule: cosin}",
-        "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'.*found 'cosin'",
+        "diffusion.schedule: .*'cosine', 'linear'.* or 'flow'; did you mean 'cosine'.*"
+        "found 'cosin'",
     ),
     "list_for_section": ("train: [1]", "train: .*found \\[1\\]"),
     "width": ("model: {width: 20}", "width 20 is not divisible by 8"),
@@ -139,6 +133,21 @@ MISTAKES = {
     "list": ("- 3", "expected `key: value` lines, found list"),
     "binary": (b"\xff\xfe\x00", "not readable as YAML"),
 }
+
+
+def test_a_sampler_that_is_registered_later_may_be_named(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "mine", SAMPLERS["ddim"])
+    given = {"sample": {"methods": {"a": {"sampler": "mine", "steps": 3}}}}
+    assert validate(given, "x").sample.methods["a"].sampler == "mine"
+    monkeypatch.delitem(SAMPLERS, "mine")
+    with pytest.raises(InputError, match="input should be 'ddpm', .* or 'unipc'.*found 'mine'"):
+        validate(given, "x")
+
+
+def test_the_first_line_of_every_recipe_says_what_it_is():
+    for path in RECIPES:
+        first = path.read_text().splitlines()[0]
+        assert first.startswith("# ") and len(first) <= 92 and "recipe" not in first
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -129,7 +129,7 @@ def test_what_waits_for_what():
     assert waits("05_compare") == [*own("04_evaluate"), (two.run, "04_evaluate")]
 
 
-# Over training seeds -------------------------------------------------------------------------------
+# Over training seeds ------------------------------------------------------------------------------
 
 VALUES = {0: {"a": 1.0, "b": 10.0}, 1: {"a": 3.0, "b": 10.5}, 2: {"a": 8.0, "b": 10.1}}
 
@@ -141,8 +141,13 @@ def evaluated(tmp_path):
     for each in found:
         for stage in ("data", "models/diffusion", "samples/ddim"):
             each.build(stage, lambda folder: (folder / "file").write_text(""))
-        each.build("evaluation/ddim", lambda folder: written(folder, VALUES[each.params.seed]))
+        evaluate(each, VALUES[each.params.seed])
     return found
+
+
+def evaluate(run, values):
+    """Build an evaluation of these values."""
+    run.build("evaluation/ddim", lambda folder: written(folder, values))
 
 
 def written(folder, values):
@@ -197,7 +202,7 @@ def test_another_evaluation_of_a_sibling_makes_the_comparison_anew(evaluated):
     first.build("comparison", lambda folder: (folder / "file").write_text(""))
     assert first.is_current("comparison")
     shutil.rmtree(evaluated[2].folder("evaluation/ddim"))
-    evaluated[2].build("evaluation/ddim", lambda folder: written(folder, {"a": 9.0, "b": 10.0}))
+    evaluate(evaluated[2], {"a": 9.0, "b": 10.0})
     assert not first.is_current("comparison")
 
 
@@ -205,7 +210,8 @@ def test_a_missing_sibling_is_named_with_the_command_that_makes_it(evaluated):
     shutil.rmtree(evaluated[2].folder("evaluation/ddim"))
     with pytest.raises(
         InputError,
-        match=r"tiny-seed2/evaluation/ddim: not there.*compared over the seeds.*make run SEEDS=\"0 1 2\" makes them all",
+        match=r"tiny-seed2/evaluation/ddim: not there.*compared over the seeds.*"
+        r"make run SEEDS=\"0 1 2\" makes them all",
     ):
         evaluated[0].recipe("comparison")
 

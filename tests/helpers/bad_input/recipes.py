@@ -15,14 +15,38 @@ def recipe(**sections):
         key: {**RECIPE.get(key, {}), **value} if isinstance(value, dict) else value
         for key, value in sections.items()
     }
-    return lambda folder: (folder / HERE).write_text(yaml.safe_dump(RECIPE | tree))
+    return text(yaml.safe_dump(RECIPE | tree))
 
 
 def text(content):
     """These characters or bytes as the recipe."""
-    return lambda folder: (folder / HERE).write_bytes(
-        content if isinstance(content, bytes) else content.encode()
-    )
+
+    def write(folder):
+        raw = content if isinstance(content, bytes) else content.encode()
+        (folder / HERE).write_bytes(raw)
+
+    return write
+
+
+def remove(folder):
+    """No recipe."""
+    (folder / HERE).unlink()
+
+
+def lock(folder):
+    """A recipe that nobody may read."""
+    (folder / HERE).chmod(0)
+
+
+def folder_instead(folder):
+    """A folder in place of the recipe."""
+    remove(folder)
+    (folder / HERE).mkdir()
+
+
+def has_data(folder):
+    """Whether the data of the run are there."""
+    return (folder / "outputs/it/data/artefact.json").is_file()
 
 
 def wrong(make, *says, overrides=""):
@@ -139,11 +163,9 @@ CASES = {
     "run that climbs out": wrong(recipe(run=".."), "run", "match pattern", "'..'"),
     "run too long for a folder": wrong(recipe(run="x" * 300), "run", "at most 100 characters"),
     # YAML
-    "recipe missing": Case(lambda f: (f / HERE).unlink(), (HERE, "no such recipe"), "step"),
-    "recipe closed to us": wrong(lambda f: (f / HERE).chmod(0), "Permission denied"),
-    "recipe is a folder": Case(
-        lambda f: ((f / HERE).unlink(), (f / HERE).mkdir()), (HERE, "no such recipe"), "step"
-    ),
+    "recipe missing": Case(remove, (HERE, "no such recipe"), "step"),
+    "recipe closed to us": wrong(lock, "Permission denied"),
+    "recipe is a folder": Case(folder_instead, (HERE, "no such recipe"), "step"),
     "list": wrong(text("- 3\n- 4\n"), "expected `key: value` lines", "list"),
     "sentence": wrong(text("please train a model\n"), "expected `key: value` lines", "str"),
     "bracket open": wrong(text("train: {steps: 3"), "not readable as YAML", "line 1"),
@@ -192,7 +214,7 @@ CASES = {
     "empty recipe": Case(
         text(""),
         overrides="run=it data.path=images data.size=16",
-        holds=lambda f: (f / "outputs/it/data/artefact.json").is_file(),
+        holds=has_data,
     ),
     "section that takes over another": Case(text(MERGED), holds=set_to("gan.batch", 2)),
 }

@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM wait until a training has saved its state."""
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+
+from lensnb.training.accelerator import is_distributed, is_main_process
+
+AGREE_EVERY = 5  # steps; several processes ask each other whether to stop, and a GPU must wait
+SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on one and the same signal
+
+
+class StopSignals:
+    """While it is entered, Ctrl-C and SIGTERM are noted, and the loop asks for them.
+
+    A second signal is not waited for. Of several processes all stop after the same step, whichever
+    of them got the signal; otherwise the others would wait for it forever.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # of the signal that came first
+        self.time = 0.0  # when it came
+        self.handlers: dict[int, Any] = {}  # the handlers from before
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            self.time = time.monotonic()
+        elif time.monotonic() - self.time > SAME_SIGNAL:
+            raise KeyboardInterrupt
+
+    def requested(self, done: int, device: torch.device | str) -> int | None:
+        """The number of the signal that asks to stop after `done` steps, or None.
+
+        Several processes exchange it every AGREE_EVERY steps.
+        """
+        if not is_distributed():
+            return self.number
+        if done % AGREE_EVERY:
+            return None
+        number = torch.tensor(self.number or 0, device=device)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return int(number) or None
+
+    def stop(self, number: int, done: int, steps: int) -> NoReturn:
+        """Raise the exception that a signal stands for, once the first process has saved."""
+        if is_distributed():
+            torch.distributed.barrier()
+        if is_main_process():
+            print(f"stopped and saved after step {done} of {steps}; run again to go on", flush=True)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

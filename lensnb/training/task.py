@@ -1,0 +1,37 @@
+"""What the training loop asks of a task: one optimiser step of one kind of generator."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+Losses = dict[str, Any]  # name -> scalar tensor or number, all that one step reports
+
+
+class Task(Protocol):
+    """One kind of generator in training. The constructor takes (params, dataset, accelerator).
+
+    parts : name -> everything that has a state_dict; together they are the checkpoint
+    model : the averaged network, whose weights are kept
+    nets : the trained networks, for the count of weights
+    pieces : how many micro-batches a batch is cut into
+
+    A task without `model`, `nets` and `pieces` may be trained by `loop.fit` alone, as long as no
+    weights are kept on the way and nothing is watched.
+    """
+
+    parts: Mapping[str, Any]
+    model: AveragedModel
+    nets: tuple[torch.nn.Module, ...]
+    pieces: int
+
+    def step(
+        self,
+        k: int,
+        x0: torch.Tensor,
+        context: torch.Tensor | None,
+        generator: torch.Generator,
+    ) -> Losses:
+        """Update once with the images x0 (B, C, H, W) of step k; returns the losses."""
+        ...

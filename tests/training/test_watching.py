@@ -1,0 +1,107 @@
+"""What is watched during a training, and the weights that are kept by it."""
+
+import dataclasses
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from small_training import recipe, trained
+
+from lensnb import io, pipeline
+from lensnb.datasets.dataset import choose, load_dataset, prepare_dataset
+from lensnb.display import figures
+from lensnb.evaluation.monitor import Monitor, diversity
+from lensnb.recipes.schema import Data
+
+
+def test_what_a_person_watches(dataset, tmp_path):
+    folder = trained(tmp_path / "it", dataset, train={"steps": 9, "watch_every": 4})
+    table = io.read_table(folder / "watch.csv")
+    assert (
+        table["step"].tolist() == [4, 8, 9]
+        and np.isfinite(table["kid"]).all()
+        and (table["kid_error"] > 0).all()
+        and (table["diversity"] > 0).all()
+    )
+    frames = [np.load(path) for path in sorted(folder.glob("watch-*.npy"))]
+    assert [f.shape for f in frames] == [(16, 1, 32, 32)] * 3 and not np.array_equal(
+        frames[0], frames[2]
+    )
+    with Image.open(folder / "progress.gif") as film:
+        assert film.n_frames == 3 and film.size == (2 * 8 * 32, 2 * 2 * 32)
+        film.seek(2)
+        shown = np.asarray(film.convert("RGB"), float).sum(
+            axis=2
+        )  # brighter means more, in rows of 8 images, origin below
+    last = figures.stretch(frames[2][3, 0, ::-1], *figures.limits(frames[2]))
+    assert np.corrcoef(shown[:64:2, 2 * 96 : 2 * 128 : 2].ravel(), last.ravel())[0, 1] > 0.95
+    unwatched = trained(tmp_path / "other", dataset, train={"steps": 9})
+    assert io.sha256(folder / "model.safetensors") == io.sha256(
+        unwatched / "model.safetensors"
+    )  # watching changes nothing
+    assert not list(unwatched.glob("watch*")) and not list(folder.glob("best*"))
+
+
+def test_the_gan_is_kept_as_it_was_best_and_collapse_is_said(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    seen = iter(
+        [
+            {"kid": 0.3, "kid_error": 0.1, "diversity": 1.0},
+            {"kid": 0.1, "kid_error": 0.1, "diversity": 0.9},
+            {"kid": 0.2, "kid_error": 0.1, "diversity": 0.2},
+        ]
+    )
+    nets = []
+
+    class Fake:
+        collapsed = 0.5
+
+        def __call__(self, net):
+            nets.append({k: v.clone() for k, v in net.state_dict().items()})
+            return next(seen), np.random.default_rng(0).random((16, 1, 32, 32), np.float32)
+
+    monkeypatch.setattr(pipeline, "monitor_for", lambda *a: Fake())
+    folder = trained(tmp_path / "it", dataset, "gan", gan={"steps": 6, "watch_every": 2})
+    kept = safetensors.torch.load_file(folder / "model.safetensors")
+    assert all(torch.equal(kept[k], nets[1][k]) for k in kept) and not all(
+        torch.equal(kept[k], nets[2][k]) for k in kept
+    )
+    assert capsys.readouterr().out.count("0.20 times as diverse as real ones") == 1
+
+
+def test_copies_of_one_image_are_not_diverse(dataset):
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    assert diversity(np.repeat(rows[:1], 30, axis=0)) == 0
+    pairs = [np.linalg.norm(a - b) for i, a in enumerate(rows) for b in rows[:i]]
+    assert abs(diversity(rows) - np.mean(pairs)) < 1e-12
+
+
+def test_what_is_watched_is_not_what_judges(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.normal(size=(600, 16, 16)).astype(np.float32))
+    prepare_dataset(
+        Data(path=str(tmp_path / "images.npy"), size=16, holdout=0.5), 0, tmp_path / "data"
+    )
+    dataset = load_dataset(tmp_path / "data")
+    p = recipe(evaluate={"n": 100}, data={"size": 16}, model={"context": "none"})
+    judged = set(choose(dataset, 100, p.seed)[0])
+    seen = []
+
+    class Spy:
+        shape = dataset.images.shape
+
+        def __getitem__(self, rows):
+            seen.extend(np.atleast_1d(rows).tolist())
+            return dataset.images[rows]
+
+    made = Monitor(p, "diffusion", dataclasses.replace(dataset, images=Spy()), torch.device("cpu"))
+    assert (
+        made.against == "held-out images"
+        and len(seen) == 75
+        and not judged & set(seen)
+        and set(seen) <= set(dataset.heldout)
+    )
+    everything = set(choose(dataset, 10**6, p.seed)[0])  # however many a later comparison asks for
+    assert len(everything) == 150 and not everything & set(seen)
