@@ -62,7 +62,7 @@ def test_the_discriminator_sees_generated_images_as_they_are(tmp_path, monkeypat
     made = []
     seen = []
     task.generator.register_forward_hook(lambda net, given, out: made.append(out.detach()))
-    task.judge.register_forward_hook(lambda net, given, out: seen.append(given[0].detach()))
+    task.discriminator.register_forward_hook(lambda net, given, out: seen.append(given[0].detach()))
     task.step(0, torch.randn(8, 1, 16, 16), None, torch.Generator().manual_seed(0))
     assert len(made) == 1 and torch.equal(seen[0][8:], made[0]) and torch.equal(seen[1], made[0])
 
