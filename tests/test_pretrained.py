@@ -167,5 +167,5 @@ def test_what_make_reference_trains_may_ship(torch):
         text=True,
         check=True,
     ).stdout
-    recipe = load_recipe(io.home() / re.search(r"tools.reference --recipe (\S+)", told)[1])
+    recipe = load_recipe(io.home() / re.search(r"tools.ship_reference (\S+)", told)[1])
     assert recipe.run in SHIPPED
