@@ -1,8 +1,8 @@
 """Data larger than memory: the whole way in a process that may hold far less than its images take.
 
-The limit is RLIMIT_DATA: how much a process may hold that no file backs. The pages of a memory map do
-not count, because the system drops them when it needs their room, and neither do libraries. A limit on
-the address space would count both.
+The limit is RLIMIT_DATA: how much a process may hold that no file backs. The pages of a memory map
+do not count, because the system drops them when it needs their room, and neither do libraries. A
+limit on the address space would count both.
 """
 
 import os
