@@ -1,7 +1,8 @@
 """Data larger than memory: the whole way in a process that may hold far less than its images take.
 
-The limit is on RLIMIT_DATA, what a process may hold that no file backs: the pages of a memory map, which the system drops
-when it needs their room, do not count, and neither do libraries. A limit on the address space would count both.
+The limit is RLIMIT_DATA: how much a process may hold that no file backs. The pages of a memory map
+do not count, because the system drops them when it needs their room, and neither do libraries. A
+limit on the address space would count both.
 """
 
 import os
@@ -12,10 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-# the file has 2.0 GiB, its images in single precision 1.0
-N = 66_000
+N = 66_000  # images: 2.0 GiB in the file, 1.0 GiB in single precision
 SIDE = 64
-FREE = 500 * 2**20
+FREE = 500 * 2**20  # bytes
 RECIPE = {
     "run": "it",
     "device": "cpu",
@@ -33,30 +33,37 @@ RECIPE = {
 }
 LIMITED = """
 import resource, sys, psutil, torch, scipy.stats, sklearn.linear_model
-from lensnb import chain, errors, evaluate, generate, params, train, watch
+from lensnb import errors, generator, pipeline
+from lensnb.evaluation import judge, monitor
+from lensnb.recipes.recipe import load_recipe
+from lensnb.training import loop
 torch.set_num_threads(1)
 torch.randn(64, 64).mm(torch.randn(64, 64))
-resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + int(sys.argv[2]),) * 2)
+limit = psutil.Process().memory_info().data + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 def way():
-    run = chain.open_run(params.load(sys.argv[1]))
-    dataset = chain.make_data(run)
+    run = pipeline.open_run(load_recipe(sys.argv[1]))
+    dataset = pipeline.make_data(run)
     print("images", dataset.images.nbytes)
-    chain.train_model(run, "diffusion")
-    print("drawn", len(chain.draw_samples(run, "ddim")))
-    print("searched", chain.evaluate_method(run, "ddim")[0]["memorisation"]["training_images"])
+    pipeline.train_model(run, "diffusion")
+    print("drawn", len(pipeline.draw_samples(run, "ddim")))
+    metrics, curves = pipeline.evaluate_method(run, "ddim")
+    print("searched", metrics["memorisation"]["training_images"])
 sys.exit(errors.told(way))
 """
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A file of double-precision images, of which only a corner is written: the rest is a hole, and takes no room on the disk."""
+    """A file of images in double precision.
+
+    Only a corner of each image is written. The rest is a hole, which takes no room on the disk.
+    """
     path = tmp_path_factory.mktemp("large") / "images.npy"
     corners = np.random.default_rng(0).normal(size=(N, 64))
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f8", "fortran_order": False, "shape": (N, SIDE, SIDE)}
-        )
+        header = {"descr": "<f8", "fortran_order": False, "shape": (N, SIDE, SIDE)}
+        np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
         for i, corner in enumerate(corners):
             file.seek(start + 8 * i * SIDE**2)
@@ -66,15 +73,17 @@ def large(tmp_path_factory):
 
 
 def limited(folder, path, hold, free=FREE):
-    """The whole way from the user's file to the evaluation, in a process that may hold `free` bytes more than after its imports."""
+    """Go the whole way, from the user's file to the evaluation, in a process of its own.
+
+    The process may hold `free` bytes more than after its imports.
+    """
     tree = RECIPE | {
         "data": RECIPE["data"] | {"path": str(path)},
         "train": RECIPE["train"] | {"hold": hold},
     }
     (folder / "it.yaml").write_text(yaml.safe_dump(tree))
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")
-    }  # make keeps freed memory: twice as much
+    # The Makefile's MALLOC_ settings keep freed memory, which would need twice as much.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     environment |= {
         "LENSNB_OUTPUTS": str(folder),
         "OMP_NUM_THREADS": "1",
@@ -86,7 +95,6 @@ def limited(folder, path, hold, free=FREE):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=3000,
     )
 
 
@@ -94,21 +102,18 @@ def limited(folder, path, hold, free=FREE):
 def test_images_beyond_memory_go_all_the_way_and_are_refused_where_they_must_be_held(
     large, tmp_path
 ):
+    images = 4 * N * SIDE**2  # bytes
+    training = N - N // 50
     assert (
-        os.path.getsize(large) > 4 * FREE and 4 * N * SIDE**2 > 2 * FREE
-    )  # so that neither nor half of it could be held
+        os.path.getsize(large) > 4 * FREE and images > 2 * FREE
+    )  # not even half of it can be held
     done = limited(tmp_path, large, "disk")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        f"images {4 * N * SIDE**2}" in done.stdout
-        and "drawn 16" in done.stdout
-        and f"searched {N - N // 50}" in done.stdout
-    )
-    again = tmp_path / "it/models"
-    again.rename(tmp_path / "it/before")  # of the same data: the model alone is made anew
+    assert f"images {images}" in done.stdout
+    assert "drawn 16" in done.stdout and f"searched {training}" in done.stdout
+    models = tmp_path / "it/models"
+    models.rename(tmp_path / "it/before")  # the data stay, and only the model is made anew
     refused = limited(tmp_path, large, "device")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr, refused.stderr[-3000:]
-    assert (
-        f"hold device: {N - N // 50} training images take 1.0 GiB" in refused.stderr
-        and "train.hold and gan.hold to disk" in refused.stderr
-    )
+    assert f"hold device: {training} training images take 1.0 GiB" in refused.stderr
+    assert "train.hold and gan.hold to disk" in refused.stderr

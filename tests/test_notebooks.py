@@ -1,5 +1,6 @@
-"""The committed notebooks: built as papermill needs them, and their outputs still true (nbval)."""
+"""The committed notebooks: papermill can run them, and their outputs are still true (nbval)."""
 
+import ast
 import copy
 import re
 import shutil
@@ -9,28 +10,28 @@ import nbformat
 import pytest
 
 from lensnb.errors import InputError
-from lensnb.recipes.recipe import Params
-from lensnb.runs.run_folder import START, STEPS
+from lensnb.recipes.recipe import Params, validate
+from lensnb.runs.run_folder import START, STEPS, Run
 from tools import publish_notebooks
 from tools.publish_notebooks import code_cells, nbval, problems, read, tagged
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def test_there_is_a_notebook_for_each_step():
     assert [p.stem for p in NOTEBOOKS] == [START, *STEPS]
-    assert len(code_cells(read(NOTEBOOKS[0]))) <= 10 and all(
-        10 <= len(code_cells(read(p))) <= 20 for p in NOTEBOOKS[1:]
-    )
+    front, *others = (len(code_cells(read(p))) for p in NOTEBOOKS)
+    assert front <= 10 and all(10 <= cells <= 20 for cells in others)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@each_notebook
 def test_a_committed_notebook_is_executed_checked_and_readable(path):
     assert problems(read(path)) == []
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@each_notebook
 def test_an_emptied_notebook_would_be_seen(path):
     notebook = read(path)
     for cell in code_cells(notebook):
@@ -39,14 +40,79 @@ def test_an_emptied_notebook_would_be_seen(path):
     assert {"cells never executed", "too few checked cells with outputs"} <= set(problems(notebook))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_the_parameter_cell_names_every_section_with_the_quick_value(path):
+# The parameters cell -----------------------------------------------------------------------------
+
+SECTIONS = {"model", "diffusion", "train", "gan"}
+HELD = {  # what each notebook lets the reader change: what its step reads
+    "00_start": {"run"},
+    "01_data": {"run", "seed", "threads", "data"},
+    "02_train": {"run", "seed", "device", "threads", "data", *SECTIONS, "sample"},
+    "03_sample": {"run", "seed", "device", "threads", "data", *SECTIONS, "sample"},
+    "04_evaluate": {"run", "seed", "threads", "data", *SECTIONS, "sample", "evaluate"},
+    "05_compare": {"run", "seed", "seeds", "threads", "data", *SECTIONS, "sample", "evaluate"},
+}
+OTHER = {  # another value of each parameter that decides what a stage holds
+    "seed": 1,
+    "seeds": [0, 1],
+    "data": {"n": 100},
+    "model": {"width": 32},
+    "diffusion": {"schedule": "linear"},
+    "train": {"steps": 5},
+    "gan": {"steps": 5},
+    "sample": {"n": 5},
+    "evaluate": {"n": 50},
+}
+
+
+def parameters(path):
+    """What the parameters cell of a notebook defines: name -> value."""
     namespace = {}
     exec(tagged(read(path), "parameters")[0].source, namespace)  # our own committed cell
-    namespace.pop("__builtins__")
-    given = {k: v for k, v in namespace.items() if not k.startswith("__")}
-    assert set(given) == set(Params.model_fields)
+    return {key: value for key, value in namespace.items() if not key.startswith("__")}
+
+
+@each_notebook
+def test_the_parameters_cell_holds_what_its_step_reads_with_the_quick_values(path):
+    given = parameters(path)
+    assert set(given) == HELD[path.stem] <= set(Params.model_fields)
     assert Params.from_notebook(given) == Params()
+
+
+@each_notebook
+def test_every_parameter_has_a_type_and_a_comment(path):
+    heading, *lines = tagged(read(path), "parameters")[0].source.splitlines()
+    assert heading.startswith("# ") and lines  # IPython takes a cell of one line for a command: run
+    for line in lines:
+        assert isinstance(ast.parse(line).body[0], ast.AnnAssign), line
+        assert re.search(r"  # \S", line), line
+        assert len(line) <= 100, line
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the defaults whose stages hold a word each."""
+    run = Run(Params(), tmp_path_factory.mktemp("finished"))
+    for step in STEPS:
+        for stage in run.stages(step):
+            run.build(stage, lambda folder: (folder / "file.txt").write_text(folder.name))
+    return run
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_decides_whether_a_step_is_done_stands_in_its_parameters_cell(step, finished):
+    """Else its notebook, run by hand, could not find what another recipe has made."""
+
+    def is_done(**changes):
+        other = Run(validate(changes, "x"), finished.outputs)
+        return all(other.is_current(stage) for stage in finished.stages(step))
+
+    assert is_done()
+    decides = {key for key, value in OTHER.items() if not is_done(**{key: value})}
+    assert decides and decides <= HELD[step]
+    assert HELD[step] - decides <= {"run", "device", "threads", "sample"}
+
+
+# The committed outputs ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +121,7 @@ def outputs(tmp_path_factory):
 
 
 def test_the_quick_recipe_gives_the_committed_outputs_again(outputs):
-    """The whole quick chain, cell by cell; minutes."""
+    """The whole quick chain, cell by cell. It takes minutes."""
     code, printed = nbval(ROOT, outputs)
     assert code == 0, printed
     cells = sum(len(code_cells(read(p))) for p in NOTEBOOKS)
@@ -78,24 +144,36 @@ def test_a_changed_digit_is_seen(outputs, tmp_path):
     assert nbval(tmp_path, outputs)[0] == 0
 
 
+# Notebooks that are not published ----------------------------------------------------------------
+
+
+def store_an_error(cells):
+    error = nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])
+    cells[-1].outputs.append(error)
+
+
+def lose_the_parameters_tag(cells):
+    cells[0].metadata.update(tags=[])
+
+
+def write_too_much_code(cells):
+    cells[-1].update(source="x = 1\n" * 120)
+
+
+def name_an_absolute_path(cells):
+    cells[-1].update(source="print('/home/me/x')")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (
-            lambda cells: cells[-1].outputs.append(
-                nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])
-            ),
-            "an error is stored",
-        ),
-        (lambda cells: cells[0].metadata.update(tags=[]), "not exactly one cell tagged parameters"),
-        (lambda cells: cells[-1].update(source="x = 1\n" * 120), "too much code"),
-        (
-            lambda cells: cells[-1].update(source="print('/home/me/x')"),
-            "an absolute path is stored",
-        ),
+        (store_an_error, "an error is stored"),
+        (lose_the_parameters_tag, "not exactly one cell tagged parameters"),
+        (write_too_much_code, "too much code"),
+        (name_an_absolute_path, "an absolute path is stored"),
     ],
 )
-def test_a_red_notebook_is_not_published(spoil, sentence, tmp_path):
+def test_a_notebook_with_problems_is_not_published(spoil, sentence, tmp_path):
     notebook = read(NOTEBOOKS[1])
     spoil(code_cells(notebook))
     with pytest.raises(InputError, match=sentence):

@@ -1,4 +1,7 @@
-"""The reference: what ships draws what its run drew, bit for bit, without that run; and nothing else is taken for it."""
+"""The reference that ships draws what its run drew, bit for bit, without that run.
+
+No other file is taken for it.
+"""
 
 import re
 import shutil
@@ -17,15 +20,16 @@ from lensnb.runs.run_folder import STEPS, Run
 from tools import ship_reference
 
 TINY = (
-    "run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 evaluate.n=16 "
-    "evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2"
+    "run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 "
+    "sample.n=16 sample.trajectory=2 "
+    "evaluate.n=16 evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2"
 )
 
 
 def whole_run(outputs, overrides=TINY):
-    """A finished run, its notebooks stood in for by empty files."""
-    run = lensnb.open_run(load_recipe("params/tiny.yaml", overrides))
-    run = Run(run.params, outputs)
+    """A finished run with empty notebooks."""
+    opened = lensnb.open_run(load_recipe("params/tiny.yaml", overrides))
+    run = Run(opened.params, outputs)
     lensnb.make_data(run)
     for model in ("diffusion", "gan"):
         lensnb.train_model(run, model)
@@ -36,16 +40,15 @@ def whole_run(outputs, overrides=TINY):
     run.build("figures", lambda folder: (folder / "gallery.png").write_bytes(b""))
     (run.path / "notebooks").mkdir()
     for step in STEPS:
-        nbformat.write(
-            nbformat.v4.new_notebook(metadata={"papermill": {"output_path": str(run.path)}}),
-            run.path / "notebooks" / f"{step}.ipynb",
-        )
+        marks = {"papermill": {"output_path": str(run.path)}}
+        notebook = nbformat.v4.new_notebook(metadata=marks)
+        nbformat.write(notebook, run.path / "notebooks" / f"{step}.ipynb")
     return run
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """The folder that weights were shipped to, the run that they came from, and its results."""
+    """The folder with the weights and results that were shipped, and the run they came from."""
     folder = tmp_path_factory.mktemp("reference")
     run = whole_run(folder / "outputs")
     run.write_recipe()
@@ -73,10 +76,8 @@ def test_a_run_is_loaded_from_where_runs_are_kept(shipped, monkeypatch, tmp_path
     folder, run = shipped
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)  # where nothing of that name ships
     monkeypatch.setenv("LENSNB_OUTPUTS", str(folder / "outputs"))
-    assert np.array_equal(
-        lensnb.load(run.params.run, "gan").draw(16, run.params.seed),
-        lensnb.load_samples(run, "gan"),
-    )
+    images = lensnb.load(run.params.run, "gan").draw(16, run.params.seed)
+    assert np.array_equal(images, lensnb.load_samples(run, "gan"))
 
 
 def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(installed):
@@ -85,12 +86,9 @@ def test_the_default_method_is_the_diffusion_models_of_the_fewest_evaluations(in
 
 def test_the_card_names_licence_hardware_and_every_file(shipped, installed):
     card = pretrained.card()
-    assert (
-        card["licence"] == "MIT"
-        and card["version"] == 1
-        and card["hardware"]["cores"]
-        and card["training"]["gan"]["training_images_seen"] == 64
-    )
+    assert card["licence"] == "MIT" and card["version"] == 1
+    assert card["hardware"]["cores"]
+    assert card["training"]["gan"]["training_images_seen"] == 64
     assert set(card["sha256"]) == {path.name for path in installed.iterdir()} - {"card.json"}
     assert {
         "diffusion.safetensors",
@@ -105,11 +103,9 @@ def test_results_are_those_of_the_run(shipped):
     folder, run = shipped
     for file in ("run.json", "recipe.yaml", "comparison/table.csv", "figures/gallery.png"):
         assert (folder / "results" / file).read_bytes() == (run.path / file).read_bytes()
-    assert str(folder) not in "".join(
-        path.read_text()
-        for path in (folder / "results").rglob("*")
-        if path.suffix in (".ipynb", ".json", ".csv")
-    )
+    for path in (folder / "results").rglob("*"):
+        if path.suffix in (".ipynb", ".json", ".csv"):
+            assert str(folder) not in path.read_text()
     assert len(list((folder / "results/notebooks").glob("*.ipynb"))) == len(STEPS)
 
 
@@ -133,14 +129,12 @@ def test_a_run_that_is_not_whole_leaves_the_old_reference_in_its_place(shipped, 
     shutil.copytree(folder / "weights", tmp_path / "weights")
     broken = Run(run.params, tmp_path / "outputs")
     shutil.rmtree(broken.path / "models" / "gan")
-    before = {
-        path: path.read_bytes() for path in (tmp_path / "weights").rglob("*") if path.is_file()
-    }
+    files = [path for path in (tmp_path / "weights").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
     with pytest.raises(InputError, match="not there or not whole"):
         ship_reference.ship(broken, "reference-cpu", tmp_path / "weights", tmp_path / "results")
-    assert {path: path.read_bytes() for path in before} == before and not (
-        tmp_path / "results"
-    ).exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "results").exists()
     with pytest.raises(InputError, match="not the name of a reference"):
         ship_reference.ship(run, "mine", tmp_path / "weights", tmp_path / "results")
 
@@ -150,16 +144,16 @@ def test_large_weights_ship_in_pieces_and_draw_the_same(shipped, tmp_path, monke
     monkeypatch.setattr(ship_reference, "MOST", 100_000 + ship_reference.HEADER)
     ship_reference.ship(run, "reference-cpu", tmp_path / "weights", tmp_path / "results")
     pieces = list((tmp_path / "weights/reference-cpu").glob("diffusion-*.safetensors"))
-    assert len(pieces) > 3 and max(piece.stat().st_size for piece in pieces) <= ship_reference.MOST
+    assert len(pieces) > 3
+    assert max(piece.stat().st_size for piece in pieces) <= ship_reference.MOST
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
-    assert np.array_equal(
-        lensnb.load("reference", "ddim").draw(16), lensnb.load_samples(run, "ddim")
-    )
+    images = lensnb.load("reference", "ddim").draw(16)
+    assert np.array_equal(images, lensnb.load_samples(run, "ddim"))
 
 
 @pytest.mark.parametrize("torch", ["cpu", "cuda"])
 def test_what_make_reference_trains_may_ship(torch):
-    """Else hours of training end in a refusal."""
+    """Otherwise hours of training would end in a refusal."""
     told = subprocess.run(
         ["make", "--dry-run", "reference", f"TORCH={torch}"],
         cwd=io.home(),
@@ -167,5 +161,5 @@ def test_what_make_reference_trains_may_ship(torch):
         text=True,
         check=True,
     ).stdout
-    recipe = load_recipe(io.home() / re.search(r"tools.reference --recipe (\S+)", told)[1])
+    recipe = load_recipe(io.home() / re.search(r"tools.ship_reference (\S+)", told)[1])
     assert recipe.run in SHIPPED

@@ -22,11 +22,11 @@ def names(lines):
     return [re.sub(r"[-_.]+", "-", m[0]).lower() for m in found if m]
 
 
-DECLARED = names(
-    PROJECT["dependencies"]
-    + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
-)
-LOCKED = names((ROOT / "requirements.lock").read_text().splitlines())
+EXTRAS = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+REQUIREMENTS = PROJECT["dependencies"] + EXTRAS
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+DECLARED = names(REQUIREMENTS)
+LOCKED = names(LOCK)
 
 
 def test_no_dependency_is_declared_twice():
@@ -41,29 +41,23 @@ def test_environment_yml_names_nothing_that_stands_elsewhere():
 
 def test_the_lock_holds_all_that_is_declared_and_torch_stands_apart():
     assert set(DECLARED) - set(LOCKED) == {"torch"}
-    assert all("==" in line for line in (ROOT / "requirements.lock").read_text().splitlines())
+    assert all("==" in line for line in LOCK)
     for variant in ("cpu", "cuda"):
-        assert names((ROOT / f"requirements/torch-{variant}.txt").read_text().splitlines()) == [
-            "torch"
-        ]
+        lines = (ROOT / f"requirements/torch-{variant}.txt").read_text().splitlines()
+        assert names(lines) == ["torch"]
 
 
 def test_the_lock_satisfies_the_declared_bounds():
     from packaging.requirements import Requirement
 
-    locked = {}
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        requirement = Requirement(line)
-        locked.setdefault(names([requirement.name])[0], []).append(
-            str(requirement.specifier).removeprefix("==")
-        )
-    for text in PROJECT["dependencies"] + [
-        d for extra in PROJECT["optional-dependencies"].values() for d in extra
-    ]:
+    locked = {}  # one package may have several versions, for several platforms
+    for requirement in map(Requirement, LOCK):
+        version = str(requirement.specifier).removeprefix("==")
+        locked.setdefault(names([requirement.name])[0], []).append(version)
+    for text in REQUIREMENTS:
         requirement = Requirement(text)
-        assert all(
-            requirement.specifier.contains(v) for v in locked.get(names([requirement.name])[0], [])
-        ), text
+        versions = locked.get(names([requirement.name])[0], [])
+        assert all(requirement.specifier.contains(version) for version in versions), text
 
 
 def test_training_needs_nothing_but_the_core():
@@ -88,7 +82,11 @@ def test_training_needs_nothing_but_the_core():
         "import sys\n"
         f"for name in {hidden!r}: sys.modules[name] = None\n"
         "import lensnb\n"
-        "from lensnb import data, denoiser, gan, generate, sampler, schedule, simulate, store, train, unet\n"
+        "from lensnb import denoiser, gan, generator, io, pipeline, sampler, schedule, unet\n"
+        "from lensnb.datasets import dataset\n"
+        "from lensnb.lensing import simulate\n"
+        "from lensnb.runs import artefact\n"
+        "from lensnb.training import loop\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
-"""Small faults for a module's source, one at a time: what a slip of the pen could have made of an expression."""
+"""Small faults for the source of a module, one at a time: slips of the pen in an expression."""
 
 import ast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-OPERATORS = {
+OPERATORS: dict[type, Any] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
     ast.Mult: ast.Div,
@@ -39,26 +41,15 @@ NAMES = {
     "sum": "mean",
 }
 NAMES |= {b: a for a, b in NAMES.items()} | {"median": "mean"}
-LEFT_OUT = {
-    "sqrt",
-    "log",
-    "log10",
-    "abs",
-    "exp",
-    "clip",
-    "clamp",
-    "round",
-}  # x.sqrt() and np.sqrt(x) become x
-ARBITRARY = {
-    "chunk",
-    "seed",
-    "strict",
-    "optimize",
-}  # parameters whose default or value changes no result
+# Calls that are left out: x.sqrt() and np.sqrt(x) become x.
+LEFT_OUT = {"sqrt", "log", "log10", "abs", "exp", "clip", "clamp", "round"}
+# Parameters whose default or value changes no result.
+ARBITRARY = {"chunk", "seed", "strict", "optimize"}
+Row = dict[str, Any]
 
 
-def faults(node):
-    """What could stand in place of an expression: nodes."""
+def faults(node: ast.AST) -> Iterator[ast.expr | ast.AugAssign]:
+    """What could stand in place of an expression."""
     match node:
         case ast.Compare(left, ops, comparators):
             for i, op in enumerate(ops):
@@ -94,23 +85,26 @@ def faults(node):
             )
 
 
-def of_place(node, parent, field, index):
-    """What else could stand there for the sake of the place: a condition turned round, axis 0 for axis 1."""
-    if field in ("test", "ifs") and not isinstance(node, ast.Compare | ast.BoolOp | ast.UnaryOp):
+def of_place(node: ast.AST, parent: ast.AST, field: str, index: Any) -> Iterator[ast.expr]:
+    """What could stand there because of the place: a condition turned round, axis 0 for axis 1.
+
+    The node is entry `index` of the parent's field `field`.
+    """
+    compound = isinstance(node, ast.Compare | ast.BoolOp | ast.UnaryOp)
+    if field in ("test", "ifs") and isinstance(node, ast.expr) and not compound:
         yield ast.UnaryOp(ast.Not(), node)
-    first = (
+    first_argument = (
         isinstance(parent, ast.Call)
         and isinstance(parent.func, ast.Attribute)
         and (field, index) == ("args", 0)
     )
-    if (first or isinstance(parent, ast.keyword) and parent.arg in ("axis", "dim")) and getattr(
-        node, "value", None
-    ) == 1:
+    axis = isinstance(parent, ast.keyword) and parent.arg in ("axis", "dim")
+    if (first_argument or axis) and getattr(node, "value", None) == 1:
         yield ast.Constant(0)
 
 
-def spared(node):
-    """Parts of a node that no fault is planted in, as it would change no result."""
+def spared(node: ast.AST) -> Iterator[ast.AST]:
+    """Parts of a node in which no fault is planted, because it would change no result."""
     yield from getattr(node, "decorator_list", ())  # sizes of chunks and caches
     match node:
         case ast.Raise() | ast.JoinedStr():  # texts of errors
@@ -118,78 +112,74 @@ def spared(node):
         case ast.keyword(arg, value) if arg in ARBITRARY:
             yield value
         case ast.arguments():
-            yield from (
-                d
-                for a, d in zip(node.args[::-1], node.defaults[::-1], strict=False)
-                if a.arg in ARBITRARY
-            )
+            defaults = zip(node.args[::-1], node.defaults[::-1], strict=False)
+            yield from (default for a, default in defaults if a.arg in ARBITRARY)
         case ast.Call(ast.Attribute(attr="reshape"), args):  # any negative size is the rest
             yield from (arg for arg in args if isinstance(arg, ast.UnaryOp))
-        case ast.Subscript(
-            ast.Attribute(attr="shape"), ast.UnaryOp() as last
-        ):  # images are square: shape[-2] is shape[-1]
+        # images are square: shape[-2] is shape[-1]
+        case ast.Subscript(ast.Attribute(attr="shape"), ast.UnaryOp() as last):
             yield last
 
 
-def places(node, above=()):
-    """Every place below a node, but for the spared ones: (holder, key, what stands there, other nodes for it, its parents)."""
+def places(node: ast.AST, above: Sequence[ast.AST] = ()) -> Iterator[tuple]:
+    """Every place below a node where a fault may stand, without the spared ones.
+
+    Yields (holder, key, the node there, the nodes that could stand there instead, its parents):
+    holder[key] is the node, where the holder is a list or the attributes of a parent.
+    """
     above = [*above, node]
     skip = {id(part) for part in spared(node)}
     for field, value in ast.iter_fields(node):
-        for holder, key in (
-            [(value, i) for i in range(len(value))]
-            if isinstance(value, list)
-            else [(vars(node), field)]
-        ):
+        is_list = isinstance(value, list)
+        holder: Any = value if is_list else vars(node)
+        for key in range(len(value)) if is_list else [field]:
             child = holder[key]
             if isinstance(child, ast.AST) and id(child) not in skip:
-                yield (
-                    holder,
-                    key,
-                    child,
-                    [*faults(child), *of_place(child, node, field, key)],
-                    above,
-                )
+                others = [*faults(child), *of_place(child, node, field, key)]
+                yield holder, key, child, others, above
                 yield from places(child, above)
 
 
-def mutants(source):
-    """All faults of a module as rows: line, function, change, source, and the first line of the function that executes it."""
+def mutants(source: str) -> list[Row]:
+    """All faults of a module as rows: line, owner, function, change, source.
+
+    `owner` is the first line of the function that executes the fault, None outside of functions.
+    `source` is the whole module with the fault. Faults that give the same source count once.
+    """
     tree = ast.parse(source)
-    rows = {}
+    rows: dict[str, Row] = {}
     for holder, key, old, others, above in places(tree):
-        small = [
-            n
-            for n in above
-            if isinstance(n, ast.expr | ast.AugAssign | ast.keyword) and len(ast.unparse(n)) < 60
-        ]
-        around = (small or [old])[0]
-        functions = [n for n in above if isinstance(n, ast.FunctionDef | ast.Lambda)]
-        row = {
-            "line": next(n.lineno for n in [old, *above[::-1]] if hasattr(n, "lineno")),
-            "owner": None,
-            "function": ".".join(
-                n.name for n in above if isinstance(n, ast.FunctionDef | ast.ClassDef)
-            ),
-        }
-        if functions:  # Python counts its decorators
-            row["owner"] = min(
-                [
-                    functions[-1].lineno,
-                    *(d.lineno for d in getattr(functions[-1], "decorator_list", ())),
-                ]
-            )
-        before = ast.unparse(around)
+        shown = _shown(old, above)
+        row = _place(old, above)
+        before = ast.unparse(shown)
         for new in others:
             holder[key] = new
             text = ast.unparse(tree)
-            rows.setdefault(
-                text,
-                row
-                | {
-                    "change": f"{before} -> {ast.unparse(new if around is old else around)}",
-                    "source": text,
-                },
-            )
+            after = ast.unparse(new if shown is old else shown)
+            rows.setdefault(text, row | {"change": f"{before} -> {after}", "source": text})
             holder[key] = old
     return list(rows.values())
+
+
+def _shown(node: ast.AST, above: Sequence[ast.AST]) -> ast.AST:
+    """The largest expression around a node that is short enough to be printed, or the node."""
+    for parent in above:
+        expression = isinstance(parent, ast.expr | ast.AugAssign | ast.keyword)
+        if expression and len(ast.unparse(parent)) < 60:
+            return parent
+    return node
+
+
+def _place(node: ast.AST, above: Sequence[ast.AST]) -> Row:
+    """Where a node stands: its line, the function around it by name, and that one's first line."""
+    named = [n.name for n in above if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    functions = [n for n in above if isinstance(n, ast.FunctionDef | ast.Lambda)]
+    owner = None
+    if functions:  # Python counts its decorators
+        decorators = getattr(functions[-1], "decorator_list", ())
+        owner = min([functions[-1].lineno, *(d.lineno for d in decorators)])
+    return {
+        "line": next(n.lineno for n in [node, *above[::-1]] if hasattr(n, "lineno")),
+        "owner": owner,
+        "function": ".".join(named),
+    }

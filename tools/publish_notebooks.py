@@ -1,4 +1,9 @@
-"""The committed notebooks: a finished quick run's own, refused where they are not fit to be read or not true a second time."""
+"""Replace the committed notebooks by the executed ones of a finished quick run.
+
+    python -m tools.publish_notebooks
+
+Nothing is published that is hard to read or gives other results when it is executed again.
+"""
 
 import os
 import re
@@ -8,6 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+
 from lensnb import io
 from lensnb.apps.execute import execute
 from lensnb.errors import InputError, told
@@ -16,51 +24,55 @@ from lensnb.runs.run_folder import START, STEPS, Run
 
 NOTEBOOKS = (START, *STEPS)
 LEAST_CHECKED = 3  # cells of a notebook whose output nbval compares
-MOST_CODE = 110  # lines
+MOST_CODE = 110  # lines of code in a notebook
+ABSOLUTE = r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)"  # how an absolute path begins
+A_DAY = 86400  # seconds; a cell may be slow beside other work, but must not hang for ever
 
 
-def publish(params):
-    """Replace notebooks/ by the executed ones of a whole run of the defaults, and docs/gallery.png by its gallery.
+def publish(params: Params) -> None:
+    """Replace notebooks/ by the executed ones of a whole run of the defaults.
 
-    Raises InputError, and changes nothing, for a run that is not whole or has other parameters, for a notebook
-    with `problems`, and where a second execution (nbval) gives other checked outputs.
+    docs/gallery.png is replaced by the run's gallery. Raises InputError, and changes nothing, for a
+    run that is not whole or has other parameters, for a notebook with `problems`, and where a
+    second execution (nbval) gives other checked outputs.
     """
     run = Run(params)
-    folder = run.path / "notebooks"
-    missing = [step for step in STEPS if not (folder / f"{step}.json").is_file()]
-    if missing or params != Params():
-        reason = f"{missing[0]} is missing" if missing else "this one has other parameters"
-        raise InputError(f"{folder}: only a whole run of the defaults is published; {reason}")
+    refuse_another_run(run)
     execute(START, params)
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
         shutil.copytree(io.home() / "params", fresh / "params")
         for name in NOTEBOOKS:
-            write(cleaned(folder / f"{name}.ipynb"), fresh / "notebooks" / f"{name}.ipynb")
+            executed = cleaned(run.path / "notebooks" / f"{name}.ipynb")
+            write(executed, fresh / "notebooks" / f"{name}.ipynb")
         code, printed = nbval(fresh, run.outputs)
         if code:
             raise InputError(
-                f"{folder}: a second execution gives other outputs, so nothing is published\n{printed}"
+                f"{run.path / 'notebooks'}: a second execution gives other outputs, "
+                f"so nothing is published\n{printed}"
             )
         for name in NOTEBOOKS:
-            write(
-                read(fresh / "notebooks" / f"{name}.ipynb"),
-                io.home() / "notebooks" / f"{name}.ipynb",
-            )
+            checked = read(fresh / "notebooks" / f"{name}.ipynb")
+            write(checked, io.home() / "notebooks" / f"{name}.ipynb")
     shutil.copy(run.path / "figures" / "gallery.png", io.home() / "docs" / "gallery.png")
 
 
-def read(path):
-    """A notebook as nbformat has it."""
-    import nbformat
+def refuse_another_run(run: Run) -> None:
+    """Raise InputError where a run is not whole, or has other parameters than the defaults."""
+    folder = run.path / "notebooks"
+    missing = [step for step in STEPS if not (folder / f"{step}.json").is_file()]
+    if missing or run.params != Params():
+        reason = f"{missing[0]} is missing" if missing else "this one has other parameters"
+        raise InputError(f"{folder}: only a whole run of the defaults is published; {reason}")
 
+
+def read(path: Path) -> NotebookNode:
+    """The notebook in a file."""
     return nbformat.read(path, as_version=4)
 
 
-def write(notebook, path):
-    """Write a notebook, atomically; raises InputError where it has `problems`."""
-    import nbformat
-
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook, atomically. Raises InputError where it has `problems`."""
     if found := problems(notebook):
         raise InputError(f"{path.name}: {'; '.join(found)}; so it is not published")
     path.parent.mkdir(exist_ok=True)
@@ -68,8 +80,8 @@ def write(notebook, path):
         nbformat.write(notebook, file)
 
 
-def cleaned(path):
-    """An executed notebook without papermill's marks and times."""
+def cleaned(path: Path) -> NotebookNode:
+    """An executed notebook without the marks and times that papermill leaves in it."""
     notebook = read(path)
     for marked in (notebook, *notebook.cells):
         marked.metadata.pop("papermill", None)
@@ -80,79 +92,73 @@ def cleaned(path):
     return notebook
 
 
-def code_cells(notebook):
-    """The code cells that hold code."""
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells that are not empty."""
     return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
 
 
-def tagged(notebook, tag):
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     """The code cells with a tag."""
     return [c for c in code_cells(notebook) if tag in c.metadata.get("tags", [])]
 
 
-def problems(notebook):
-    """What would let a notebook pass unread, break it under papermill, or make it hard to read; a list of sentences."""
-    import nbformat
+def problems(notebook: NotebookNode) -> list[str]:
+    """What is wrong with a notebook, one sentence for each problem.
 
+    A problem lets a notebook pass unread, breaks it under papermill, or makes it hard to read.
+    """
     code = code_cells(notebook)
     checked = tagged(notebook, "nbval-check-output")
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    lines = [
-        line
-        for c in code
-        if "parameters" not in c.metadata.get("tags", [])
-        for line in c.source.splitlines()
-    ]
+    titles = re.findall(r"^# ", prose, re.M)
+    outputs = [output for cell in code for output in cell.outputs]
     wrong = {
         "not exactly one cell tagged parameters": len(tagged(notebook, "parameters")) != 1,
         "cells never executed": any(c.execution_count is None for c in code),
-        "an error is stored": any(o.output_type == "error" for c in code for o in c.outputs),
+        "an error is stored": any(output.output_type == "error" for output in outputs),
         "too few checked cells with outputs": len(checked) < LEAST_CHECKED
         or any(not c.outputs for c in checked),
         "too much code": sum(len(c.source.splitlines()) for c in code) > MOST_CODE,
-        "more code than prose": len(" ".join(lines)) > len(prose),
+        "more code than prose": _length_of_code(notebook) > len(prose),
         "not exactly one H1, at the top": notebook.cells[0].cell_type != "markdown"
-        or len(re.findall(r"^# ", prose, re.M)) != 1,
-        "an absolute path is stored": re.search(
-            r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)", nbformat.writes(notebook)
-        )
-        is not None,
+        or len(titles) != 1,
+        "an absolute path is stored": re.search(ABSOLUTE, nbformat.writes(notebook)) is not None,
     }
     return [sentence for sentence, is_wrong in wrong.items() if is_wrong]
 
 
-def nbval(folder, outputs):
-    """Execute folder/notebooks/ again, in order, and compare the checked outputs; (exit code, what pytest printed)."""
+def _length_of_code(notebook: NotebookNode) -> int:
+    """How many characters of code a notebook has, without its parameters cell."""
+    cells = [c for c in code_cells(notebook) if "parameters" not in c.metadata.get("tags", [])]
+    return len(" ".join(line for cell in cells for line in cell.source.splitlines()))
+
+
+def nbval(folder: Path, outputs: Path) -> tuple[int, str]:
+    """Execute folder/notebooks/ again, in order, and compare the checked outputs.
+
+    Returns the exit code of pytest, which is 0 where all outputs are the same, and what it printed.
+    """
     import importlib.util
 
     if importlib.util.find_spec("nbval") is None:
         raise InputError("nbval is not installed; pip install -e .[test]")
     command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "--nbval-cell-timeout=1500",
-        "--nbval-sanitize-with",
-        str(Path(__file__).parents[1] / "tests/sanitize.cfg"),
-        "-q",
-        "--no-header",
-        "--rootdir",
-        str(folder),
-        "-c",
-        os.devnull,
+        *(sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"),
+        *("--rootdir", str(folder), "-c", os.devnull),
+        *("--nbval-lax", "--nbval-current-env"),
+        f"--nbval-cell-timeout={A_DAY}",
+        f"--nbval-kernel-startup-timeout={A_DAY}",
+        *("--nbval-sanitize-with", str(Path(__file__).parents[1] / "tests/sanitize.cfg")),
         *map(str, sorted(folder.glob("notebooks/0[0-9]_*.ipynb"))),
     ]
+    environment = {**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
-        env={**os.environ, "LENSNB_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "2"},
+        env=environment,
     )
     return done.returncode, done.stdout
 

@@ -1,42 +1,51 @@
-"""Make a finished run the reference that ships: `python -m tools.ship_reference params/reference-cpu.yaml`."""
+"""Make a finished run the reference that ships with the package.
 
+python -m tools.ship_reference params/reference-cpu.yaml
+"""
+
+import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import numpy as np
+from safetensors.torch import load_file, save
 
-from lensnb import io
+from lensnb import io, pipeline
+from lensnb.datasets import conditions
+from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError, nearest, told
 from lensnb.pretrained import SHIPPED, WEIGHTS
 from lensnb.recipes.recipe import load_recipe
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import STEPS, Run
+from tools import publish_notebooks
 
-VERSION = 1
-# bytes of a file that ships, and what its list of tensors may take of them
-MOST = 16 * 2**20
-HEADER = 2**17
+VERSION = 1  # of the reference, as its card says
+MOST = 16 * 2**20  # bytes of a file that ships
+HEADER = 2**17  # bytes of it that the list of tensors may take
+ORIGIN = ("lensnb", "commit", "hardware", "packages")  # keys of run.json that the card repeats
+TRAINING = ("parameters", "training_images_seen", "training_minutes")
 
 
-# From a finished run -------------------------------------------------------------------------------
+def ship(run: Run, name: str, weights: Path = WEIGHTS, results: Path | None = None) -> None:
+    """Make a finished run the reference `name`.
 
-
-def ship(run, name, weights=WEIGHTS, results=None):
-    """Make a finished run the reference `name`: its models go to lensnb/weights/<name>/, its results to outputs/reference/.
-
-    Both take the place of what was there only once they are whole. Raises InputError for a run that is not
-    finished and for a name that is not in SHIPPED.
+    Its models go to lensnb/weights/<name>/, its results to outputs/reference/. Each takes the place
+    of what was there only once it is whole. Raises InputError for a run that is not finished, and
+    for a name that is not in SHIPPED.
     """
     if name not in SHIPPED:
-        raise InputError(
-            f"{name}: not the name of a reference; did you mean {nearest(name, SHIPPED) or SHIPPED[0]}?"
-        )
-    _swap(Path(weights) / name, lambda folder: _weights(run, name, folder))
-    _swap(Path(results or run.outputs / "reference"), lambda folder: _results(run, folder))
+        guess = nearest(name, SHIPPED) or SHIPPED[0]
+        raise InputError(f"{name}: not the name of a reference; did you mean {guess}?")
+    replace(Path(weights) / name, lambda folder: write_weights(run, name, folder))
+    replace(Path(results or run.outputs / "reference"), lambda folder: write_results(run, folder))
 
 
-def _swap(folder, make):
+def replace(folder: Path, make: Callable[[Path], None]) -> None:
+    """Replace a folder by what `make` writes into a new one, once that is whole."""
     partial = artefact.partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     io.make_folder(partial)
@@ -44,100 +53,98 @@ def _swap(folder, make):
     artefact.replace(partial, folder)
 
 
-def _weights(run, name, folder):
-    from lensnb import pipeline
+# What ships with the package ---------------------------------------------------------------------
 
-    dataset = pipeline.load_data(run)
-    costs = io.read_json(run.need("comparison") / "timing.json")
-    for model in dict.fromkeys(method.model for method in run.params.sample.methods.values()):
+
+def write_weights(run: Run, name: str, folder: Path) -> None:
+    """Write what a generator needs without its run: weights, logs, recipe, contexts, card."""
+    methods = run.params.sample.methods.values()
+    for model in dict.fromkeys(method.model for method in methods):
         source = run.need(f"models/{model}")
-        _cut(source / "model.safetensors", folder, model)
+        write_pieces(source / "model.safetensors", folder, model)
         for log in ("history", "watch"):
             if (source / f"{log}.csv").is_file():
                 shutil.copyfile(source / f"{log}.csv", folder / f"{model}-{log}.csv")
     shutil.copyfile(run.write_recipe(), folder / "recipe.yaml")
-    _tell(run, dataset, folder)
+    write_notes(run, pipeline.load_data(run), folder)
+    io.write_json(folder / "card.json", card(run, name, folder))
+
+
+def card(run: Run, name: str, folder: Path) -> dict:
+    """Where the weights in `folder` come from, and the sha256 of every file there."""
+    costs = io.read_json(run.need("comparison") / "timing.json").values()
     origin = io.read_json(run.path / "run.json")
-    training = {
-        cost["model"]: {
-            key: cost[key] for key in ("parameters", "training_images_seen", "training_minutes")
-        }
-        for cost in costs.values()
+    return {
+        "format": io.FORMAT,
+        "name": name,
+        "version": VERSION,
+        "licence": "MIT",
+        **{key: origin[key] for key in ORIGIN},
+        "training": {cost["model"]: {key: cost[key] for key in TRAINING} for cost in costs},
+        "sha256": {path.name: io.sha256(path) for path in sorted(folder.iterdir())},
     }
-    io.write_json(
-        folder / "card.json",
-        {
-            "format": io.FORMAT,
-            "name": name,
-            "version": VERSION,
-            "licence": "MIT",
-            **{key: origin[key] for key in ("lensnb", "commit", "hardware", "packages")},
-            "training": training,
-            "sha256": {path.name: io.sha256(path) for path in sorted(folder.iterdir())},
-        },
-    )
 
 
-def _cut(weights, folder, model):
-    """The weights of a model as one file, or as several of at most MOST bytes where they are more."""
-    from safetensors.torch import load_file, save
-
-    pieces = [{}]
+def write_pieces(weights: Path, folder: Path, model: str) -> None:
+    """Write the weights of a model as one file, or as several where it is larger than MOST."""
+    pieces: list[dict] = [{}]
     room = MOST - HEADER
     for key, tensor in load_file(weights).items():
         if pieces[-1] and sum(t.nbytes for t in pieces[-1].values()) + tensor.nbytes > room:
             pieces.append({})
         pieces[-1][key] = tensor
     for i, piece in enumerate(pieces, 1):
-        (
-            folder
-            / (f"{model}.safetensors" if len(pieces) == 1 else f"{model}-{i:02d}.safetensors")
-        ).write_bytes(save(piece))
+        stem = model if len(pieces) == 1 else f"{model}-{i:02d}"
+        (folder / f"{stem}.safetensors").write_bytes(save(piece))
 
 
-def _tell(run, dataset, folder):
-    from lensnb.datasets import conditions
-
+def write_notes(run: Run, dataset: Dataset, folder: Path) -> None:
+    """Write what the data told the networks: contexts of the training images, scaling, classes."""
     kind = conditions.resolve(run.params.model.context, dataset)
-    columns = (
-        {}
-        if kind == "none"
-        else {key: column[dataset.train] for key, column in conditions.table(kind, dataset).items()}
-    )
-    rows = (
-        np.stack(list(columns.values()), axis=1).astype(float)
-        if columns
-        else np.empty((len(dataset.train), 0))
-    )
+    columns = {} if kind == "none" else conditions.table(kind, dataset)
+    columns = {key: column[dataset.train] for key, column in columns.items()}
+    rows = np.empty((len(dataset.train), 0))
+    if columns:
+        rows = np.stack(list(columns.values()), axis=1).astype(float)
     with io.atomic(folder / "context.npy", "wb") as file:
         np.save(file, rows, allow_pickle=False)
     notes = io.read_json(run.need("data") / "dataset.json")
-    io.write_json(
-        folder / "dataset.json",
-        notes | {"shape": list(dataset.images.shape[1:]), "columns": list(columns)},
-    )
+    notes |= {"shape": list(dataset.images.shape[1:]), "columns": list(columns)}
+    io.write_json(folder / "dataset.json", notes)
 
 
-def _results(run, folder):
-    import nbformat
+# What is shown of the run ------------------------------------------------------------------------
 
-    from tools import publish_notebooks
 
+def write_results(run: Run, folder: Path) -> None:
+    """Write comparison, figures and executed notebooks of a whole run."""
     for part in ("comparison", "figures"):
         shutil.copytree(run.need(part), folder / part)
     (folder / "notebooks").mkdir()
     for step in STEPS:
         if not run.is_current(run.stages(step)[0]):
             raise InputError(
-                f"{run.path}: {step} is not done; the reference is a whole run, so call make run first"
+                f"{run.path}: {step} is not done; "
+                "the reference is a whole run, so call make run first"
             )
-        nbformat.write(
-            publish_notebooks.cleaned(run.path / "notebooks" / f"{step}.ipynb"),
-            folder / "notebooks" / f"{step}.ipynb",
-        )
+        notebook = publish_notebooks.cleaned(run.path / "notebooks" / f"{step}.ipynb")
+        nbformat.write(notebook, folder / "notebooks" / f"{step}.ipynb")
     for file in ("run.json", "recipe.yaml"):
         shutil.copyfile(run.path / file, folder / file)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.ship_reference", description=__doc__)
+    parser.add_argument("recipe", help="of the finished run, such as params/reference-cpu.yaml")
+    given = parser.parse_args(arguments)
+
+    def ship_run() -> None:
+        recipe = load_recipe(given.recipe)
+        ship(Run(recipe), recipe.run)
+
+    return told(ship_run)
+
+
 if __name__ == "__main__":
-    sys.exit(told(lambda: ship(Run(recipe := load_recipe(sys.argv[1])), recipe.run)))
+    sys.exit(main())

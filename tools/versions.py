@@ -1,8 +1,10 @@
-"""The oldest and the newest versions that pyproject.toml admits, each in an environment of its own: unit tests and the tiny chain.
+"""Try the oldest and the newest versions that pyproject.toml admits.
 
-    python tests/versions.py --python 3.11 3.12 --resolution lowest-direct highest
+    python -m tools.versions --python 3.11 3.12 3.13 --resolution lowest-direct highest
 
-Needs uv, and an index; torch from the general index brings CUDA on Linux, some gigabytes. `--torch` names another file or version.
+Each combination gets an environment of its own, in which the fast tests and the tiny chain run. It
+needs uv and an index. On Linux, torch from the general index brings CUDA, some gigabytes; `--torch`
+names another version or file.
 """
 
 import argparse
@@ -13,13 +15,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SLOW = (
-    "notebooks",
-    "run",
-    "recipes",
-    "browser",
-    "launch",
-)  # the chain is run below; these would repeat it
+PYTHONS = ["3.11", "3.12", "3.13"]
+SLOW = (  # below tests/: they run the chain or train for minutes; the chain runs once, below
+    "test_notebooks",
+    "apps/test_execute",
+    "apps/test_launch",
+    "recipes/test_published",
+    "display/test_browser",
+)
 SHOWN = (
     "torch",
     "numpy",
@@ -33,44 +36,44 @@ SHOWN = (
 )
 
 
-def made(folder, python, resolution, torch):
-    """An environment with lensnb and all extras in these versions; the path of its Python."""
-
-    def uv(*arguments):
-        return subprocess.run(["uv", *arguments], check=True, cwd=ROOT)
-
-    uv("venv", "--quiet", "--python", python, str(folder))
+def make_environment(folder: Path, python: str, resolution: str, torch: str | None) -> Path:
+    """Make an environment with lensnb and all extras in these versions. Returns its Python."""
     interpreter = folder / "bin" / "python"
+    install = ["uv", "pip", "install", "--quiet", "--python", str(interpreter)]
+    call("uv", "venv", "--quiet", "--python", python, str(folder))
+    constraint = []
     if torch:
-        uv("pip", "install", "--quiet", "--python", str(interpreter), torch)
-    uv(
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        str(interpreter),
-        "--resolution",
-        resolution,
-        "-e",
-        ".[lab,test]",
-        *(["--constraint", _pinned(folder, interpreter)] if torch else []),
-    )
+        call(*install, torch)
+        constraint = ["--constraint", str(write_constraint(folder, interpreter))]
+    call(*install, "--resolution", resolution, "-e", ".[lab,test]", *constraint)
     return interpreter
 
 
-def _pinned(folder, interpreter):
-    version = subprocess.run(
-        [interpreter, "-c", "import importlib.metadata as m; print(m.version('torch'))"],
-        capture_output=True,
-        text=True,
-        check=True,
+def call(*command: str) -> None:
+    """Run a command in the project's folder. Raises CalledProcessError where it fails."""
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def write_constraint(folder: Path, interpreter: Path) -> Path:
+    """Write the version of torch that is installed as a constraint for what comes after it."""
+    code = "import importlib.metadata as m; print(m.version('torch'))"
+    done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=True)
+    path = folder / "constraint.txt"
+    path.write_text(f"torch=={done.stdout.strip()}\n")
+    return path
+
+
+def show_versions(interpreter: Path, label: str) -> None:
+    """Print which versions an environment has."""
+    code = (
+        "import importlib.metadata as m\n"
+        f"print({label!r}, *(name + ' ' + m.version(name) for name in {SHOWN!r}))"
     )
-    (folder / "constraint.txt").write_text(f"torch=={version.stdout.strip()}\n")
-    return str(folder / "constraint.txt")
+    subprocess.run([interpreter, "-c", code], check=True)
 
 
-def tried(interpreter, scratch):
-    """Run the fast tests and the tiny chain; returns what failed, or nothing."""
+def failed(interpreter: Path, scratch: Path) -> list[str]:
+    """Run the fast tests and the tiny chain. Returns the names of what failed."""
     environment = os.environ | {
         "PATH": f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}",
         "LENSNB_OUTPUTS": str(scratch / "outputs"),
@@ -78,59 +81,45 @@ def tried(interpreter, scratch):
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    ignored = [f"--ignore=tests/test_{name}.py" for name in SLOW]
-    chain = [
-        "snakemake",
-        "--cores",
-        "1",
-        "--quiet",
-        "all",
-        "--nolock",
-        "--directory",
-        str(scratch),
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-    ]
-    tests = [
-        str(interpreter),
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "2",
-        "--dist",
-        "loadfile",
-        "-p",
-        "no:cacheprovider",
-        *ignored,
-    ]
+    commands = {
+        "tests": [
+            *(str(interpreter), "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"),
+            *("-p", "no:cacheprovider"),
+            *(f"--ignore=tests/{name}.py" for name in SLOW),
+        ],
+        "chain": [
+            *("snakemake", "--cores", "1", "--quiet", "all", "--nolock"),
+            *("--directory", str(scratch), "--snakefile", str(ROOT / "Snakefile")),
+        ],
+    }
     return [
         name
-        for name, command in (("tests", tests), ("chain", chain))
+        for name, command in commands.items()
         if subprocess.run(command, cwd=ROOT, env=environment).returncode
     ]
 
 
-def main():
+def main() -> int:
+    """The command line. Returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", nargs="+", default=["3.11", "3.12"])
+    parser.add_argument("--python", nargs="+", default=PYTHONS)
     parser.add_argument("--resolution", nargs="+", default=["lowest-direct", "highest"])
     parser.add_argument("--torch", help="such as torch==2.13.0, or a wheel")
     given = parser.parse_args()
     failures = []
     for python in given.python:
         for resolution in given.resolution:
+            label = f"{resolution}, Python {python}:"
             with tempfile.TemporaryDirectory() as scratch:
-                interpreter = made(Path(scratch) / "venv", python, resolution, given.torch)
-                code = f"import importlib.metadata as m; print({resolution!r}, 'Python', {python!r}, *(p + ' ' + m.version(p) for p in {SHOWN!r}))"
-                subprocess.run([interpreter, "-c", code], check=True)
+                folder = Path(scratch) / "venv"
+                interpreter = make_environment(folder, python, resolution, given.torch)
+                show_versions(interpreter, label)
                 failures += [
-                    f"{resolution}, Python {python}: {name} failed"
-                    for name in tried(interpreter, Path(scratch))
+                    f"{label} {name} failed" for name in failed(interpreter, Path(scratch))
                 ]
     print(*failures or ["all passed"], sep="\n")
-    sys.exit(bool(failures))
+    return bool(failures)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,7 @@
-"""Real training processes: killed at any moment and resumed, asked to stop, short of memory, two of them as one."""
+"""Real training processes.
+
+They are killed at any moment and resumed, asked to stop, short of memory, and two of them are one.
+"""
 
 import contextlib
 import os
@@ -7,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import psutil
@@ -16,6 +20,7 @@ import yaml
 
 from lensnb import io
 
+PATIENCE = 3600  # seconds; beside other work a training may take many times as long as alone
 RECIPE = {
     "run": "it",
     "device": "cpu",
@@ -56,11 +61,8 @@ def images(tmp_path_factory):
 
 def command(folder, images, launcher=(), **changes):
     """The command line of a training in `folder`, and its environment."""
-    tree = (
-        RECIPE
-        | {"data": RECIPE["data"] | {"path": str(images)}}
-        | {k: RECIPE.get(k, {}) | v for k, v in changes.items()}
-    )
+    changed = {section: RECIPE.get(section, {}) | keys for section, keys in changes.items()}
+    tree = RECIPE | {"data": RECIPE["data"] | {"path": str(images)}} | changed
     folder.mkdir(exist_ok=True)
     (folder / "it.yaml").write_text(yaml.safe_dump(tree))
     environment = os.environ | {
@@ -68,25 +70,20 @@ def command(folder, images, launcher=(), **changes):
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    return [
-        sys.executable,
-        "-u",
-        "-m",
-        *launcher,
-        "lensnb.apps.launch",
-        str(folder / "it.yaml"),
-    ], environment
+    line = [sys.executable, "-u", "-m", *launcher, "lensnb.apps.launch", str(folder / "it.yaml")]
+    return line, environment
 
 
 def finished(folder, images, launcher=(), **changes):
-    """What a training that is left alone prints."""
+    """Train to the end. Returns what the training prints."""
     line, environment = command(folder, images, launcher, **changes)
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def begun(folder, images, **changes):
+    """A training that has been started."""
     line, environment = command(folder, images, **changes)
     return subprocess.Popen(
         line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -108,7 +105,10 @@ def whole(images, tmp_path_factory):
 
 
 def hashes(models):
-    """The hash of every file of a model but its times and its recipe's, which name the folder of the images."""
+    """What the files of both models hold, without times and recipes.
+
+    A recipe names the folder of the images, which differs.
+    """
     names = ("diffusion/model", "diffusion/step-20", "gan/model")
     found = {name: io.sha256(models / f"{name}.safetensors") for name in names}
     return found | {
@@ -122,28 +122,33 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_pat
     models = tmp_path / "it/models"
 
     def training(name):
-        """Whether this process, not one before it, has come past a checkpoint."""
+        """Whether this process, not an earlier one, has saved a checkpoint."""
         with contextlib.suppress(FileNotFoundError):
             return (models / f".{name}.partial/checkpoint.pt").stat().st_mtime > started
 
     def writing(name):
+        """Whether a file is being written."""
         return training(name) and list(models.glob(f".{name}.partial/.*.partial"))
 
+    def weights_kept(name):
+        return (models / f".{name}.partial/step-20.safetensors").exists()
+
+    def by_chance(name):
+        return training(name) and rng.random() < 0.004
+
     moments = [
-        lambda: writing("diffusion"),  # in the middle of a write
-        lambda: (
-            models / ".diffusion.partial/step-20.safetensors"
-        ).exists(),  # right after an epoch's weights
-        lambda: training("diffusion") and rng.random() < 0.004,  # somewhere
-        lambda: writing("gan"),
-        lambda: training("gan") and rng.random() < 0.004,
+        (writing, "diffusion"),
+        (weights_kept, "diffusion"),
+        (by_chance, "diffusion"),
+        (writing, "gan"),
+        (by_chance, "gan"),
     ]
     killed = 0
     printed = ""
-    for moment in moments:
+    for moment, name in moments:
         started = time.time()
         process = begun(tmp_path, images)
-        until(process, moment)
+        until(process, partial(moment, name))
         killed += process.poll() is None
         process.kill()
         printed += process.communicate()[0]
@@ -163,41 +168,35 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
         if text.startswith("step 7/"):
             process.send_signal(number)
             break
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == status and "Traceback" not in error
-    assert (
-        "stopped and saved after step" in out
-        and (tmp_path / "it/models/.diffusion.partial/checkpoint.pt").is_file()
-    )
+    assert "stopped and saved after step" in out
+    assert (tmp_path / "it/models/.diffusion.partial/checkpoint.pt").is_file()
     assert "resumed at step" in finished(tmp_path, images, train=seldom)
-    assert (
-        io.sha256(tmp_path / "it/models/diffusion/model.safetensors")
-        == hashes(whole)["diffusion/model"]
-    )
+    weights = io.sha256(tmp_path / "it/models/diffusion/model.safetensors")
+    assert weights == hashes(whole)["diffusion/model"]
 
 
-TWO = (
-    "accelerate.commands.launch",
-    "--multi_gpu",
-    "--num_processes",
-    "2",
-    "-m",
-)  # with --cpu it starts one alone, and does not say so
+# With --cpu the launcher starts one process alone, and does not say so.
+TWO = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")
+WHO = """
+from lensnb.training.accelerator import make_accelerator
+on = make_accelerator("{device}")
+open(f"{{on.process_index}} of {{on.num_processes}}", "w")
+"""
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_the_launcher_starts_two(device, tmp_path):
-    """Else all that follows compares one process with itself."""
-    (tmp_path / "who.py").write_text(
-        f"from lensnb import devices\non = devices.accelerator('{device}')\nopen(f'{{on.process_index}} of {{on.num_processes}}', 'w')\n"
-    )
+    """Otherwise all tests that follow would compare one process with itself."""
+    (tmp_path / "who.py").write_text(WHO.format(device=device))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-m", *TWO[:-1], "who.py"],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         cwd=tmp_path,
     )
     assert {p.name for p in tmp_path.iterdir()} == {"who.py", "0 of 2", "1 of 2"}, done.stderr
@@ -211,7 +210,7 @@ CALM = {
 
 
 def together(folder, images, launcher, **changes):
-    """Weights of both models and losses of the diffusion model after a training by so many processes."""
+    """Train with a launcher. Returns the weights of both models, the diffusion model's losses."""
     finished(folder, images, launcher, **CALM | {"train": CALM["train"] | changes})
     models = folder / "it/models"
     weights = {
@@ -223,6 +222,7 @@ def together(folder, images, launcher, **changes):
 
 
 def apart(a, b):
+    """The largest difference between two sets of weights."""
     return max((a[k].float() - b[k].float()).abs().max().item() for k in a)
 
 
@@ -230,26 +230,23 @@ def test_two_processes_are_one_within_rounding(images, tmp_path):
     one, losses = together(tmp_path / "one", images, ())
     two, same = together(tmp_path / "two", images, TWO, tracker="tensorboard")
     pieces, _ = together(tmp_path / "pieces", images, TWO, accumulate=2)
-    assert (
-        np.abs(losses - same).max() < 1e-5 * losses.max()
-        and apart(one, two) < 2e-4
-        and apart(one, pieces) < 2e-4
-    )
+    assert np.abs(losses - same).max() < 1e-5 * losses.max()
+    assert apart(one, two) < 2e-4 and apart(one, pieces) < 2e-4
     assert list((tmp_path / "two/it/tracking/diffusion").rglob("events*"))
     untouched, _ = together(tmp_path / "other", images, (), rate=5e-4)
     assert apart(one, untouched) > 1e-3  # the bound is far below what training changes
 
 
 def kill(launcher):
-    for one in [launcher, *launcher.children(recursive=True)]:  # they are in sessions of their own
+    """SIGKILL to all processes: they are in sessions of their own."""
+    for one in [launcher, *launcher.children(recursive=True)]:
         one.kill()
 
 
 def ask_the_second(launcher):
-    """SIGTERM to one of two, as where a cluster's signal reaches one before a step and the other after it."""
-    (second,) = (
-        one for one in launcher.children(recursive=True) if one.environ().get("RANK") == "1"
-    )
+    """SIGTERM to one of two: a cluster's signal may reach one before a step, the other after it."""
+    processes = launcher.children(recursive=True)
+    (second,) = (one for one in processes if one.environ().get("RANK") == "1")
     second.terminate()
 
 
@@ -259,24 +256,31 @@ def ask_the_second(launcher):
     ids=["1 to 2", "2 to 1", "2 asked to stop"],
 )
 def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_path):
-    whole, losses = together(tmp_path / "whole", images, (), steps=40, checkpoint_every=4)
-    line, environment = command(
-        tmp_path / "parts",
-        images,
-        first,
-        **CALM | {"train": CALM["train"] | {"steps": 40, "checkpoint_every": 4}},
-    )
+    longer = {"steps": 40, "checkpoint_every": 4}
+    whole, losses = together(tmp_path / "whole", images, (), **longer)
+    changes = CALM | {"train": CALM["train"] | longer}
+    line, environment = command(tmp_path / "parts", images, first, **changes)
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
     out = ""
     for text in process.stdout:
         out += text
         if text.startswith("step 5/"):
             end(psutil.Process(process.pid))
-    assert process.wait(timeout=300) != 0 and "step 40/" not in out
+    assert process.wait(timeout=PATIENCE) != 0 and "step 40/" not in out
     assert (tmp_path / "parts/it/models/.diffusion.partial/checkpoint.pt").is_file()
     assert ("stopped and saved after step" in out) == (end is ask_the_second)
-    resumed, same = together(tmp_path / "parts", images, then, steps=40, checkpoint_every=4)
-    assert apart(whole, resumed) < 2e-4 and np.abs(losses - same).max() < 1e-5 * losses.max()
+    resumed, same = together(tmp_path / "parts", images, then, **longer)
+    assert apart(whole, resumed) < 2e-4
+    assert np.abs(losses - same).max() < 1e-5 * losses.max()
+
+
+SHORT_OF_MEMORY = """
+import resource, sys, psutil, torch
+import lensnb.apps.launch, lensnb.evaluation.monitor, lensnb.datasets.pictures
+limit = psutil.Process().memory_info().data + 500 * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+sys.exit(lensnb.apps.launch.main(sys.argv[1:]))
+"""
 
 
 def test_out_of_memory_is_a_sentence_with_values_that_fit(images, tmp_path):
@@ -287,28 +291,20 @@ def test_out_of_memory_is_a_sentence_with_values_that_fit(images, tmp_path):
         model={"width": 64, "patch": 1, "attention": []},
         train=RECIPE["train"] | {"batch": 32},
     )
-    short = (
-        "import resource, sys, psutil, torch, lensnb.apps.launch, lensnb.evaluation.monitor, lensnb.datasets.pictures\n"
-        "free = 500 * 2**20\n"
-        "resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + free,) * 2)\n"
-        "sys.exit(lensnb.apps.launch.main(sys.argv[1:]))"
-    )
     done = subprocess.run(
-        [line[0], "-c", short, *line[4:]],
+        [line[0], "-c", SHORT_OF_MEMORY, *line[4:]],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert (
-        "out of memory: train.batch 32 in 1 piece needs about" in done.stderr
-        and "train.accumulate=2 or train.batch=16" in done.stderr
-    )
+    assert "out of memory: train.batch 32 in 1 piece needs about" in done.stderr
+    assert "train.accumulate=2 or train.batch=16" in done.stderr
 
 
 def test_a_notebook_launches_the_same(images, whole, tmp_path, monkeypatch):
-    """accelerate's notebook_launcher on a machine without a GPU: one process, the bits of the command line."""
+    """Without a GPU accelerate's notebook_launcher starts one process, with the same bits."""
     import accelerate
 
     from lensnb.apps import launch

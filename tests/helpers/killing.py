@@ -1,9 +1,10 @@
-"""The chain, killed again and again at random moments and resumed: does it end with the same bits?
+"""Kill the chain again and again at random moments and resume it: does it end with the same bits?
 
-    python tests/killing.py --times 20
+    python tests/helpers/killing.py --times 20
 
-A terminal's Ctrl-C (SIGINT) and a cluster's end of time (SIGTERM) reach Snakemake and papermill, which see to their kernel; SIGKILL is
-either that of one process, which leaves a kernel without its parent, or that of a lost machine, which takes all.
+Ctrl-C in a terminal (SIGINT) and a cluster's end of time (SIGTERM) reach Snakemake and papermill,
+which end their kernel. SIGKILL has two forms. It takes the group of Snakemake alone, which leaves a
+kernel without its parent; or it takes everything, as when a machine is lost.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -23,40 +25,40 @@ ROOT = Path(__file__).parents[2]
 WAYS = ("SIGINT", "SIGTERM", "SIGKILL", "lost machine")
 
 
-def begin(outputs, overrides=""):
-    """Start the chain as `make run` does, in a group of its own; its state and log lie beside the outputs."""
+def heed_ctrl_c() -> None:
+    """Let SIGINT end a process again: a background shell starts its children to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def begin(outputs: Path, overrides: str = "") -> subprocess.Popen:
+    """Start the chain as `make run` does, in a group of its own.
+
+    Snakemake's state and the log lie beside the outputs.
+    """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "LENSNB_OUTPUTS": str(outputs),
         "LENSNB_RECIPE": str(ROOT / "params/tiny.yaml"),
         "LENSNB_SET": overrides,
     }
+    command = [
+        *("snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete"),
+        *("--directory", str(outputs), "--snakefile", str(ROOT / "Snakefile")),
+    ]
     outputs.mkdir(parents=True, exist_ok=True)
     with open(outputs / "log", "a") as log:
         return subprocess.Popen(
-            [
-                "snakemake",
-                "--cores",
-                "1",
-                "--quiet",
-                "all",
-                "--nolock",
-                "--rerun-incomplete",
-                "--directory",
-                str(outputs),
-                "--snakefile",
-                str(ROOT / "Snakefile"),
-            ],
+            command,
             cwd=ROOT,
             env=environment,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # a background shell ignores it
+            preexec_fn=heed_ctrl_c,
+        )
 
 
-def kill(chain, way):
+def kill(chain: subprocess.Popen, way: str) -> None:
     """End a running chain in one of the WAYS."""
     family = [*psutil.Process(chain.pid).children(recursive=True), psutil.Process(chain.pid)]
     if way == "lost machine":
@@ -68,24 +70,23 @@ def kill(chain, way):
     psutil.wait_procs(family, timeout=60)
 
 
-def under_way(outputs):
-    """The stages that are half made, or none."""
-    return (
-        ", ".join(
-            sorted(
-                str(p.parent.name) + "/" + p.name[1:].removesuffix(".partial")
-                for p in outputs.rglob(".*.partial")
-                if p.is_dir()
-            )
-        )
-        or "none"
-    )
+def under_way(outputs: Path) -> str:
+    """The names of the stages that are half made, or "none"."""
+    stages = [
+        f"{path.parent.name}/{path.name[1:].removesuffix('.partial')}"
+        for path in outputs.rglob(".*.partial")
+        if path.is_dir()
+    ]
+    return ", ".join(sorted(stages)) or "none"
 
 
-def killed(outputs, times, seed, least, most, overrides=""):
-    """Kill a chain `times` times after `least` to `most` seconds, let it end, and return what was under way at each death.
+def killed(
+    outputs: Path, times: int, seed: int, least: float, most: float, overrides: str = ""
+) -> list[str]:
+    """Kill a chain `times` times, each after `least` to `most` seconds, then let it end.
 
-    A chain that ends earlier is left as it is: its last start finds nothing to do.
+    Returns what was under way at each death. A chain that ends earlier is left as it is: the next
+    start finds nothing to do.
     """
     moments = random.Random(seed)
     deaths = []
@@ -102,16 +103,31 @@ def killed(outputs, times, seed, least, most, overrides=""):
     return deaths
 
 
-def digests(run):
-    """What every stage of a run holds, but for the figures, of which one shows seconds."""
+def digests(run: Path) -> dict[str, str]:
+    """The digest of every stage of a run. Figures are left out: one of them shows seconds."""
     return {
-        str(p.parent.relative_to(run)): artefact.digest(p.parent)
-        for p in run.rglob("artefact.json")
-        if p.parent.name != "figures"
+        str(path.parent.relative_to(run)): artefact.digest(path.parent)
+        for path in run.rglob("artefact.json")
+        if path.parent.name != "figures"
     }
 
 
-def main():
+def compare_bits(times: int, seed: int, seconds: Sequence[float], scratch: Path) -> None:
+    """Compare chains that are killed `times` times in all with one that nobody kills."""
+    whole = scratch / "whole"
+    assert begin(whole).wait() == 0, (whole / "log").read_text()
+    deaths: list[str] = []
+    while len(deaths) < times:
+        seed += 1
+        cut = scratch / f"cut-{seed}"
+        deaths += killed(cut, times - len(deaths), seed, *seconds)
+        same = digests(cut / "tiny") == digests(whole / "tiny")
+        print(f"after {len(deaths)} deaths the same bits: {same}", flush=True)
+        assert same
+
+
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -124,17 +140,7 @@ def main():
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch) / "whole"
-        deaths = []
-        seed = given.seed
-        assert begin(whole).wait() == 0, (whole / "log").read_text()
-        while len(deaths) < given.times:
-            seed += 1
-            cut = Path(scratch) / f"cut-{seed}"
-            deaths += killed(cut, given.times - len(deaths), seed, *given.seconds)
-            same = digests(cut / "tiny") == digests(whole / "tiny")
-            print(f"after {len(deaths)} deaths the same bits: {same}", flush=True)
-            assert same
+        compare_bits(given.times, given.seed, given.seconds, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The run folder: whole or not at all, made again only when it must be."""
+"""A stage appears whole or not at all, and is made again only when it must be."""
 
 import contextlib
 import os
@@ -27,8 +27,9 @@ def writes(text, calls):
 
 
 def test_an_artefact_is_made_once_and_again_when_its_recipe_changes(tmp_path):
-    calls = []  # of (recipe, text), the second is not made
-    for recipe, text in (({"a": 1}, "x"), ({"a": 1}, "y"), ({"a": 2}, "z")):
+    calls = []
+    changes = (({"a": 1}, "x"), ({"a": 1}, "y"), ({"a": 2}, "z"))  # the second is not made
+    for recipe, text in changes:
         folder = artefact.build(tmp_path / "art", recipe, writes(text, calls))
     assert len(calls) == 2 and (folder / "file.txt").read_text() == "z"
     assert sorted(os.listdir(tmp_path)) == ["art"]
@@ -38,7 +39,10 @@ def test_an_artefact_is_made_once_and_again_when_its_recipe_changes(tmp_path):
 def test_a_damaged_artefact_is_made_again(tmp_path, damage):
     calls = []
     folder = artefact.build(tmp_path / "art", {}, writes("xyz", calls))
-    (folder / "file.txt").unlink() if damage == "deleted" else (folder / "file.txt").write_text("x")
+    if damage == "deleted":
+        (folder / "file.txt").unlink()
+    else:
+        (folder / "file.txt").write_text("x")
     artefact.build(tmp_path / "art", {}, writes("xyz", calls))
     assert len(calls) == 2 and artefact.is_whole(folder)
 
@@ -52,18 +56,17 @@ def test_a_failed_build_leaves_the_old_artefact_and_is_resumed_by_the_same_recip
 
     with pytest.raises(RuntimeError):
         artefact.build(tmp_path / "art", {"a": 2}, fails)
-    assert (tmp_path / "art" / "file.txt").read_text() == "old" and artefact.recipe_of(
-        tmp_path / "art"
-    )["a"] == 1
+    assert (tmp_path / "art" / "file.txt").read_text() == "old"
+    assert artefact.recipe_of(tmp_path / "art")["a"] == 1
     left = []
-    artefact.build(
-        tmp_path / "art", {"a": 2}, lambda folder: left.append((folder / "half").exists())
-    )
+
+    def look(folder):
+        left.append((folder / "half").exists())
+
+    artefact.build(tmp_path / "art", {"a": 2}, look)
     with pytest.raises(RuntimeError):
         artefact.build(tmp_path / "art", {"a": 3}, fails)
-    artefact.build(
-        tmp_path / "art", {"a": 4}, lambda folder: left.append((folder / "half").exists())
-    )
+    artefact.build(tmp_path / "art", {"a": 4}, look)
     assert left == [True, False]
 
 
@@ -98,7 +101,8 @@ def test_a_changed_parameter_changes_the_recipe_of_its_stage_only(run, tmp_path)
         other = Run(validate({"run": "r", **tree}, "x"), tmp_path)
         found = {}
         for stage in ("data", "models/diffusion", "models/gan", "samples/ddim"):
-            with contextlib.suppress(InputError):  # what it reads was made by another recipe
+            # a stage whose inputs were made by another recipe has none
+            with contextlib.suppress(InputError):
                 found[stage] = other.recipe(stage)
         return found
 
@@ -122,9 +126,8 @@ def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
     np.save(tmp_path / "mine" / "a.npy", np.zeros(3))
 
     def recipe():
-        return Run(validate({"data": {"path": str(tmp_path / "mine")}}, "x"), tmp_path).recipe(
-            "data"
-        )
+        params = validate({"data": {"path": str(tmp_path / "mine")}}, "x")
+        return Run(params, tmp_path).recipe("data")
 
     first = recipe()
     assert recipe() == first
@@ -135,35 +138,27 @@ def test_changed_image_files_change_the_recipe_of_the_data(tmp_path):
 
 
 def test_a_missing_stage_names_the_notebook_that_writes_it(run):
-    with pytest.raises(
-        InputError, match="models/gan: not there or not whole; run notebooks/02_train.ipynb first"
-    ):
+    missing = "models/gan: not there or not whole; run notebooks/02_train.ipynb first"
+    with pytest.raises(InputError, match=missing):
         run.need("models/gan")
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "outputs").write_text("a file where a folder belongs")
     run = Run(Params(), tmp_path / "outputs")
-    with pytest.raises(
-        InputError,
-        match="outputs.*: Not a directory; make room or give permission there, or set LENSNB_OUTPUTS",
-    ):
+    advice = "make room or give permission there, or set LENSNB_OUTPUTS"
+    with pytest.raises(InputError, match=f"outputs.*: Not a directory; {advice}"):
         run.build("data", writes("x", []))
 
 
 def test_run_json_tells_where_a_result_comes_from(run):
     run.build("data", writes("x", []))
-    with pytest.raises(
-        InputError, match="data: made with other parameters .* run notebooks/01_data.ipynb again"
-    ):
+    made_otherwise = "data: made with other parameters .* run notebooks/01_data.ipynb again"
+    with pytest.raises(InputError, match=made_otherwise):
         Run(validate({"run": "r", "seed": 1}, "x"), run.outputs).need("data")
     told = io.read_json(run.path / "run.json")
-    assert (
-        told["params"]["seed"] == 0
-        and told["packages"]["torch"]
-        and told["hardware"]["cores"]
-        and told["python"]
-    )
-    assert told["artefacts"]["data"]["files"]["file.txt"]["sha256"] == io.sha256(
-        run.path / "data" / "file.txt"
-    )
+    assert told["params"]["seed"] == 0
+    assert told["packages"]["torch"] and told["python"]
+    assert told["hardware"]["cores"]
+    noted = told["artefacts"]["data"]["files"]["file.txt"]["sha256"]
+    assert noted == io.sha256(run.path / "data" / "file.txt")

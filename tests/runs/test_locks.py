@@ -1,4 +1,4 @@
-"""Two processes at one run folder: real ones, killed and not, on file systems with and without locks."""
+"""Two real processes at one run folder, killed or not, on file systems with and without locks."""
 
 import errno
 import multiprocessing
@@ -23,13 +23,13 @@ PARAMS = {"run": "r", "data": {"path": "images", "size": 16}}
 
 @pytest.fixture(scope="module")
 def server():
-    """Children of a process that has imported torch, which the provenance of an artefact asks."""
+    """A server that has imported torch, which provenance needs; its children start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lensnb.training.loop"])
     return context
 
 
-def wait_for(path, seconds=20):
+def wait_for(path, seconds=600):
     deadline = time.time() + seconds
     while not path.exists() and time.time() < deadline:
         time.sleep(0.01)
@@ -37,7 +37,7 @@ def wait_for(path, seconds=20):
 
 
 def build_slowly(folder, recipe=None):
-    """Build an artefact that is ready when the file `go` lies beside it."""
+    """Build an artefact, which is not finished before the file `go` lies beside it."""
 
     def make(unfinished):
         (unfinished / "checkpoint.pt").write_text("half")
@@ -49,7 +49,7 @@ def build_slowly(folder, recipe=None):
 
 
 def begun(server, target, *arguments):
-    """A process that holds a lock."""
+    """A process that has started and holds a lock."""
     process = server.Process(target=target, args=arguments)
     process.start()
     wait_for(arguments[0].parent / "begun")
@@ -66,7 +66,7 @@ def by_the_second(folder):
 
 
 def no_flock(number=errno.ENOSYS):
-    """A file system that knows no locks."""
+    """A flock as on a file system that has no locks: it fails with this error number."""
 
     def flock(*arguments):
         raise OSError(number, os.strerror(number))
@@ -82,15 +82,15 @@ def build_without_flock(folder):
 
 
 def build_with_a_worker(folder):
-    """A loader's worker: forked while the stage is built, it outlives its parent."""
+    """Build with a worker, as a loader has it: forked during the build, it outlives its parent."""
 
     def make(unfinished):
         if (worker := os.fork()) == 0:
-            time.sleep(60)
+            time.sleep(600)
             os._exit(0)
         (folder.parent / "worker").write_text(str(worker))
         (folder.parent / "begun").touch()
-        time.sleep(60)
+        time.sleep(600)
 
     artefact.build(folder, {}, make)
 
@@ -111,28 +111,30 @@ def test_the_second_is_told_who_builds_and_finds_the_result_afterwards(server, t
     first = begun(server, build_slowly, folder)
     with pytest.raises(InputError) as refused:
         artefact.build(folder, {}, by_the_second)
-    assert str(refused.value).startswith(
-        f"{folder}: process {first.pid} on {socket.gethostname()} (since "
-    )
-    assert (
-        "wait for it, end it, or give this run another name" in str(refused.value)
-        and first.is_alive()
-    )
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{folder}: process {first.pid} on {socket.gethostname()} (since ")
+    assert "wait for it, end it, or give this run another name" in sentence
+    assert first.is_alive()
     (tmp_path / "go").touch()
     first.join()
-    assert first.exitcode == 0 and artefact.is_whole(artefact.build(folder, {}, by_the_second))
-    assert (folder / "file.txt").read_text() == "by the first" and not list(tmp_path.glob(".*"))
+    assert first.exitcode == 0
+    assert artefact.is_whole(artefact.build(folder, {}, by_the_second))
+    assert (folder / "file.txt").read_text() == "by the first"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_killed_process_is_followed_by_the_next_which_goes_on(server, tmp_path):
     folder = tmp_path / "stage"
     found = []
+
+    def go_on(unfinished):
+        found.append((unfinished / "checkpoint.pt").read_text())
+
     killed(begun(server, build_slowly, folder))
     assert (tmp_path / ".stage.lock").exists()
-    artefact.build(
-        folder, {}, lambda unfinished: found.append((unfinished / "checkpoint.pt").read_text())
-    )
-    assert found == ["half"] and artefact.is_whole(folder) and not list(tmp_path.glob(".*"))
+    artefact.build(folder, {}, go_on)
+    assert found == ["half"]
+    assert artefact.is_whole(folder) and not list(tmp_path.glob(".*"))
 
 
 def test_a_worker_that_outlives_a_killed_process_keeps_nobody_out(server, tmp_path):
@@ -148,11 +150,8 @@ def test_a_worker_that_outlives_a_killed_process_keeps_nobody_out(server, tmp_pa
 def test_readers_are_never_kept_waiting(server, tmp_path):
     folder = artefact.build(tmp_path / "stage", {}, by_the_second)
     first = begun(server, build_slowly, folder, {"changed": 1})
-    assert (
-        artefact.is_whole(folder)
-        and artefact.digest(folder)
-        and artefact.build(folder, {}, None) == folder
-    )  # nothing to make: no lock
+    assert artefact.is_whole(folder) and artefact.digest(folder)
+    assert artefact.build(folder, {}, None) == folder  # nothing to make, so no lock
     assert first.is_alive()
     (tmp_path / "go").touch()
     first.join()
@@ -163,15 +162,14 @@ def test_other_stages_are_built_meanwhile_and_all_of_them_are_noted(server, tmp_
     first = begun(server, build_slowly, tmp_path / "stage")
     assert artefact.is_whole(artefact.build(tmp_path / "other", {}, by_the_second))
     killed(first)
-    writers = [server.Process(target=note_many, args=(tmp_path, name)) for name in ("a", "b")]
     (tmp_path / "r").mkdir()
+    writers = [server.Process(target=note_many, args=(tmp_path, name)) for name in ("a", "b")]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert io.read_json(tmp_path / "r/run.json")["steps"] == {
-        f"{name} {i}": i for name in "ab" for i in range(20)
-    }
+    noted = io.read_json(tmp_path / "r/run.json")["steps"]
+    assert noted == {f"{name} {i}": i for name in "ab" for i in range(20)}
 
 
 def test_a_notebook_that_is_executed_is_not_executed_again_meanwhile(server, tmp_path, monkeypatch):
@@ -182,9 +180,8 @@ def test_a_notebook_that_is_executed_is_not_executed_again_meanwhile(server, tmp
     first = begun(server, hold, notebooks / "01_data")
     with pytest.raises(InputError, match=f"notebooks/01_data: process {first.pid} on"):
         execute("01_data", validate(PARAMS, "x"))
-    assert (notebooks / "01_data.json").read_text() == "a receipt" and len(
-        list(notebooks.iterdir())
-    ) == 3
+    assert (notebooks / "01_data.json").read_text() == "a receipt"
+    assert len(list(notebooks.iterdir())) == 3
     killed(first)
 
 
@@ -198,7 +195,8 @@ def test_the_recipe_of_a_run_at_work_is_not_replaced(server, tmp_path):
         theirs.write_recipe()
     assert path.read_text() == before
     killed(first)
-    assert theirs.write_recipe().read_text() != before and not list((tmp_path / "r").glob(".*"))
+    assert theirs.write_recipe().read_text() != before
+    assert not list((tmp_path / "r").glob(".*"))
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
@@ -209,23 +207,21 @@ def test_without_locks_in_the_file_system_a_file_stands_for_one(server, tmp_path
     with pytest.raises(InputError, match=f"stage: process {first.pid} on .* is writing there"):
         artefact.build(folder, {}, by_the_second)
     killed(first)
-    assert artefact.is_whole(artefact.build(folder, {}, by_the_second)) and not list(
-        tmp_path.glob(".*")
-    )
+    assert artefact.is_whole(artefact.build(folder, {}, by_the_second))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_lock_service_that_is_off_stops_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", no_flock(errno.ENOLCK))
-    assert artefact.is_whole(artefact.build(tmp_path / "stage", {}, by_the_second)) and not list(
-        tmp_path.glob(".*")
-    )
+    assert artefact.is_whole(artefact.build(tmp_path / "stage", {}, by_the_second))
+    assert not list(tmp_path.glob(".*"))
     monkeypatch.setattr("fcntl.flock", no_flock(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         artefact.build(tmp_path / "other", {}, by_the_second)
 
 
 def test_a_lock_that_was_removed_under_a_waiting_process_is_not_taken_for_its_own(tmp_path):
-    """Who opened the lock's file before its holder removed it must not write beside who has made a new one."""
+    """A process may have opened the file of a lock that is then removed. It does not hold it."""
     waiting = filelock.FileLock(tmp_path / ".stage.lock", thread_local=False)
     real = os.open
     opened = []
@@ -233,7 +229,7 @@ def test_a_lock_that_was_removed_under_a_waiting_process_is_not_taken_for_its_ow
     def slow(path, *arguments, **options):
         descriptor = real(path, *arguments, **options)
         opened.append(path)
-        if len(opened) == 1:  # meanwhile the holder ends, and another takes its place
+        if len(opened) == 1:  # meanwhile the holder ends, and a third process locks
             os.unlink(tmp_path / ".stage.lock")
             third.acquire()
         return descriptor

@@ -1,1 +1,1 @@
-"""Bad input, made and never stored: what strangers' files, recipes, weights and run folders can be like."""
+"""Bad input: files, recipes, weights and run folders of strangers, made here and never stored."""

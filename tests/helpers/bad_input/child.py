@@ -1,4 +1,4 @@
-"""One command of a user's in a process of its own, forked from a server that has imported torch already."""
+"""Run one command in a process of its own, forked from a server that has imported torch."""
 
 import ctypes
 import os
@@ -11,43 +11,49 @@ PRELOAD = [
     "lensnb.generator",
     "lensnb.evaluation.judge",
     "PIL.Image",
-    "torch._dynamo",
-]  # the last by the first optimiser
+    "torch._dynamo",  # the first optimiser imports it
+]
 MEMORY = 2**30  # bytes that a child may take beyond what it begins with
-SECONDS = 10  # of work, after which the system ends it; a case takes a thirtieth of that
+SECONDS = 10  # of CPU time, after which the system ends a child; a case takes a thirtieth of that
 
 
 def stage(name):
-    """What a notebook calls for a stage such as "samples/ddim", with the exit status of a command line."""
+    """The command that makes a stage such as "samples/ddim" as a notebook does.
 
-    def call(recipe, overrides):
+    Like a command line it returns an exit status.
+    """
+
+    def command(recipe, overrides):
         from lensnb import pipeline
         from lensnb.errors import told
         from lensnb.recipes.recipe import load_recipe
 
-        kind, _, of = name.partition("/")
+        kind, *names = name.split("/")
         make = {
             "data": pipeline.make_data,
             "models": pipeline.train_model,
             "samples": pipeline.draw_samples,
             "evaluation": pipeline.evaluate_method,
         }[kind]
-        return told(
-            lambda: make(pipeline.open_run(load_recipe(recipe, overrides)), *([of] if of else []))
-        )
 
-    return call
+        def make_stage():
+            run = pipeline.open_run(load_recipe(recipe, overrides))
+            make(run, *names)
+
+        return told(make_stage)
+
+    return command
 
 
 def step(recipe, overrides):
-    """python -m lensnb.apps.execute, as far as it goes before it starts a kernel."""
+    """What python -m lensnb.apps.execute does before it starts a kernel."""
     from lensnb.apps.execute import main
 
     return main(["01_data", "--recipe", recipe, "--set", overrides])
 
 
 def launch(recipe, overrides):
-    """python -m lensnb.apps.launch"""
+    """What python -m lensnb.apps.launch does."""
     from lensnb.apps import launch
 
     return launch.main([recipe, "--set", overrides])
@@ -64,13 +70,16 @@ COMMANDS = {
 
 
 def unprivileged():
-    """Root without the right to read and write everything, so that a closed file is closed to it too."""
+    """Take root's right to read and write everything, so that a closed file is closed to it too."""
     if sys.platform == "linux":
         ctypes.CDLL(None).capset(struct.pack("II", 0x20080522, 0), bytes(24))
 
 
 def main(folder, command, overrides, largest):
-    """Run `command` in `folder`; its output goes to the files `stdout` and `stderr` beside the folder."""
+    """Run `command` in `folder`. Its output goes to <folder>.stdout and <folder>.stderr.
+
+    largest : bytes of the largest file that may be written; None for any.
+    """
     import resource
 
     import psutil
@@ -80,7 +89,8 @@ def main(folder, command, overrides, largest):
     os.chdir(folder)
     os.environ["LENSNB_OUTPUTS"] = os.path.join(folder, "outputs")
     unprivileged()
-    resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + MEMORY,) * 2)
+    memory = psutil.Process().memory_info().data + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -1,9 +1,9 @@
-"""The corpus as a whole: every case by name, and how it is written into a folder.
+"""The corpus of bad input: every case by name, and how it is written into a folder.
 
-    python tests/bad_input/make.py FOLDER [NAME ...]
+    python tests/helpers/bad_input/make.py FOLDER [NAME ...]
 
-writes the cases that need no finished run, one a folder, to be looked at or tried by hand there:
-python -m lensnb.apps.launch recipe.yaml.
+writes each case that needs no finished run into a folder of its own. There it can be looked at, or
+tried by hand: python -m lensnb.apps.launch recipe.yaml.
 """
 
 import os
@@ -53,11 +53,16 @@ RECIPE = {
 
 
 class Case(NamedTuple):
-    """Something bad, or odd and good: `make(folder)` writes it beside recipe.yaml and images/, which are there and good.
+    """Something bad, or something odd that is good.
 
-    command : what a user does with it (see `child.COMMANDS`); says : words of the one sentence that
-    refuses it, or none where it must work, and `holds(folder)` then is true; finished : begin with a
-    copy of a finished run; damaged : its stages that `make` spoils, so that they may be made again.
+    make : a function of the folder that writes it. A good recipe.yaml and good images/ are there;
+    says : words of the one sentence that refuses it; none where it must work;
+    command : what a user does with it, a key of `child.COMMANDS`;
+    overrides : of the recipe;
+    holds : a function of the folder, true afterwards where the case must work;
+    finished : begin with a copy of a finished run;
+    damaged : stages of that run that `make` spoils, so that they may be made again;
+    largest : bytes of the largest file, as on a disk that is full beyond it.
     """
 
     make: object
@@ -67,16 +72,16 @@ class Case(NamedTuple):
     holds: object = None
     finished: bool = False
     damaged: tuple = ()
-    largest: int | None = None  # bytes of a file, beyond which the disk is full
+    largest: int | None = None
 
 
 def noise(*shape, seed=1):
-    """Positive numbers float32 that vary in every image."""
+    """Positive numbers, float32, that vary in every image."""
     return np.random.default_rng(seed).gamma(2.0, 2.0, shape).astype(np.float32)
 
 
 def plain(folder):
-    """A recipe and 32 images that nothing is wrong with."""
+    """Write a recipe and 32 images with which nothing is wrong."""
     (folder / "images").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     for i, image in enumerate(noise(N, SIZE, SIZE)):
@@ -84,7 +89,7 @@ def plain(folder):
 
 
 def write(case, folder, finished=None):
-    """A case in a new `folder`, on top of the finished run in the folder `finished` where it needs one."""
+    """Write a case into a new `folder`, on top of a copy of `finished` where it needs a run."""
     if case.finished:
         shutil.copytree(finished, folder, copy_function=shutil.copy2)
     else:
@@ -93,7 +98,7 @@ def write(case, folder, finished=None):
 
 
 class Payload:
-    """What a pickle can hide: unpickled, it creates the file `executed` in the working directory."""
+    """What a pickle can hide: unpickling it creates the file `executed` in the working folder."""
 
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -113,7 +118,7 @@ def cases():
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from bad_input import make  # the module that the tables import, not this script
+    from bad_input import make  # the tables of cases import this module, not the script
 
     top, *names = sys.argv[1:]
     for name, case in make.cases().items():

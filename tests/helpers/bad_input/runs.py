@@ -1,4 +1,7 @@
-"""Weights, checkpoints and run folders: damaged, of another recipe or version, on a full or closed disk, or odd and good."""
+"""Cases of weights, checkpoints and run folders.
+
+They are damaged, of another recipe or version, on a full or closed disk, or odd and good.
+"""
 
 import json
 import os
@@ -14,8 +17,12 @@ WEIGHTS = f"{IT}/models/diffusion/model.safetensors"
 CHECKPOINT = f"{IT}/models/.diffusion.partial/checkpoint.pt"
 
 
+def nothing(folder):
+    """Leave the folder as it is: the command itself is what is wrong."""
+
+
 def resized(path, content):
-    """A file of these bytes, with the artefact's list of files agreeing to it."""
+    """Replace a file by these bytes, and let the artefact's list of files agree to it."""
 
     def make(folder):
         (folder / path).write_bytes(content)
@@ -28,14 +35,44 @@ def resized(path, content):
 
 
 def written(path, content=""):
-    return lambda folder: (folder / path).write_text(content)
+    """Replace a file by this text."""
+
+    def make(folder):
+        (folder / path).write_text(content)
+
+    return make
 
 
 def removed(path):
-    return lambda folder: (folder / path).unlink()
+    """Delete a file."""
+
+    def make(folder):
+        (folder / path).unlink()
+
+    return make
+
+
+def closed(*paths):
+    """Take the right to write into these folders."""
+
+    def make(folder):
+        for path in paths:
+            (folder / path).chmod(0o555)
+
+    return make
+
+
+def half(path):
+    """Cut a file after 4000 bytes."""
+
+    def make(folder):
+        resized(path, (folder / path).read_bytes()[:4000])(folder)
+
+    return make
 
 
 def of_another_width(folder):
+    """Replace the weights by those of a network of another width."""
     weights = {
         key: noise(7, *value.shape[1:])
         for key, value in safetensors.numpy.load_file(folder / WEIGHTS).items()
@@ -45,32 +82,33 @@ def of_another_width(folder):
 
 
 def not_numbers(folder):
+    """Replace all weights by NaN."""
     weights = safetensors.numpy.load_file(folder / WEIGHTS)
-    resized(
-        WEIGHTS,
-        safetensors.numpy.save({key: value * float("nan") for key, value in weights.items()}),
-    )(folder)
+    spoilt = {key: value * float("nan") for key, value in weights.items()}
+    resized(WEIGHTS, safetensors.numpy.save(spoilt))(folder)
 
 
-def half(path):
-    return lambda folder: resized(path, (folder / path).read_bytes()[:4000])(folder)
+def unfinished(checkpoint):
+    """Leave the diffusion model as a training that broke off, with these bytes as its checkpoint.
 
-
-def unfinished(content):
-    """The diffusion model as a training leaves it that broke off, with this checkpoint."""
+    checkpoint : bytes, or an object that torch saves.
+    """
 
     def make(folder):
-        os.rename(folder / IT / "models/diffusion", folder / IT / "models/.diffusion.partial")
+        partial = folder / IT / "models/.diffusion.partial"
+        os.rename(folder / IT / "models/diffusion", partial)
         for name in ("artefact.json", "model.safetensors", "history.csv", "timing.json"):
-            (folder / IT / "models/.diffusion.partial" / name).unlink()
-        path = folder / CHECKPOINT
-        content(path) if callable(content) else path.write_bytes(content)
+            (partial / name).unlink()
+        if isinstance(checkpoint, bytes):
+            (folder / CHECKPOINT).write_bytes(checkpoint)
+        else:
+            torch.save(checkpoint, folder / CHECKPOINT)
 
     return make
 
 
 def newer(path):
-    """A recipe or a note of a format that is not known yet."""
+    """Give a recipe or a note a format that is not known yet."""
 
     def make(folder):
         tree = yaml.safe_load((folder / path).read_text())
@@ -79,41 +117,69 @@ def newer(path):
     return make
 
 
+def newer_training(folder):
+    """Leave a training that broke off under a newer lensnb."""
+    unfinished(b"")(folder)
+    newer(f"{IT}/models/.diffusion.partial/recipe.yaml")(folder)
+
+
+def closed_outputs(folder):
+    """Make the outputs folder before the run, and close it."""
+    (folder / "outputs").mkdir()
+    closed("outputs")(folder)
+
+
 def older(folder):
+    """Give the data the format of an older lensnb."""
     tree = json.loads((folder / IT / "data/artefact.json").read_text()) | {"format": 0}
     (folder / IT / "data/artefact.json").write_text(json.dumps(tree))
     (folder / IT / "data/recipe.yaml").write_text("format: 0\n")
 
 
 def spoilt_recipe(folder):
+    """Replace the recipe of the data by as many braces."""
     path = folder / IT / "data/recipe.yaml"
     path.write_text("{" * len(path.read_text()))
 
 
-def redrawn(make, *says):
-    """Weights that are read, for more samples than are there."""
-    return bad(make, *says, overrides="sample.n=9", damaged=("models/diffusion",))
-
-
 def bad(make, *says, command="sample", **more):
+    """A case that begins with a finished run."""
     return Case(make, says, command, finished=True, **more)
 
 
-def closed(path):
-    return lambda folder: (folder / path).chmod(0o555)
+def redrawn(make, *says):
+    """A case whose weights are read, because more samples are asked for than are there."""
+    return bad(make, *says, overrides="sample.n=9", damaged=("models/diffusion",))
+
+
+def bad_checkpoint(checkpoint):
+    """A case of a training that goes on from a bad checkpoint."""
+    says = ("checkpoint.pt", "not a checkpoint", "delete it")
+    return bad(unfinished(checkpoint), *says, command="launch")
+
+
+def bad_note(content):
+    """A case whose data has a damaged note."""
+    path = f"{IT}/data/artefact.json"
+    says = ("data/artefact.json", "damaged", "delete it")
+    return bad(written(path, content), *says, damaged=("data",))
+
+
+def absent(make):
+    """A case in which the diffusion model is no longer whole."""
+    says = ("models/diffusion", "not there or not whole", "02_train")
+    return bad(make, *says, damaged=("models/diffusion",))
 
 
 def made_again(stage):
-    """Whether a stage is there, whole and of this format."""
+    """The check that a stage is there, whole and of the present format."""
 
     def holds(folder):
         from lensnb import io
         from lensnb.runs import artefact
 
-        return (
-            artefact.is_whole(folder / IT / stage)
-            and artefact.recipe_of(folder / IT / stage)["format"] == io.FORMAT
-        )
+        path = folder / IT / stage
+        return artefact.is_whole(path) and artefact.recipe_of(path)["format"] == io.FORMAT
 
     return holds
 
@@ -142,73 +208,21 @@ CASES = {
     "weights that are no numbers": redrawn(
         not_numbers, "sample.methods.ddim", "9 of 9 images", "02_train"
     ),
-    "weights missing": bad(
-        removed(WEIGHTS),
-        "models/diffusion",
-        "not there or not whole",
-        "02_train",
-        damaged=("models/diffusion",),
-    ),
-    "weights empty": bad(
-        written(WEIGHTS),
-        "models/diffusion",
-        "not there or not whole",
-        "02_train",
-        damaged=("models/diffusion",),
-    ),
+    "weights missing": absent(removed(WEIGHTS)),
+    "weights empty": absent(written(WEIGHTS)),
     # checkpoints
-    "checkpoint empty": bad(
-        unfinished(b""), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"
-    ),
-    "checkpoint of random bytes": bad(
-        unfinished(noise(2000).tobytes()),
-        "checkpoint.pt",
-        "not a checkpoint",
-        "delete it",
-        command="launch",
-    ),
-    "checkpoint that is a pickle": bad(
-        unfinished(payload()), "checkpoint.pt", "not a checkpoint", "delete it", command="launch"
-    ),
-    "checkpoint with code": bad(
-        unfinished(lambda path: torch.save(ANOTHER | {"parts": Payload()}, path)),
-        "checkpoint.pt",
-        "not a checkpoint",
-        "delete it",
-        command="launch",
-    ),
-    "checkpoint of another recipe": bad(
-        unfinished(lambda path: torch.save(ANOTHER, path)),
-        "checkpoint.pt",
-        "not a checkpoint",
-        "delete it",
-        command="launch",
-    ),
+    "checkpoint empty": bad_checkpoint(b""),
+    "checkpoint of random bytes": bad_checkpoint(noise(2000).tobytes()),
+    "checkpoint that is a pickle": bad_checkpoint(payload()),
+    "checkpoint with code": bad_checkpoint(ANOTHER | {"parts": Payload()}),
+    "checkpoint of another recipe": bad_checkpoint(ANOTHER),
     # run folders
     "step not run": Case(
-        lambda f: None, ("models/diffusion", "not there or not whole", "02_train"), "sample"
+        nothing, ("models/diffusion", "not there or not whole", "02_train"), "sample"
     ),
-    "note of an artefact damaged": bad(
-        written(f"{IT}/data/artefact.json", "{"),
-        "data/artefact.json",
-        "damaged",
-        "delete it",
-        damaged=("data",),
-    ),
-    "note of an artefact a list": bad(
-        written(f"{IT}/data/artefact.json", "[]"),
-        "data/artefact.json",
-        "damaged",
-        "delete it",
-        damaged=("data",),
-    ),
-    "note of an artefact without files": bad(
-        written(f"{IT}/data/artefact.json", '{"files": 3}'),
-        "data/artefact.json",
-        "damaged",
-        "delete it",
-        damaged=("data",),
-    ),
+    "note of an artefact damaged": bad_note("{"),
+    "note of an artefact a list": bad_note("[]"),
+    "note of an artefact without files": bad_note('{"files": 3}'),
     "run.json damaged": bad(
         written(f"{IT}/run.json", "\0"),
         "run.json",
@@ -218,7 +232,7 @@ CASES = {
         overrides="gan.steps=3",
     ),
     "other parameters": bad(
-        lambda f: None,
+        nothing,
         "models/diffusion",
         "other parameters",
         "02_train",
@@ -235,19 +249,14 @@ CASES = {
         newer(f"{IT}/models/diffusion/artefact.json"), "models/diffusion", *NEWER
     ),
     "training of a newer lensnb": bad(
-        lambda f: (unfinished(b"")(f), newer(f"{IT}/models/.diffusion.partial/recipe.yaml")(f)),
-        ".diffusion.partial",
-        *NEWER,
-        command="launch",
+        newer_training, ".diffusion.partial", *NEWER, command="launch"
     ),
     "run of a newer lensnb": bad(
         newer(f"{IT}/run.json"), "run.json", *NEWER, command="launch", overrides="gan.steps=3"
     ),
     # disks
     "outputs closed to us": Case(
-        lambda f: ((f / "outputs").mkdir(), closed("outputs")(f)),
-        ("outputs", "Permission denied", "LENSNB_OUTPUTS"),
-        "launch",
+        closed_outputs, ("outputs", "Permission denied", "LENSNB_OUTPUTS"), "launch"
     ),
     "stage closed to us": bad(
         closed(f"{IT}/models"),
@@ -258,10 +267,10 @@ CASES = {
         overrides="gan.steps=3",
     ),
     "disk full of images": Case(
-        lambda f: None, ("outputs/it/data", "File too large", "make room"), "launch", largest=20_000
+        nothing, ("outputs/it/data", "File too large", "make room"), "launch", largest=20_000
     ),
     "disk full of weights": bad(
-        lambda f: None,
+        nothing,
         "outputs/it/models",
         "make room",
         command="launch",
@@ -269,7 +278,7 @@ CASES = {
         largest=40_000,
     ),
     "disk full of samples": bad(
-        lambda f: None, "outputs/it/samples", "make room", overrides="sample.n=16", largest=8_000
+        nothing, "outputs/it/samples", "make room", overrides="sample.n=16", largest=8_000
     ),
     # odd and good
     "data of an older lensnb": bad(
@@ -285,7 +294,7 @@ CASES = {
         spoilt_recipe, command="data", damaged=("data",), holds=made_again("data")
     ),
     "finished run closed to us": bad(
-        lambda f: [closed(p)(f) for p in (f"{IT}/models/diffusion", f"{IT}/models", IT)],
+        closed(f"{IT}/models/diffusion", f"{IT}/models", IT),
         command="launch",
         holds=made_again("models/diffusion"),
     ),
