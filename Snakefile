@@ -34,10 +34,12 @@ try:
     if workflow.is_main_process:
         for run in RUNS.values():
             run.write_recipe()    # the jobs read it: the same command whatever the overrides
-    PLAN = jobs.plan([run.params for run in RUNS.values()], bool(os.environ["LENSNB_SPREAD"]))
+    PLAN = jobs.plan([run.params for run in RUNS.values()], os.environ["LENSNB_SPREAD"] not in ("", "0"))
 except InputError as error:
     raise SystemExit(f"lensnb: {error}")
 MARKS = f".snakemake/lensnb/{os.environ['LENSNB_CALL']}"
+if workflow.is_main_process:
+    shutil.rmtree(MARKS, ignore_errors=True)
 MARK = MARKS + "/{run}/{part}"
 RULES = {  # rule -> its parts (a pattern), memory [MB] and minutes; profiles/ set what a cluster gives
     "01_data": ("01_data", 4000, 60),

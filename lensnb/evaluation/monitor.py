@@ -36,7 +36,7 @@ def method_of(params: Params, model: str) -> Method:
         return own[0] if own else Method.model_validate({"model": model})
 
     def cost(m: Method) -> int:
-        return sampler.evaluations(m.sampler, m.steps)
+        return sampler.evaluations(m.sampler or "", m.steps or 0)
 
     best = min(own, key=cost, default=QUICK)
     if cost(best) <= 50:

@@ -152,8 +152,8 @@ def test_the_corpus_would_run_its_code(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, command",
     [
-        ("unknown key", ["lensnb.apps.execute", "01_data", "--recipe"]),
-        ("truncated", ["lensnb.apps.launch"]),
+        ("unknown key", ["run", "--step", "01_data"]),
+        ("truncated", ["train"]),
     ],
 )
 def test_the_command_line_itself_says_the_same(name, command, tmp_path):
@@ -161,7 +161,7 @@ def test_the_command_line_itself_says_the_same(name, command, tmp_path):
     folder = tmp_path / "case"
     make.write(case, folder)
     done = subprocess.run(
-        [sys.executable, "-m", *command, "recipe.yaml", "--set", case.overrides],
+        [sys.executable, "-m", "lensnb", *command, "recipe.yaml", "--set", case.overrides],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -181,7 +181,7 @@ def test_the_trainings_have_the_bits_of_those_that_nobody_disturbed(outputs, tmp
     for recipe in selection.expand([TINY], CUT, [0, 1], samplers=["ddim"]):
         path = Run(recipe, tmp_path).write_recipe()
         subprocess.run(
-            [sys.executable, "-m", "lensnb.apps.launch", str(path)],
+            [sys.executable, "-m", "lensnb", "train", str(path)],
             env=environment(tmp_path),
             check=True,
             capture_output=True,

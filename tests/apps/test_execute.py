@@ -38,7 +38,7 @@ def call(*command, outputs, cwd=ROOT, **env):
     return done.returncode, done.stdout
 
 
-def snakemake(outputs, recipe=TINY, overrides="", *flags):
+def snakemake(outputs, recipe=TINY, overrides="", *flags, **env):
     """The command that `make run` gives, its own state kept beside the outputs."""
     return call(
         "snakemake",
@@ -56,22 +56,14 @@ def snakemake(outputs, recipe=TINY, overrides="", *flags):
         outputs=outputs,
         LENSNB_RECIPE=str(ROOT / recipe),
         LENSNB_SET=overrides,
+        **env,
     )
 
 
 def step(outputs, name, overrides="", recipe=TINY, **kwargs):
-    return call(
-        sys.executable,
-        "-m",
-        "lensnb.apps.execute",
-        name,
-        "--recipe",
-        str(recipe),
-        "--set",
-        overrides,
-        outputs=outputs,
-        **kwargs,
-    )
+    changes = ["--set", overrides] if overrides else []
+    command = [sys.executable, "-m", "lensnb", "run", str(recipe), *changes, "--step", name]
+    return call(*command, outputs=outputs, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +238,7 @@ def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outp
     ]
 
     def trained(folder):
-        return str(tmp_path / folder / "tiny/notebooks/02_train.json")
+        return ".snakemake/lensnb/one/tiny/02_train"  # the mark of the job
 
     for folder in ("cut", "whole"):
         shutil.copytree(
@@ -257,7 +249,7 @@ def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outp
     cut = subprocess.Popen(
         [*command, "--directory", str(tmp_path / "cut"), trained("cut")],
         cwd=ROOT,
-        env={**environment, "LENSNB_OUTPUTS": str(tmp_path / "cut")},
+        env={**environment, "LENSNB_CALL": "one", "LENSNB_OUTPUTS": str(tmp_path / "cut")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -273,7 +265,7 @@ def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outp
     cut.wait()
     assert checkpoint.exists() and not (tmp_path / "cut/tiny/models/diffusion").exists()
     for folder in ("cut", "whole"):
-        code, printed = snakemake(tmp_path / folder, TINY, long, trained(folder))
+        code, printed = snakemake(tmp_path / folder, TINY, long, trained(folder), LENSNB_CALL="one")
         assert code == 0, printed
         assert ("resumed at step" in printed) == (folder == "cut")
     assert artefact.digest(tmp_path / "cut/tiny/models/diffusion") == artefact.digest(
@@ -341,10 +333,11 @@ def test_ctrl_c_is_one_sentence_and_takes_the_kernel_along(tmp_path):
             sys.executable,
             "-u",
             "-m",
-            "lensnb.apps.execute",
-            "01_data",
-            "--recipe",
+            "lensnb",
+            "run",
             "params/tiny.yaml",
+            "--step",
+            "01_data",
         ],
         cwd=project,
         text=True,

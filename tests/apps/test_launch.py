@@ -70,7 +70,7 @@ def command(folder, images, launcher=(), **changes):
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    line = [sys.executable, "-u", "-m", *launcher, "lensnb.apps.launch", str(folder / "it.yaml")]
+    line = [sys.executable, "-u", "-m", *launcher, "lensnb", "train", str(folder / "it.yaml")]
     return line, environment
 
 
@@ -276,10 +276,10 @@ def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_pa
 
 SHORT_OF_MEMORY = """
 import resource, sys, psutil, torch
-import lensnb.apps.launch, lensnb.evaluation.monitor, lensnb.datasets.pictures
+import lensnb.apps.cli, lensnb.evaluation.monitor, lensnb.datasets.pictures
 limit = psutil.Process().memory_info().data + 500 * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-sys.exit(lensnb.apps.launch.main(sys.argv[1:]))
+lensnb.apps.cli.main(sys.argv[1:])
 """
 
 

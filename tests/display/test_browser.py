@@ -58,7 +58,7 @@ def project(browser, tmp_path_factory):
     }
     for step in (*STEPS, "report"):
         done = subprocess.run(
-            [sys.executable, "-m", "lensnb.apps.execute", step, "--recipe", "params/tiny.yaml"],
+            [sys.executable, "-m", "lensnb", "run", "params/tiny.yaml", "--step", step],
             cwd=folder,
             env=env,
             capture_output=True,

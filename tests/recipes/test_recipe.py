@@ -207,19 +207,6 @@ def test_any_valid_recipe_survives_yaml(seed, rate, steps, multipliers, path):
     assert validate(yaml.safe_load(yaml.safe_dump(p.model_dump(mode="json"))), "x") == p
 
 
-def test_a_misspelt_variable_of_the_parameter_cell_is_refused_once(monkeypatch):
-    from lensnb import pipeline
-
-    monkeypatch.setattr(pipeline, "_opened", [])
-    monkeypatch.setattr("torch.set_num_threads", lambda n: None)
-    with pytest.raises(InputError, match="unknown key trian; did you mean train?"):
-        pipeline.open_run({"run": "x", "trian": {"steps": 3}, "np": recipe, "_": 1})
-    pipeline.open_run({"run": "x", "np": recipe})
-    assert (
-        pipeline.open_run({"run": "x", "later": 3}).params.run == "x"
-    )  # cells run again bring their own variables
-
-
 def test_notebook_variables_become_a_recipe_and_others_are_left_alone():
     p = Params.from_notebook({"run": "x", "train": {"steps": 5}, "np": 3, "_": 4})
     assert (p.run, p.train.steps) == ("x", 5)

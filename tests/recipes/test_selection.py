@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from lensnb import io
-from lensnb.apps.execute import MAKES, main, stale
 from lensnb.display import figures, tables
 from lensnb.errors import InputError
 from lensnb.evaluation import compare
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import Params, load_recipe
-from lensnb.runs import artefact
-from lensnb.runs.run_folder import Run, receipt, waits_for
+from lensnb.runs.run_folder import Run
 
 TINY = "params/tiny.yaml"
 
@@ -111,24 +109,6 @@ def test_a_recipe_may_have_spaces_in_its_name(tmp_path):
     )
 
 
-def test_what_waits_for_what():
-    one, two = selection.expand([TINY], seeds=[0, 1])
-
-    def waits(part, spread=True):
-        return waits_for(one, part, spread)
-
-    def own(*parts):
-        return [(one.run, part) for part in parts]
-
-    assert waits("01_data") == [] and waits("models/gan") == own("01_data")
-    assert waits("samples/ddim") == own("01_data", "models/diffusion") and waits(
-        "evaluation/ddim"
-    ) == own("01_data", "samples/ddim")
-    assert waits("03_sample") == own("02_train", "samples/ddpm", "samples/ddim", "samples/gan")
-    assert waits("03_sample", spread=False) == own("02_train")
-    assert waits("05_compare") == [*own("04_evaluate"), (two.run, "04_evaluate")]
-
-
 # Over training seeds ------------------------------------------------------------------------------
 
 VALUES = {0: {"a": 1.0, "b": 10.0}, 1: {"a": 3.0, "b": 10.5}, 2: {"a": 8.0, "b": 10.1}}
@@ -214,41 +194,3 @@ def test_a_missing_sibling_is_named_with_the_command_that_makes_it(evaluated):
         r"make run SEEDS=\"0 1 2\" makes them all",
     ):
         evaluated[0].recipe("comparison")
-
-
-def test_stale_receipts_of_stages_are_found(evaluated, monkeypatch):
-    monkeypatch.setenv("LENSNB_OUTPUTS", str(evaluated[0].outputs))
-    first = evaluated[0].params
-    paths = [receipt(first, part) for part in ("samples/ddim", "evaluation/ddim")]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    assert stale(first) == []
-    shutil.rmtree(evaluated[0].folder("evaluation/ddim"))
-    assert stale(first) == paths[1:]
-    other = first.model_copy(update={"sample": first.sample.model_copy(update={"n": 8})})
-    assert stale(other) == paths
-
-
-def test_a_stage_alone_leaves_a_receipt_and_a_copy_where_a_cluster_keeps_them(
-    evaluated, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("LENSNB_OUTPUTS", str(evaluated[0].outputs))
-    monkeypatch.setitem(MAKES, "samples", lambda run, name: None)  # it is there
-    first = evaluated[0]
-    kept = tmp_path / "kept"
-    path = receipt(first.params, "samples/ddim")
-    copy = tmp_path / f"kept{path}"
-    copy.parent.mkdir(parents=True)
-    command = ["samples/ddim", "--recipe", str(first.write_recipe())]
-    for wanted in (copy, path):
-        assert main([*command, "--receipt", str(wanted)]) == 0
-    assert (
-        io.read_json(copy)
-        == io.read_json(path)
-        == {"stage": "samples/ddim", "artefact": artefact.digest(first.folder("samples/ddim"))}
-    )
-    assert stale(first.params, kept) == []
-    shutil.rmtree(first.folder("samples/ddim"))
-    assert stale(first.params, kept) == [path, copy]
-    assert main(["samples/dim", "--recipe", command[2]]) == 2

@@ -6,6 +6,7 @@ import struct
 import sys
 
 PRELOAD = [
+    "lensnb.apps.cli",
     "lensnb.apps.execute",
     "lensnb.apps.launch",
     "lensnb.generator",
@@ -46,17 +47,19 @@ def stage(name):
 
 
 def step(recipe, overrides):
-    """What python -m lensnb.apps.execute does before it starts a kernel."""
-    from lensnb.apps.execute import main
+    """What `lensnb run RECIPE --step 01_data` does before it starts a kernel."""
+    from lensnb.apps.cli import app
 
-    return main(["01_data", "--recipe", recipe, "--set", overrides])
+    changes = ["--set", overrides] if overrides else []
+    return app(["run", recipe, *changes, "--step", "01_data"], standalone_mode=False) or 0
 
 
 def launch(recipe, overrides):
-    """What python -m lensnb.apps.launch does."""
-    from lensnb.apps import launch
+    """What `lensnb train RECIPE` does."""
+    from lensnb.apps.cli import app
 
-    return launch.main([recipe, "--set", overrides])
+    changes = ["--set", overrides] if overrides else []
+    return app(["train", recipe, *changes], standalone_mode=False) or 0
 
 
 COMMANDS = {

@@ -3,7 +3,7 @@
     python tests/helpers/bad_input/make.py FOLDER [NAME ...]
 
 writes each case that needs no finished run into a folder of its own. There it can be looked at, or
-tried by hand: python -m lensnb.apps.launch recipe.yaml.
+tried by hand: python -m lensnb train recipe.yaml.
 """
 
 import os
