@@ -124,6 +124,7 @@ class Discrete(Schedule):
         return places.round().long() - 1
 
     def levels(self, steps: int) -> torch.Tensor:
+        """The levels at `timesteps(steps)`, falling; float64 (steps,)."""
         return self.sigmas[self.timesteps(steps)]
 
 

@@ -132,11 +132,13 @@ class Run:
     def _states(self, stage: str) -> tuple | None:
         """The states of the lists and recipes of a stage and of all that it rests on.
 
-        None if one of them is not whole.
+        None if one of them is not whole, and for what rests on other runs, too.
         """
         files = (artefact.LIST, artefact.RECIPE)
-        folders = [self.folder(part) for part in self._rests_on(stage)]
-        if not all(map(artefact.is_whole, folders)):
+        parts = self._rests_on(stage)
+        folders = [self.folder(part) for part in parts]
+        other_runs = self.params.seeds and "comparison" in parts
+        if other_runs or not all(map(artefact.is_whole, folders)):
             return None
         return tuple(artefact.state(folder / file) for folder in folders for file in files)
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensnb.errors import InputError
-from lensnb.recipes import recipe
 from lensnb.recipes.recipe import Params, keys, load_recipe, validate
 from lensnb.sampler import SAMPLERS
 
