@@ -79,7 +79,7 @@ def run(
     What is current is not made again. The last line names the report.
     """
     given = {
-        "RECIPE": shlex.join(recipes or ()),
+        "RECIPE": shlex.join(_recipe_of(name) for name in recipes or ()),
         "SET": _overrides(changes),
         "SEEDS": seeds,
         "GENERATORS": generators,
@@ -94,6 +94,14 @@ def run(
         _told(lambda: _make(environment, step))
     else:
         _told(lambda: _run(environment, cores, profile, spread))
+
+
+def _recipe_of(name: str) -> str:
+    """The recipe file that is meant: a path, or the recipe of a run of this name."""
+    from lensnb.runs.run_folder import outputs_folder
+
+    there = outputs_folder() / name / "recipe.yaml"
+    return str(there) if not Path(name).suffix and there.is_file() else name
 
 
 def _make(environment: Mapping[str, str], part: str) -> None:
