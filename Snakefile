@@ -4,8 +4,10 @@
 # belong to this one call, which begins without any.
 import os
 import re
+import shlex
 import shutil
 import time
+from pathlib import Path
 
 from lensnb.errors import InputError
 from lensnb.runs import jobs
@@ -60,8 +62,8 @@ def waits_for(wildcards):
 
 
 def recipe(wildcards):
-    """The recipe of a run, all defaults and overrides spelled out."""
-    return RUNS[wildcards.run].path / "recipe.yaml"
+    """The recipe of a run, all defaults and overrides spelled out, as an entry of LENSNB_RUNS."""
+    return shlex.quote(str(RUNS[wildcards.run].path / "recipe.yaml"))
 
 
 def threads_of(wildcards):
@@ -107,6 +109,9 @@ for rule_name, (pattern, memory, minutes) in RULES.items():
 
 onsuccess:
     shutil.rmtree(MARKS, ignore_errors=True)
+    for old in Path(".snakemake/lensnb").glob("*"):    # of calls that were killed
+        if time.time() - old.stat().st_mtime > 7 * 86400:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 onerror:

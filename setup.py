@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PARTS = ("notebooks", "params", "profiles", "Snakefile")
+PARTS = ("notebooks", "params", "profiles", "docs", "Snakefile")
 
 
 class Build(build_py):
@@ -19,6 +19,7 @@ class Build(build_py):
         for part in PARTS:
             target = Path(self.build_lib) / "lensnb" / "project" / part
             target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
             if Path(part).is_dir():
                 hidden = shutil.ignore_patterns(".*")
                 shutil.copytree(part, target, ignore=hidden, dirs_exist_ok=True)

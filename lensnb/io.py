@@ -24,7 +24,10 @@ FORMAT = 1  # of the files in a run folder
 
 def locate(path: str | Path) -> Path:
     """A path of the user's: absolute, or relative to the working directory, or to `home()`."""
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:  # an unknown user after ~
+        path = Path(path)
     return path if path.is_absolute() or path.exists() else home() / path
 
 

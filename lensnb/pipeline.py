@@ -56,6 +56,11 @@ def open_run(source: Any = None, **parameters: Any) -> Run:
 def _params_of(source: Any, parameters: Mapping[str, Any]) -> Params:
     if source is not None and parameters:
         raise InputError("open_run: give a run, a recipe or parameters, and not two of them")
+    if source is None and not parameters:
+        raise InputError(
+            "open_run: expected the name of a run, the path of a recipe, parameters such as "
+            "seed=3, or globals() in a notebook"
+        )
     if source is None:
         return validate(dict(parameters), "open_run")
     if isinstance(source, Params):
@@ -379,7 +384,9 @@ def compare(runs: Iterable[str | Run]) -> Any:
     """
     import pandas
 
-    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if isinstance(runs, str | Run):
+        raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
+    opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
     rows = pandas.DataFrame(comparison.compare_runs(opened))

@@ -64,7 +64,8 @@ def test_the_ten_lines_run_as_written(outputs, monkeypatch):
 def test_they_stand_in_the_docs_and_as_a_doctest(outputs, monkeypatch):
     monkeypatch.setenv("LENSNB_OUTPUTS", str(outputs))
     pages = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")]
-    assert any("lensnb.simulate(512" in (ROOT / page).read_text() for page in pages)
+    there = [page for page in pages if "lensnb.simulate(512" in (ROOT / page).read_text()]
+    assert there and all(ten_lines(page) == ten_lines("README.md") for page in there)
     tried = doctest.testmod(lensnb, optionflags=doctest.ELLIPSIS)
     assert tried.attempted >= 10 and not tried.failed
 

@@ -4,13 +4,15 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 import yaml
 
 from lensnb import pipeline
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.errors import InputError
 from lensnb.kinds import KINDS
-from lensnb.recipes.recipe import Params, load_recipe
+from lensnb.recipes import selection
+from lensnb.recipes.recipe import Params
 from lensnb.runs import jobs
 from lensnb.runs.run_folder import STEPS, Run
 
@@ -18,25 +20,27 @@ FEW = 120  # images that stand in for the data of a recipe while a step is measu
 
 
 def check(recipe: str, overrides: str = "") -> None:
-    """Print the recipe, the estimate for each generator, and the state of each stage.
+    """Print each recipe that is meant, the estimate for each generator, and what would be made.
 
-    Raises InputError for a recipe that is not valid, and for images that cannot be read.
+    A recipe with training seeds means a run for each. Raises InputError for a recipe that is not
+    valid, and for images that cannot be read.
     """
-    params = load_recipe(recipe, overrides)
-    print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False).rstrip())
-    print()
-    for line in estimates(params):
-        print(line)
-    print()
-    run = Run(params)
-    for stage, state in states(run).items():
-        print(f"{stage:24s} {state}")
-    if all(jobs.is_done(run, part) for part in jobs.parts(run)):
-        print("nothing would be made: the run is whole")
+    for params in map(selection.anchored, selection.expand([recipe], overrides)):
+        print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+        for line in estimates(params):
+            print(line)
+        print()
+        run = Run(params)
+        for stage, state in states(run).items():
+            print(f"{stage:24s} {state}")
+        steps = [part for _, part in jobs.plan([params])]
+        print(f"would be executed: {', '.join(steps)}" if steps else "nothing would be made")
 
 
 def estimates(params: Params) -> list[str]:
     """One line a generator on size, time and memory, of one step on a few images of the recipe."""
+    if params.threads:
+        torch.set_num_threads(params.threads)
     models = dict.fromkeys(method.model for method in params.sample.methods.values())
     with tempfile.TemporaryDirectory() as scratch:
         dataset = _few(params, models, Path(scratch))

@@ -10,15 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lensnb import io
 from lensnb.errors import InputError, told
-
-if TYPE_CHECKING:
-    from lensnb.recipes.recipe import Params
 
 app = typer.Typer(
     add_completion=False,
@@ -26,15 +23,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, sample and honestly compare generators of gravitational-lens images.",
 )
-# keys that hold a path of the user's
-PATHS = (("data", "path"), ("data", "labels"), ("sample", "context"), ("evaluate", "inception"))
 SET = typer.Option(
     "--set", "-s", metavar="KEY=VALUE", help="Change the recipe: train.steps=2000. Repeatable."
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; exits with 0, 2 after one sentence on stderr, or 130 after Ctrl-C."""
+    """The command line.
+
+    It exits with 0, with 2 after one sentence on stderr, with 130 after Ctrl-C, and with 1 if a
+    job of a run failed and has said why.
+    """
     app(args=arguments, prog_name="lensnb")
 
 
@@ -69,9 +68,15 @@ def run(
     samplers: Annotated[str, typer.Option(help='Only these methods, such as "ddim dpm".')] = "",
     smoke: Annotated[bool, typer.Option(help="A few steps and images: does it run?")] = False,
     cores: Annotated[int, typer.Option(help="Jobs at a time.", envvar="LENSNB_CORES")] = 2,
-    profile: Annotated[str, typer.Option(help="A cluster's profile, such as profiles/slurm.")] = "",
+    profile: Annotated[
+        str,
+        typer.Option(help="A cluster's profile, such as profiles/slurm.", envvar="LENSNB_PROFILE"),
+    ] = "",
     spread: Annotated[
-        bool, typer.Option(help="Each model and each method is a job of its own.")
+        bool,
+        typer.Option(
+            help="Each model and each method is a job of its own.", envvar="LENSNB_SPREAD"
+        ),
     ] = True,
 ) -> None:
     """Make a run: data, training, images, evaluation, comparison, report.
@@ -88,7 +93,8 @@ def run(
     }
     given = {f"LENSNB_{key}": value for key, value in given.items() if value}
     environment = dict(os.environ) | given
-    if given:
+    environment.pop("LENSNB_CALL", None)  # of a call that this one runs in
+    if given or not step:
         environment.pop("LENSNB_RUNS", None)
     if step:
         _told(lambda: _make(environment, step))
@@ -97,30 +103,37 @@ def run(
 
 
 def _recipe_of(name: str) -> str:
-    """The recipe file that is meant: a path, or the recipe of a run of this name."""
+    """The recipe file that is meant: a path, a run's recipe, or a recipe by its bare name."""
+    from lensnb.apps import project
     from lensnb.runs.run_folder import outputs_folder
 
+    if Path(name).suffix in (".yaml", ".yml"):
+        shipped = project.recipe(name)
+        return name if io.locate(name).is_file() or shipped is None else str(shipped)
     there = outputs_folder() / name / "recipe.yaml"
-    return str(there) if not Path(name).suffix and there.is_file() else name
+    shipped = project.recipe(f"{name}.yaml")
+    return str(there if there.is_file() else shipped or name)
 
 
 def _make(environment: Mapping[str, str], part: str) -> None:
     """Make one part of each run that is meant."""
     from lensnb.apps import execute
+    from lensnb.recipes import selection
     from lensnb.runs import jobs
 
     for params in jobs.recipes_meant(environment):
-        page = execute.make(part, _anchored(params))
+        page = execute.make(part, selection.anchored(params))
         print(f"{part}: done, see {os.path.relpath(page)}")
 
 
 def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool) -> None:
     """Make whole runs by the workflow engine."""
+    from lensnb.recipes import selection
     from lensnb.runs import jobs
     from lensnb.runs.run_folder import Run
 
     _refuse_no_project()
-    runs = [Run(_anchored(params)) for params in jobs.recipes_meant(environment)]
+    runs = [Run(selection.anchored(params)) for params in jobs.recipes_meant(environment)]
     resolved = [str(run.write_recipe()) for run in runs]
     if jobs.plan([run.params for run in runs], spread):
         own = {"LENSNB_RUNS": shlex.join(resolved), "LENSNB_SPREAD": "1" if spread else ""}
@@ -129,30 +142,25 @@ def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool)
         print(f"report: {os.path.relpath(run.folder('report') / 'index.html')}")
 
 
-def _anchored(params: "Params") -> "Params":
-    """A recipe whose relative paths, given in another folder than the project's, are absolute."""
-    if Path.cwd() == io.home():
-        return params
-    from lensnb.recipes.recipe import validate
-
-    tree = params.model_dump()
-    for section, key in PATHS:
-        path = tree[section][key]
-        if path and not Path(path).is_absolute() and Path(path).exists():
-            tree[section][key] = str(Path(path).absolute())
-    return validate(tree, params.run)
-
-
 def _snakemake(environment: Mapping[str, str], cores: int, profile: str) -> None:
     where = ["--profile", os.path.abspath(profile)] if profile else ["--cores", str(cores)]
-    quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete"]
+    # The run folders say what is done, so the engine needs no memory of its own.
+    quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete", "--drop-metadata"]
     project = str(io.home())
     command = [sys.executable, "-m", "snakemake", *where, *quiet, "--directory", project]
     command += ["--snakefile", str(io.home() / "Snakefile")]
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    done = subprocess.run(command, env={**environment, "PATH": path})
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    stopped = False
+    with subprocess.Popen(command, env={**environment, "PATH": path}) as engine:
+        while engine.returncode is None:
+            try:
+                engine.wait()
+            except KeyboardInterrupt:  # the engine has it, too, and lets its jobs save first
+                stopped = True
+    if stopped:
+        raise KeyboardInterrupt
+    if engine.returncode:
+        raise typer.Exit(engine.returncode)
 
 
 def _refuse_no_project() -> None:
@@ -195,7 +203,7 @@ def train(recipe: str, changes: Annotated[list[str] | None, SET] = None) -> None
     """
     from lensnb.apps import launch
 
-    _told(lambda: launch.launch(recipe, _overrides(changes)))
+    _told(lambda: launch.launch(_recipe_of(recipe), _overrides(changes)))
 
 
 @app.command()
@@ -203,7 +211,7 @@ def check(recipe: str, changes: Annotated[list[str] | None, SET] = None) -> None
     """Check a recipe: print it whole, what it will take, and what would be made anew."""
     from lensnb.apps import check as checks
 
-    _told(lambda: checks.check(recipe, _overrides(changes)))
+    _told(lambda: checks.check(_recipe_of(recipe), _overrides(changes)))
 
 
 @app.command()
@@ -213,7 +221,7 @@ def report(run: Annotated[str, typer.Argument(help="A run's name, or a recipe.")
     from lensnb.apps import execute
 
     def make() -> None:
-        page = execute.make("report", pipeline.open_run(run).params)
+        page = execute.make("report", pipeline.open_run(_recipe_of(run)).params)
         print(f"report: {os.path.relpath(page)}")
 
     _told(make)
@@ -248,15 +256,15 @@ def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> Non
 
 @app.command()
 def recipes() -> None:
-    """List the recipes, one line each."""
-    folder = io.home() / "params"
-    if not folder.is_dir():
-        from lensnb.apps import project
+    """List the recipes, one line each. A recipe may be named without its folder."""
+    from lensnb.apps import project
 
-        folder = project.source() / "params"
-    for path in sorted(folder.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{path.stem:18s} {first.lstrip('# ')}")
+    def show() -> None:
+        for path in project.recipes():
+            lines = path.read_text(encoding="utf-8").splitlines() or [""]
+            print(f"{path.stem:18s} {lines[0].lstrip('# ')}")
+
+    _told(show)
 
 
 @app.command()

@@ -98,11 +98,10 @@ def _papermill(source: Path, target: Path, params: Params) -> None:
     """Execute a notebook file into another, in the project's folder."""
     import papermill
 
-    os.environ["LENSNB_HEADLESS"] = "1"  # the kernel prints lines instead of a progress bar
     # Only what differs from the defaults is injected. So a quick run's notebooks are those that
     # are committed.
     given = params.model_dump(mode="json", exclude_defaults=True)
-    with contextlib.chdir(io.home()), _quiet():
+    with contextlib.chdir(io.home()), _quiet(), _headless():
         papermill.execute_notebook(
             str(source),
             str(target),
@@ -113,6 +112,18 @@ def _papermill(source: Path, target: Path, params: Params) -> None:
             cwd=str(io.home()),
             extra_arguments=["--log-level=40"],
         )
+
+
+@contextlib.contextmanager
+def _headless() -> Iterator[None]:
+    """Let the kernel print lines instead of a progress bar."""
+    before = os.environ.get("LENSNB_HEADLESS")
+    os.environ["LENSNB_HEADLESS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LENSNB_HEADLESS"]
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """The project that a wheel carries: notebooks, recipes, workflow and profiles."""
 
+import shlex
 import shutil
 from pathlib import Path
 
+from lensnb import io
 from lensnb.errors import InputError, of_files
 
-PARTS = ("notebooks", "params", "profiles", "Snakefile")
+PARTS = ("notebooks", "params", "profiles", "docs", "Snakefile")
 PACKED = Path(__file__).parents[1] / "project"  # where setup.py puts the parts into a wheel
 
 
@@ -15,6 +17,17 @@ def source() -> Path:
     if not (found / "notebooks").is_dir():
         raise InputError(f"{found}: holds no notebooks; install lensnb again")
     return found
+
+
+def recipes() -> list[Path]:
+    """The recipes of the project's folder, or else those that the package carries."""
+    own = io.home() / "params"
+    return sorted((own if own.is_dir() else source() / "params").glob("*.yaml"))
+
+
+def recipe(name: str) -> Path | None:
+    """The recipe that is meant by a file name such as tiny.yaml or params/tiny.yaml, or None."""
+    return next((path for path in recipes() if path.name == Path(name).name), None)
 
 
 def lay_out(folder: Path) -> None:
@@ -32,4 +45,4 @@ def lay_out(folder: Path) -> None:
                 shutil.copyfile(origin / part, folder / part)
         (folder / "outputs").mkdir()
     print(f"{folder}: notebooks, recipes and workflow are there; go on with")
-    print(f"    cd {folder} && lensnb run")
+    print(f"    cd {shlex.quote(str(folder))} && lensnb run")

@@ -40,6 +40,7 @@ def write(run: Run) -> Path:
             f"{missing[0]}: not there; the report needs the whole chain, so call make run first"
         )
     folder = run.folder("report")
+    run.need("figures")  # a run that another recipe made is refused before anything is written
     # Before the lock, which it would take for another process at work.
     run.write_recipe()
     with locked(folder):
@@ -54,9 +55,13 @@ def _write(run: Run, notebooks: Mapping[str, Path], folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     io.make_folder(unfinished)
     pages = [("index.html", name), *((f"{step}.html", step) for step in notebooks)]
-    for step, path in notebooks.items():
-        _write_page(unfinished / f"{step}.html", f"{name} · {step}", pages, _body(path))
-    _write_page(unfinished / "index.html", f"{name} · lensnb", pages, _front(run, unfinished))
+    try:
+        for step, path in notebooks.items():
+            _write_page(unfinished / f"{step}.html", f"{name} · {step}", pages, _body(path))
+        _write_page(unfinished / "index.html", f"{name} · lensnb", pages, _front(run, unfinished))
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     artefact.replace(unfinished, folder)
 
 

@@ -1,17 +1,17 @@
 """What the parameters cell of a notebook defined, whatever else the kernel holds.
 
-Start-up files, `%pylab` and the notebook's own later cells put names into the same namespace. So
-the sources of the executed cells are read: a cell that assigns a key of a recipe is a parameters
-cell, and so is the one that papermill injects.
+Start-up files, `%pylab` and the notebook's other cells put names into the same namespace. So the
+sources of the executed cells are read. A parameters cell annotates a key of a recipe
+(`seed: int = 3`), or it is the cell that papermill injects, which begins with "# Parameters".
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lensnb.errors import InputError, nearest
 
-INJECTED = "# Parameters"  # how the cell begins that papermill injects
+INJECTED = "# Parameters"  # the first line of the cell that papermill injects
 PLAIN = (dict, list, tuple, int, float, str, bool)
 
 
@@ -21,39 +21,72 @@ def is_namespace(variables: Mapping[str, Any]) -> bool:
 
 
 def declared(variables: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """The keys of a recipe that parameters cells assigned, with their present values.
+    """What the parameters cells assigned: key of a recipe -> value.
 
-    Raises InputError for a plain value under an unknown name in such a cell.
+    A literal has the value that stands in the cell, anything else its present value. Raises
+    InputError if there is no parameters cell, and for a plain value under an unknown name in one.
     """
     keys = set(keys)
     found: dict[str, Any] = {}
+    any_cell = False
     for source in variables["In"]:
-        names = _assigned(source)
-        if not (keys & names or source.lstrip().startswith(INJECTED)):
+        statements = _statements(source)
+        if not _is_parameters(source, statements, keys):
             continue
-        for name in names:
-            value = variables.get(name)
-            if name in keys and name in variables:
+        any_cell = True
+        for name, value in _assigned(statements, variables):
+            if name in keys:
                 found[name] = value
             elif isinstance(value, PLAIN) and not name.startswith("_"):
                 guess = nearest(name, keys) or "train"
                 raise InputError(f"the parameters cell: unknown key {name}; did you mean {guess}?")
+    if not any_cell:
+        raise InputError(
+            "open_run(globals()): no parameters cell was executed before; it holds lines such as "
+            'run: str = "mine"'
+        )
     return found
 
 
-def _assigned(source: str) -> set[str]:
-    """The names that a cell assigns at its top level, one at a time."""
+def _statements(source: str) -> list[ast.stmt]:
+    """The statements of a cell; of a cell magic such as %%time, those below it."""
     try:
-        statements = ast.parse(source).body
+        body = ast.parse(source).body
     except SyntaxError:
-        return set()
-    names = set()
+        return []
+    if len(body) == 1 and "run_cell_magic" in source:
+        arguments = getattr(getattr(body[0], "value", None), "args", [])
+        if len(arguments) == 3 and isinstance(arguments[2], ast.Constant):
+            return _statements(str(arguments[2].value))
+    return body
+
+
+def _is_parameters(source: str, statements: list[ast.stmt], keys: set[str]) -> bool:
+    if source.lstrip().split("\n")[0].strip() == INJECTED:
+        return True
+    annotated = [s.target for s in statements if isinstance(s, ast.AnnAssign)]
+    return any(isinstance(target, ast.Name) and target.id in keys for target in annotated)
+
+
+def _assigned(
+    statements: list[ast.stmt], variables: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """The names that a cell assigns at its top level, with their values."""
     for statement in statements:
         if isinstance(statement, ast.Assign):
             targets = statement.targets
-        elif isinstance(statement, ast.AnnAssign):
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets = [statement.target]
         else:
             continue
-        names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+        for target in targets:
+            if isinstance(target, ast.Name):
+                yield target.id, _value(statement.value, variables.get(target.id))
+
+
+def _value(expression: ast.expr | None, present: Any) -> Any:
+    """The value of a literal, or else the present value of its name."""
+    try:
+        return ast.literal_eval(expression) if expression is not None else present
+    except ValueError:
+        return present

@@ -164,8 +164,13 @@ def _read_tree(path: str | Path) -> dict[str, Any]:
     """The nested mapping in a YAML file."""
     file = io.locate(path)
     if not file.is_file():
-        files = (p for p in file.parent.glob("*.yaml") if p.is_file())
+        files = (p for p in file.parent.glob("[!.]*.yaml") if p.is_file())
         known = sorted(str(Path(path).with_name(p.name)) for p in files)
+        if not known:
+            raise InputError(
+                f"{path}: no such recipe; lensnb recipes lists those that there are, and "
+                "lensnb init FOLDER lays them out"
+            )
         raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}

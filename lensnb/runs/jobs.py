@@ -94,7 +94,9 @@ def is_done(run: Run, part: str) -> bool:
             return run.is_current(part)
         told = io.read_json(receipt(run, part))
         page = receipt(run, part).with_suffix(".ipynb")
-        return page.is_file() and told.get("artefacts") == digests(run, part)
+        if not page.is_file() or told.get("notebook") != io.sha256(page):
+            return False
+        return told.get("artefacts") == digests(run, part)
     except InputError:
         return False
 

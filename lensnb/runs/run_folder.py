@@ -34,7 +34,7 @@ NO_RESULT = ("hold", "tracker", "checkpoint_every")  # keys of a training that c
 
 def outputs_folder(path: str | Path | None = None) -> Path:
     """The folder of all runs: `path`, or what LENSNB_OUTPUTS names, or outputs/ of the project."""
-    return home() / (path or os.environ.get("LENSNB_OUTPUTS") or "outputs")
+    return home() / Path(path or os.environ.get("LENSNB_OUTPUTS") or "outputs").expanduser()
 
 
 class Run:
@@ -132,6 +132,7 @@ class Run:
     def _states(self, stage: str) -> tuple | None:
         """The states of the lists and recipes of a stage and of all that it rests on.
 
+        The user's own files count, too; of a folder its top level. `build` looks at every file.
         None if one of them is not whole, and for what rests on other runs, too.
         """
         files = (artefact.LIST, artefact.RECIPE)
@@ -140,7 +141,10 @@ class Run:
         other_runs = self.params.seeds and "comparison" in parts
         if other_runs or not all(map(artefact.is_whole, folders)):
             return None
-        return tuple(artefact.state(folder / file) for folder in folders for file in files)
+        own = (self.params.data.path, self.params.data.labels, self.params.sample.context)
+        states = [artefact.state(io.locate(path)) for path in own if path]
+        states += [artefact.state(folder / file) for folder in folders for file in files]
+        return tuple(states)
 
     def _rests_on(self, stage: str) -> dict[str, None]:
         """A stage and all stages that it reads, directly or not, each once."""
@@ -166,6 +170,8 @@ class Run:
         self._verified.clear()
         folder = artefact.build(self.folder(stage), self.recipe(stage), make)
         self.note("artefacts", stage, io.read_json(folder / artefact.LIST))
+        if not (self.path / artefact.RECIPE).is_file():
+            self.write_recipe()  # by which the run is opened by its name
         return folder
 
     def write_recipe(self) -> Path:
@@ -178,7 +184,8 @@ class Run:
         path = self.path / artefact.RECIPE
         text = yaml.safe_dump(self.tree, sort_keys=False)
         if not path.is_file() or path.read_bytes() != text.encode():
-            self.refuse_if_busy()
+            if path.is_file():
+                self.refuse_if_busy()
             with of_files(path), io.atomic(path) as file:
                 file.write(text)
         return path

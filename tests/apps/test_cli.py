@@ -1,13 +1,17 @@
 """The command line as a user gives it, in processes of their own."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import lensnb
 
@@ -26,7 +30,9 @@ def call(*arguments, cwd=ROOT, outputs=None, module=True, **env):
 def test_help_names_every_command():
     code, printed, _ = call("--help")
     commands = ("run", "train", "check", "report", "draw", "recipes", "init")
-    assert code == 0 and all(f" {name} " in printed for name in commands)
+    assert code == 0
+    listed = {line.split()[1] for line in printed.splitlines() if re.match(r"│ [a-z]+ ", line)}
+    assert listed == set(commands)
 
 
 def test_recipes_are_listed_with_a_line_each():
@@ -81,6 +87,7 @@ def test_a_project_is_laid_out_and_works_there(tmp_path):
         "notebooks",
         "params",
         "profiles",
+        "docs",
         "Snakefile",
         "outputs",
     }
@@ -99,6 +106,69 @@ def test_relative_paths_belong_to_the_folder_of_the_command(tmp_path):
     changes = ("-s", "data.path=mine.npy", "-s", "data.size=16", "-s", "evaluate.fit=0")
     code, _, told = call(*arguments, *changes, cwd=tmp_path, LENSNB_OUTPUTS="runs")
     assert code == 0 and (tmp_path / "runs/tiny/data/images.npy").is_file(), told
+
+
+def test_a_run_is_made_as_a_whole_and_its_report_is_named(tmp_path):
+    """In folders with a space; what is whole is not made again; the report is of this recipe."""
+    outputs = tmp_path / "my outputs"
+    small = (
+        "data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 gan.watch_every=0 sample.n=12 "
+        "evaluate.n=12 evaluate.bootstrap=10 evaluate.floors=2 evaluate.fit=0"
+    )
+    arguments = ("run", "params/tiny.yaml", "--set", small)
+    code, printed, told = call(*arguments, outputs=outputs)
+    assert code == 0, printed + told
+    page = outputs / "tiny/report/index.html"
+    assert page.is_file() and printed.splitlines()[-1] == f"report: {os.path.relpath(page, ROOT)}"
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()}
+    code, printed, told = call(*arguments, outputs=outputs)
+    after = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()}
+    assert code == 0 and printed.splitlines()[-1].startswith("report: ")
+    assert after == before
+    code, _, told = call("report", "params/tiny.yaml", outputs=outputs)
+    assert code == 2 and "made with other parameters" in told
+    assert lensnb.Params.model_validate(recipe_in(outputs / "tiny")).train.steps == 4
+    code, printed, told = call("report", "tiny", outputs=outputs)
+    assert code == 0 and printed.startswith("report: "), told
+
+
+def recipe_in(folder):
+    return yaml.safe_load((folder / "recipe.yaml").read_text())
+
+
+def test_profile_and_spread_of_make_reach_the_engine(tmp_path, monkeypatch):
+    from lensnb.apps import cli
+
+    seen = []
+    monkeypatch.setattr(cli, "_snakemake", lambda *given: seen.append(given))
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("LENSNB_PROFILE", "profiles/slurm")
+    monkeypatch.setenv("LENSNB_SPREAD", "0")
+    monkeypatch.setenv("LENSNB_CORES", "3")
+    assert not cli.app(["run", "params/tiny.yaml"], standalone_mode=False)
+    ((environment, cores, profile),) = seen
+    assert (environment["LENSNB_SPREAD"], cores, profile) == ("", 3, "profiles/slurm")
+    assert shlex.split(environment["LENSNB_RUNS"]) == [str(tmp_path / "tiny/recipe.yaml")]
+
+
+def test_a_wheel_carries_the_project(tmp_path):
+    """Packed by setup.py, laid out by `init` of the installed wheel, without this repository."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "outputs", "tests", "benchmarks", "site", "build")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        wheel.extractall(tmp_path / "installed")
+    for part in ("notebooks/01_data.ipynb", "params/quick.yaml", "Snakefile", "docs/index.md"):
+        assert f"lensnb/project/{part}" in names
+    assert {"lensnb/py.typed", "lensnb/apps/assets/page.html"} <= names
+    elsewhere = {"PYTHONPATH": str(tmp_path / "installed")}
+    code, printed, told = call("init", "laid out", cwd=tmp_path, **elsewhere)
+    assert code == 0 and (tmp_path / "laid out/params/tiny.yaml").is_file(), told
+    code, printed, told = call("check", "tiny", cwd=tmp_path, **elsewhere)
+    assert code == 0 and "would be executed: 01_data" in printed, told
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

@@ -39,7 +39,7 @@ def call(*command, outputs, cwd=ROOT, **env):
 
 
 def snakemake(outputs, recipe=TINY, overrides="", *flags, **env):
-    """The command that `make run` gives, its own state kept beside the outputs."""
+    """The engine that `lensnb run` starts, its own state kept beside the outputs."""
     return call(
         "snakemake",
         "--cores",
@@ -146,8 +146,11 @@ def test_every_method_writes_files_of_the_same_shape(outputs):
 
 def test_nothing_is_done_twice(outputs):
     before = hashes(outputs)
+    pages = [*outputs.rglob("notebooks/*.json"), *outputs.rglob("report/index.html")]
+    written = [path.stat().st_mtime_ns for path in pages]
     code, printed = snakemake(outputs)
     assert code == 0 and hashes(outputs) == before, printed
+    assert len(pages) == 6 and [path.stat().st_mtime_ns for path in pages] == written
 
 
 def test_a_changed_parameter_runs_its_step_and_what_depends_on_it(outputs, tmp_path):

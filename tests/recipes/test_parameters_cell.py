@@ -6,7 +6,11 @@ from IPython.core.interactiveshell import InteractiveShell
 import lensnb
 from lensnb.errors import InputError
 
-CELL = 'run: str = "x"  # a name\nseed: int = 3\ntrain: dict = {"steps": 5}\n'
+CELL = """# what may be changed
+run: str = "x"  # a name
+seed: int = 3
+train: dict = {"steps": 5}
+"""
 
 
 @pytest.fixture
@@ -45,7 +49,13 @@ def test_start_up_files_and_pylab_are_left_alone(shell):
 
 def test_later_cells_may_define_what_they_like(shell):
     first = run(shell, CELL)
-    again = run(shell, "n = 5\nhistory = {}\nlonger = 'a word'")
+    again = run(
+        shell,
+        "n = 5\nhistory = {}\nlonger = 'a word'",
+        "seed = 9\nsample = 3 * [1]",
+        "for seed in range(7):\n    pass",
+        "# Parameters of my plot\nwidth = 3",
+    )
     assert again.params == first.params
 
 
@@ -67,9 +77,25 @@ def test_a_wrong_value_is_refused(shell):
         run(shell, 'run: str = "x"\nseed: int = -1')
 
 
+@pytest.mark.parametrize("magic", ["%%time", "%%capture kept"])
+def test_a_cell_magic_does_not_hide_the_cell(shell, magic):
+    assert run(shell, f"{magic}\n{CELL}").params.seed == 3
+
+
+def test_an_expression_has_its_present_value(shell):
+    cell = '# what may be changed\nseed: int = 2 + 3\nrun: str = "x"'
+    assert run(shell, cell).params.seed == 5
+
+
+def test_without_a_parameters_cell_nothing_is_opened(shell):
+    with pytest.raises(InputError, match="no parameters cell was executed before"):
+        run(shell, "seed = 3")
+
+
 @pytest.mark.parametrize(
     "source, expected",
     [
+        (None, "open_run: expected the name of a run"),
         (3, "found int; expected the name of a run"),
         ([1], "found list; expected the name of a run"),
         ("nosuchrun", "nosuchrun: no run of this name"),
@@ -77,7 +103,7 @@ def test_a_wrong_value_is_refused(shell):
         ({"trian": {}}, "unknown key trian; did you mean train?"),
         (globals(), "for notebooks; in a script"),
     ],
-    ids=["number", "list", "name", "path", "key", "script"],
+    ids=["nothing", "number", "list", "name", "path", "key", "script"],
 )
 def test_anything_else_is_refused(source, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))

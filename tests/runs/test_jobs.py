@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+import lensnb
 from lensnb import io
 from lensnb.errors import InputError
 from lensnb.recipes import selection
@@ -135,3 +136,24 @@ def test_a_stage_that_was_replaced_in_the_meantime_is_noticed(whole):
         "samples/ddim", lambda folder: (folder / "file").write_text("ddjm")
     )
     assert not run.is_current("comparison") and run.is_current("samples/ddim")
+
+
+def test_a_changed_file_of_the_user_is_noticed_by_a_run_that_is_open(tmp_path):
+    path = tmp_path / "mine.npy"
+    path.write_text("one")
+    run = Run(load_recipe(TINY, f"run=own data.path={path}"))
+    run.build("data", lambda folder: (folder / "file").write_text("1"))
+    assert run.is_current("data")
+    path.write_text("another")
+    assert not run.is_current("data")
+
+
+def test_a_spoiled_notebook_is_executed_again(whole):
+    jobs.receipt(whole, "04_evaluate").with_suffix(".ipynb").write_text("spoiled")
+    assert set(planned(whole)) == {"04_evaluate"}
+
+
+def test_what_was_made_without_the_chain_can_be_opened_by_its_name(tmp_path):
+    run = Run(load_recipe(TINY, "run=own seed=5"))
+    run.build("data", lambda folder: (folder / "file").write_text("1"))
+    assert lensnb.open_run("own").params == run.params
