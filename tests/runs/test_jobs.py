@@ -97,8 +97,7 @@ def test_a_changed_parameter_plans_its_step_and_what_depends_on_it(whole):
 
 
 def test_a_report_of_other_notebooks_is_planned(whole):
-    path = jobs.receipt(whole, "05_compare")
-    io.write_json(path, io.read_json(path) | {"notebook": "another"})
+    whole.note("report", "notebooks", {"05_compare": "another"})
     assert set(planned(whole)) == {"report"}
 
 
