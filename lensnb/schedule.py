@@ -54,9 +54,9 @@ def betas_of(alpha_bar: torch.Tensor, largest: float = 0.999) -> torch.Tensor:
 def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
     """Betas (T,) changed so that the last level is noise alone; float64 (T,).
 
-    Lin et al. 2024 (arXiv:2305.08891, algorithm 1), but with a last alpha_bar above 0, so that
-    nothing becomes infinite: the alpha_bar of SIGMA_MAX, or a quarter of the one before if that is
-    smaller already.
+    Lin et al. 2024 (arXiv:2305.08891, algorithm 1). Their last alpha_bar is 0, which makes sigma
+    infinite. Here it is the alpha_bar of SIGMA_MAX or a quarter of the alpha_bar before it,
+    whichever is smaller.
     """
     root = torch.cumprod(1 - betas, 0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -69,9 +69,10 @@ def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
 
 
 class Schedule:
-    """A schedule as `at(u)`: the sigma at the place u in [0, 1] of training, rising; float64.
+    """A noise schedule. at(u) : the sigma at the place u in [0, 1], rising with u; float64.
 
-    Sampling goes along at(1), at(1 - 1/steps), .. unless a subclass defines other `levels`.
+    Training draws u at random. Sampling takes at(1), at(1 - 1/steps), ..., unless a subclass
+    overrides `levels`.
     """
 
     def __init__(self, at: Callable[[torch.Tensor], torch.Tensor]) -> None:

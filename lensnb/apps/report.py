@@ -40,7 +40,7 @@ def write(run: Run) -> Path:
             f"{missing[0]}: not there; the report needs the whole chain, so call make run first"
         )
     folder = run.folder("report")
-    # Before the lock, which it would take for another process at work.
+    # Before the lock: write_recipe would take that for another process at work.
     run.write_recipe()
     with locked(folder):
         _write(run, notebooks, folder)

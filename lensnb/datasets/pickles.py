@@ -13,7 +13,7 @@ from lensnb.errors import InputError
 
 
 class _Noted:
-    """What a pickle asks numpy to build: noted and not built, for numpy trusts its input."""
+    """A numpy object that a pickle asks for: noted, not built, because numpy trusts its input."""
 
     args: tuple[Any, ...] = ()
     state: Any = None

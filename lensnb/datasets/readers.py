@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lensnb.errors import FULL, InputError
+from lensnb.errors import FULL, InputError, one_line
 from lensnb.registry import Registry
 
 NamedFile = tuple[Path, str]  # where a file lies, and its name in messages
@@ -125,9 +125,8 @@ def reading(
             raise InputError(
                 f"{name}: {error.strerror}; expected a readable file or folder"
             ) from None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{name}: cannot be read as {form} ({reason}); expected {wanted}"
+            f"{name}: cannot be read as {form} ({one_line(error)}); expected {wanted}"
         ) from None
 
 

@@ -18,9 +18,11 @@ P = ParamSpec("P")
 
 REAL = "#222222"
 PALETTE = seaborn.color_palette("colorblind")
-# The methods that the recipes use: the sampler of each, and its place in PALETTE.
+# The methods that the recipes use: the sampler of each, and the place of each in PALETTE.
 SAMPLER_OF = {"ddpm": "ddpm", "ddim": "ddim", "dpm": "dpmpp_2m"}
-PLACES = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}
+PLACES = {"ddpm": 0, "ddim": 1, "dpm": 3} | {
+    name: kind.place for name, kind in KINDS.items() if kind.place is not None
+}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 300,

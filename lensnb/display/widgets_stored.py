@@ -21,7 +21,7 @@ Trajectory = tuple[Mapping[str, Any], np.ndarray, np.ndarray]
 
 WIDE = {"description_width": "initial"}
 POINTS = 16  # points of a curve in a frame
-# Characters of the pages of a journey. With all that is around them, they make up a megabyte.
+# The most characters in the pages of a journey: the whole widget then takes about a megabyte.
 LARGEST = 800_000
 # Column of frames.csv -> how a caption tells its value.
 PLACES = {"sigma": "sigma {:.3g}", "angle_deg": "{:.0f}° through latent space"}

@@ -142,15 +142,11 @@ def noise_level(images: Any) -> np.ndarray:
     have less noise than each channel.
     """
     maps = grey(images)
-    detail = np.abs(_along_both(_second_difference, maps)) / 6  # (N, pixels)
+    detail = np.abs(_along_both(functools.partial(np.diff, n=2), maps)) / 6  # (N, pixels)
     light = _along_both(_sum_of_three, maps)
     half = light.shape[1] // 2
     fainter = np.argpartition(light, half, axis=1)[:, :half]
     return MAD * np.median(np.take_along_axis(detail, fainter, axis=1), axis=1, keepdims=True)
-
-
-def _second_difference(maps: np.ndarray) -> np.ndarray:
-    return np.diff(maps, n=2)
 
 
 def _sum_of_three(maps: np.ndarray) -> np.ndarray:

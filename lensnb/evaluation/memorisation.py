@@ -12,7 +12,7 @@ import torch
 
 from lensnb.evaluation.uncertainty import share_error
 
-RARE = 0.01  # share of real images that lie as close to a training image as a copy does
+RARE = 0.01  # share of real images below the threshold under which an image counts as a copy
 # Held-out images, at most, that say what is usual; they fix RARE to 0.2 %. With more of them the
 # time would grow as the square of their number.
 YARDSTICK = 2500

@@ -1,8 +1,8 @@
 """The monitor of a training: every so often it draws images from the averaged network and measures.
 
 Monitoring uses separate held-out images, so it cannot bias the evaluation. With too few held-out
-images it uses training images. No verdict sees the images that it draws, which come from the same
-latents each time.
+images it uses training images. It draws from the same latents each time. No verdict sees these
+images.
 """
 
 from typing import Any

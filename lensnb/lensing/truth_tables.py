@@ -252,7 +252,7 @@ def _share_mass(truth: Table, prior: Prior) -> dict[str, np.ndarray]:
         smooth = whole - inside / whole
         _check_smooth(smooth, truth)
     else:
-        for _ in range(50):  # from below: the ring grows to hold what makes it so large
+        for _ in range(50):  # from below: a larger ring holds more mass, which widens it
             whole = (smooth + np.sqrt(smooth**2 + 4 * inside)) / 2
             inside = _inside(whole, truth, points, prior)
     return {

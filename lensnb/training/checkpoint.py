@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from lensnb import io
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 from lensnb.training.accelerator import is_main_process
 from lensnb.training.task import Losses, Task
 
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
     """Why a checkpoint could not be read, in a few words."""
     if isinstance(error, pickle.UnpicklingError):
         return "more than tensors and numbers, or damaged"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error, 120)
 
 
 def write_weights(task: Task, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
+from lensnb.kinds import KINDS
 from lensnb.recipes.schema import Optimiser
 from lensnb.seeds import Purpose, derived_seed
 
@@ -164,10 +165,11 @@ def batches_of(
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
+        knobs = " and ".join(f"{kind.section}.hold" for kind in KINDS.values())
         raise InputError(
             f"hold device: {len(dataset.train)} training images take {needed / 2**30:.1f} GiB, "
             f"more than is free on {device.type}; "
-            "set train.hold and gan.hold to disk, which gives the same result"
+            f"set {knobs} to disk, which gives the same result"
         ) from None
 
 

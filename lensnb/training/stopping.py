@@ -17,8 +17,8 @@ SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on one an
 class StopSignals:
     """While it is entered, Ctrl-C and SIGTERM are noted, and the loop asks for them.
 
-    A second signal is not waited for. Of several processes all stop after the same step, whichever
-    of them got the signal; otherwise the others would wait for it forever.
+    A second signal stops at once. Several processes all stop after the same step, whichever of them
+    got the signal; otherwise the others would wait for it forever.
     """
 
     def __init__(self) -> None:
