@@ -6,11 +6,12 @@ sigma^2 = (1 - alpha_bar) / alpha_bar.
 
 A schedule is made by plain arguments, `cosine(timesteps=1000)`, or by a recipe, `from_params`.
 SCHEDULES holds what a recipe may name: name -> builder(the recipe's diffusion section) -> Schedule.
+`register` enters a builder there.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -155,9 +156,34 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.
     return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
 
 
-# Builders by plain arguments ----------------------------------------------------------------------
+# Builders, by plain arguments and for recipes -----------------------------------------------------
 
 
+SCHEDULES: Registry[Callable[[Any], Schedule]] = Registry("schedule")
+
+Build = TypeVar("Build", bound=Callable[..., Schedule])
+
+
+def register(name: str, *fields: str) -> Callable[[Build], Build]:
+    """A decorator that lets a recipe name a builder.
+
+    fields : of the recipe's diffusion section; they are the builder's arguments, in order
+    """
+
+    def enter(build: Build) -> Build:
+        SCHEDULES.add(name, lambda section: build(*(getattr(section, field) for field in fields)))
+        return build
+
+    return enter
+
+
+@register("cosine", "timesteps", "zero_snr")
+def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
+    """The cosine schedule of T levels; zero_snr : the last level is noise alone."""
+    return _discrete(cosine_betas(timesteps), zero_snr)
+
+
+@register("linear", "timesteps", "beta_1", "beta_T", "zero_snr")
 def linear(
     timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_snr: bool = False
 ) -> Discrete:
@@ -165,11 +191,7 @@ def linear(
     return _discrete(linear_betas(timesteps, beta_1, beta_T), zero_snr)
 
 
-def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
-    """The cosine schedule of T levels; zero_snr : the last level is noise alone."""
-    return _discrete(cosine_betas(timesteps), zero_snr)
-
-
+@register("sigmoid", "timesteps", "zero_snr")
 def sigmoid(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
     """The sigmoid schedule of T levels; zero_snr : the last level is noise alone."""
     return _discrete(sigmoid_betas(timesteps), zero_snr)
@@ -179,6 +201,7 @@ def _discrete(betas: torch.Tensor, zero_snr: bool) -> Discrete:
     return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
 
 
+@register("signal_rate", "signal_high", "signal_low")
 def signal_rate(high: float = 0.95, low: float = 0.02) -> Schedule:
     """Continuous time: the share of the signal falls as a cosine from `high` to `low`.
 
@@ -189,22 +212,7 @@ def signal_rate(high: float = 0.95, low: float = 0.02) -> Schedule:
     return Schedule(lambda u: torch.tan(first + u * (last - first)))
 
 
-def flow() -> Schedule:
-    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
-
-    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
-    finite.
-    """
-    smallest = 1e-3
-    largest = SIGMA_MAX / (1 + SIGMA_MAX)
-
-    def at(u: torch.Tensor) -> torch.Tensor:
-        t = u.clamp(smallest, largest)
-        return t / (1 - t)
-
-    return Schedule(at)
-
-
+@register("edm", "edm_mean", "edm_std", "sigma_min", "sigma_max", "rho")
 def edm(
     mean: float = -1.2,
     std: float = 1.2,
@@ -219,39 +227,21 @@ def edm(
     return EDM(mean, std, sigma_min, sigma_max, rho)
 
 
-# Builders by a recipe's diffusion section ---------------------------------------------------------
+@register("flow")
+def flow() -> Schedule:
+    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
 
-SCHEDULES: Registry[Callable[[Any], Schedule]] = Registry("schedule")
+    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
+    finite.
+    """
+    smallest = 1e-3
+    largest = SIGMA_MAX / (1 + SIGMA_MAX)
 
+    def at(u: torch.Tensor) -> torch.Tensor:
+        t = u.clamp(smallest, largest)
+        return t / (1 - t)
 
-@SCHEDULES.register("cosine")
-def _cosine(section: Any) -> Schedule:
-    return cosine(section.timesteps, section.zero_snr)
-
-
-@SCHEDULES.register("linear")
-def _linear(section: Any) -> Schedule:
-    return linear(section.timesteps, section.beta_1, section.beta_T, section.zero_snr)
-
-
-@SCHEDULES.register("sigmoid")
-def _sigmoid(section: Any) -> Schedule:
-    return sigmoid(section.timesteps, section.zero_snr)
-
-
-@SCHEDULES.register("signal_rate")
-def _signal_rate(section: Any) -> Schedule:
-    return signal_rate(section.signal_high, section.signal_low)
-
-
-@SCHEDULES.register("edm")
-def _edm(section: Any) -> Schedule:
-    return edm(section.edm_mean, section.edm_std, section.sigma_min, section.sigma_max, section.rho)
-
-
-@SCHEDULES.register("flow")
-def _flow(section: Any) -> Schedule:
-    return flow()
+    return Schedule(at)
 
 
 def from_params(section: Any) -> Schedule:

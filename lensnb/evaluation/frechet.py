@@ -6,7 +6,7 @@ import numpy as np
 
 from lensnb import metrics
 from lensnb.errors import InputError
-from lensnb.evaluation import uncertainty
+from lensnb.evaluation import image_stats, uncertainty
 from lensnb.evaluation.measures import LEAST, Reference, lensnet_features
 
 
@@ -105,10 +105,5 @@ def _checked(name: str, images: np.ndarray) -> np.ndarray:
             f"{name} has shape {images.shape} and type {images.dtype}, expected images "
             "(N, C, H, W) of numbers"
         )
-    bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
-    if len(bad):
-        raise InputError(
-            f"{name}: image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
-            "expected finite ones"
-        )
+    image_stats.refuse_not_finite(images, f"{name}: ")
     return images.astype(np.float32)

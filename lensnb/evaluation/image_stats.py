@@ -6,6 +6,8 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from lensnb.errors import InputError
+
 P = ParamSpec("P")
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
@@ -13,6 +15,16 @@ MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviat
 def grey(images: Any) -> np.ndarray:
     """Images (N, C, H, W) as float64 (N, H, W), channels averaged."""
     return np.asarray(images, dtype=float).mean(axis=1)
+
+
+def refuse_not_finite(images: np.ndarray, where: str = "") -> None:
+    """Raise InputError, its message after `where`, if images (N, ...) hold NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(images).all(tuple(range(1, images.ndim))))
+    if len(bad):
+        raise InputError(
+            f"{where}image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
+            "expected finite ones"
+        )
 
 
 def in_chunks(chunk: int) -> Callable[[Callable[P, np.ndarray]], Callable[P, np.ndarray]]:

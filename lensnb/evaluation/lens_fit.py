@@ -136,12 +136,7 @@ def _checked_images(images: Any) -> np.ndarray:
             f"images have shape {images.shape}, expected (N, C, H, W) with at least 8 x 8 pixels"
         )
     maps = image_stats.grey(images)
-    bad = np.flatnonzero(~np.isfinite(maps).all((1, 2)))
-    if len(bad):
-        raise InputError(
-            f"image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
-            "expected finite ones"
-        )
+    image_stats.refuse_not_finite(maps)
     return maps
 
 

@@ -4,7 +4,7 @@ import pickle
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import safetensors.torch
 import torch
@@ -51,13 +51,7 @@ def restore(task: Task, path: Path) -> Progress:
             state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
             part.load_state_dict(state["parts"][name])
-        progress = Progress(
-            step=state["step"],
-            history=state["history"],
-            recent=state["recent"],
-            watched=state["watched"],
-            seconds=state["seconds"],
-        )
+        progress = cast(Progress, {key: state[key] for key in Progress.__annotations__})
     except Exception as error:  # torch raises many kinds of errors for damaged files
         raise InputError(
             f"{path}: not a checkpoint of this recipe ({_reason(error)}); delete it to start over"

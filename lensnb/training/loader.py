@@ -74,25 +74,12 @@ class Batches:
 
 
 class MappedBatches(Batches):
-    """The same batches, read from a .npy file by workers.
+    """The same batches, read from a file by workers."""
 
-    index : the rows of the file that are trained on (N,); forward : the scaling, from the user's
-    units to model units
-    """
-
-    def __init__(
-        self,
-        path: str,
-        index: np.ndarray,
-        forward: Callable[[torch.Tensor], torch.Tensor],
-        device: torch.device,
-        context: torch.Tensor | None,
-        batch: int,
-        flips: str,
-        seed: int,
-    ) -> None:
-        super().__init__(index, context, batch, flips, seed)
-        self.file = MappedImages(path, index, forward)
+    def __init__(self, file: "MappedImages", device: torch.device, *rest: Any) -> None:
+        """rest : context, batch, flips and seed of `Batches`."""
+        super().__init__(file.index, *rest)
+        self.file = file
         self.device = device
         self.next_k: int | None = None
         self.read_ahead: Iterator[torch.Tensor] = iter(())
@@ -122,7 +109,11 @@ class MappedBatches(Batches):
 
 
 class MappedImages(torch.utils.data.Dataset[torch.Tensor]):
-    """Scaled images of a .npy file by their rows; each worker opens the file for itself."""
+    """Scaled images of a .npy file by their rows; each worker opens the file for itself.
+
+    index : the rows of the file that are trained on (N,); forward : the scaling, from the user's
+    units to model units
+    """
 
     def __init__(
         self, path: str, index: np.ndarray, forward: Callable[[torch.Tensor], torch.Tensor]
@@ -159,7 +150,8 @@ def batches_of(
     rest = context, settings.batch, settings.flips, seed
     if hold == "disk":
         path = str(cast(np.memmap, dataset.images).filename)
-        return MappedBatches(path, dataset.train, dataset.scaling.forward, device, *rest)
+        file = MappedImages(path, dataset.train, dataset.scaling.forward)
+        return MappedBatches(file, device, *rest)
     try:
         return Batches(scaled_on_device(dataset, device), *rest)
     except (MemoryError, RuntimeError) as error:
