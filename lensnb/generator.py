@@ -203,7 +203,7 @@ class Generator:
     ) -> np.ndarray:
         """n images (n, C, H, W) in the user's units, float32.
 
-        Image i depends on (seed, first + i) and its context alone. Pixels are clamped to a range
+        Image i depends only on (seed, first + i) and its context. Pixels are clamped to a range
         three times as wide as the range of the training pixels, about the same middle.
         """
         return np.concatenate(list(self.batches(n, seed, batch, first, table)))

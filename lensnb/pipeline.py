@@ -41,7 +41,7 @@ def open_run(source: Any = None, **parameters: Any) -> Run:
     """The run that is meant, with its folder.
 
     source : the name of a run under outputs/, the path of a recipe, a `Params`, or, in a notebook,
-    `globals()`, of which only what the parameters cell defined is looked at.
+    `globals()`, of which only the names defined in the parameters cell count.
     parameters : sections and keys of a recipe in place of `source`: `open_run(run="mine", seed=3)`.
 
     Also sets the number of CPU threads, which decides the last bits of every result. Raises

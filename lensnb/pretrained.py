@@ -1,4 +1,4 @@
-"""Trained generators that ship with the package, and those of finished runs.
+"""Trained generators, shipped with the package or made by a finished run.
 
     lensnb.load("reference").draw(16)
 

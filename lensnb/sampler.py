@@ -56,7 +56,7 @@ class ImageNoise:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> Tensor:
-        """Noise (B, *shape); `shape` is that of one image."""
+        """Noise (B, *shape); `shape` is the shape of one image."""
         drawn = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self.generators]
         return torch.stack(drawn).to(device)
 
@@ -159,7 +159,7 @@ def ddpm(
         shrink = (after / sigma) ** 2
         x = x0 + shrink * (x - x0)
         scale = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[variance]
-        fresh = scale * (1 - shrink)  # variance of the noise that is drawn anew
+        fresh = scale * (1 - shrink)  # variance of the fresh noise
         if after > 0:
             x = x + fresh**0.5 * noise.like(x)
         yield State(step, after, x, x0)
@@ -173,8 +173,8 @@ def ddim(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, eta: float = 0
     """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
-        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # noise that is drawn anew
-        kept = (after**2 - fresh**2) ** 0.5  # noise that is carried on
+        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # fresh noise
+        kept = (after**2 - fresh**2) ** 0.5  # noise that is kept
         x = x0 + kept / sigma * (x - x0)
         if fresh > 0:
             x = x + fresh * noise.like(x)
@@ -334,7 +334,7 @@ def sample(
     name, options : the sampler and its keywords, such as "ddim" and eta=0.5
     sigmas : falling noise levels (steps + 1,); shape : of one image (C, H, W)
     context : (n, K), or None for a net that takes none; batch : images at a time
-    Image i depends on (seed, i) and its context alone.
+    Image i depends only on (seed, i) and its context.
     Raises InputError for an unknown sampler or option, and for sigmas that do not fall.
     """
     sampler = SAMPLERS.find(name)

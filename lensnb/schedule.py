@@ -1,6 +1,6 @@
 """Noise schedules: which sigmas to train on, which list of sigmas to sample along.
 
-Inside lensnb the noise level is sigma alone, x = x0 + sigma * noise. The variance-preserving
+Inside lensnb sigma is the only noise level: x = x0 + sigma * noise. The variance-preserving
 quantities of the papers (beta, alpha_bar, t) live in this file and are converted here:
 sigma^2 = (1 - alpha_bar) / alpha_bar.
 
@@ -53,7 +53,7 @@ def betas_of(alpha_bar: torch.Tensor, largest: float = 0.999) -> torch.Tensor:
 
 
 def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
-    """Betas (T,) changed so that the last level is noise alone; float64 (T,).
+    """Betas (T,) changed so that the last level is pure noise; float64 (T,).
 
     Lin et al. 2024 (arXiv:2305.08891, algorithm 1). Their last alpha_bar is 0, which makes sigma
     infinite. Here it is the alpha_bar of SIGMA_MAX or a quarter of the alpha_bar before it,
@@ -179,7 +179,7 @@ def register(name: str, *fields: str) -> Callable[[Build], Build]:
 
 @register("cosine", "timesteps", "zero_snr")
 def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
-    """The cosine schedule of T levels; zero_snr : the last level is noise alone."""
+    """The cosine schedule of T levels; zero_snr : the last level is pure noise."""
     return _discrete(cosine_betas(timesteps), zero_snr)
 
 
@@ -187,13 +187,13 @@ def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
 def linear(
     timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_snr: bool = False
 ) -> Discrete:
-    """The linear schedule of T levels; zero_snr : the last level is noise alone."""
+    """The linear schedule of T levels; zero_snr : the last level is pure noise."""
     return _discrete(linear_betas(timesteps, beta_1, beta_T), zero_snr)
 
 
 @register("sigmoid", "timesteps", "zero_snr")
 def sigmoid(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
-    """The sigmoid schedule of T levels; zero_snr : the last level is noise alone."""
+    """The sigmoid schedule of T levels; zero_snr : the last level is pure noise."""
     return _discrete(sigmoid_betas(timesteps), zero_snr)
 
 

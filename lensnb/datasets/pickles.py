@@ -43,7 +43,7 @@ ADMITTED: dict[tuple[str, str], type[_Noted]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that admits the functions and classes in `ADMITTED` alone."""
+    """An unpickler that admits only the functions and classes in `ADMITTED`."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(io.BytesIO(data))

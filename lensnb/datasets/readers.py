@@ -131,6 +131,6 @@ def reading(
 
 
 def check_regular(path: Path, name: str) -> None:
-    """Refuse a path that is no regular file: opening a pipe would wait for ever."""
+    """Refuse a path that is no regular file: opening a pipe would wait forever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{name}: expected a file, found a folder or a device")

@@ -194,7 +194,7 @@ def _growth_panel(
         axis.plot(x, y, style, ms=3, lw=1, color=shades[_curve(label)], label=label)
     axis.set(xscale="log", yscale="log")
     for one, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
-        if high < 50 * low:  # powers of ten alone say too little on a short axis
+        if high < 50 * low:  # a short axis holds too few powers of ten
             plain_ticks(one)
     axis.legend(
         fontsize=6,

@@ -105,7 +105,7 @@ def save(figure: Figure, folder: Path, stem: str) -> None:
 def plain_ticks(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain numbers: 1, 2, 5, 10, or powers of ten only.
 
-    Powers of ten alone are labelled where the axis spans more than a factor of 200.
+    Only powers of ten are labelled where the axis spans more than a factor of 200.
     """
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))

@@ -88,7 +88,7 @@ def lens(zoom: int = 4, pixels: int = 64) -> widgets.HBox:
 
 
 def _answering(knobs: Mapping[str, widgets.Widget], draw: Callable[..., str]) -> widgets.HBox:
-    """The knobs beside the HTML of `draw(**values)`, drawn anew when a knob is let go.
+    """The knobs beside the HTML of `draw(**values)`, drawn again when a knob is let go.
 
     An InputError of `draw` is shown in place of the picture.
     """

@@ -1,6 +1,6 @@
 """Widgets over stored pictures: nothing is computed when they move, so they work without a kernel.
 
-They are made of HTML, Stack, IntSlider, Play, Dropdown and links alone: the report can show them.
+They are made only of HTML, Stack, IntSlider, Play, Dropdown and links: the report can show them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ def journey(
 
     trajectories : method -> (columns of frames.csv, x, x0), as `lensnb.load_trajectory` gives them
     real : images (N, C, H, W); dashed curves show their means
-    images : the first so many images of each method; fewer where the pages would pass a megabyte
+    images : how many images of each method; fewer where the pages would pass a megabyte
     count : moments on the way of each image.
     """
     pages = _journey_pages(trajectories, np.asarray(real), images, count)

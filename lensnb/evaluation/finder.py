@@ -2,7 +2,7 @@
 
 A network of LensNet's shape that tells lenses of the broad prior, of all classes, from images
 without lensing (nonlenses.py). Its weights ship with the package, so that two people's shares can
-be compared. `python -m tools.train_finder FOLDER` trains it anew.
+be compared. `python -m tools.train_finder FOLDER` trains it again.
 """
 
 from pathlib import Path

@@ -38,7 +38,7 @@ Tree = dict[str, Any]
 class Judge:
     """The real images of a comparison, and what is measured on them once for all methods of a run.
 
-    The reference images fix everything that must be fixed beforehand: units, bins and levels.
+    The reference images fix what must not depend on the generated ones: units, bins and levels.
     Raises InputError if there are fewer than LEAST images on a side.
     """
 

@@ -24,7 +24,7 @@ from lensnb.lensing import simulate
 from lensnb.lensing.priors import FLOOR, whole_number
 
 FREE = len(BOX) + 2  # brightness and background
-# Rays a pixel and axis of the derivatives. These set the direction of a step alone, so few rays do.
+# Rays a pixel and axis of the derivatives. These set only the direction of a step, so few rays do.
 SLOPE_RAYS = (1, 2)
 SEARCH = 12  # steps at most, from each start
 POLISH = 25  # steps at most, from the best of these

@@ -2,7 +2,7 @@
 
 LensNet was trained on the broad simulated prior to tell the class of substructure and to read the
 lens and source parameters off an image. Its weights ship with the package, so that two people's
-distances can be compared. `python -m tools.train_lensnet FOLDER` trains it anew.
+distances can be compared. `python -m tools.train_lensnet FOLDER` trains it again.
 """
 
 from collections.abc import Callable

@@ -145,7 +145,7 @@ def excursion_levels(reference: Any, shares: Sequence[float] = SHARES) -> np.nda
 
 
 def _counts_above(steps: np.ndarray, levels: int) -> np.ndarray:
-    """How many entries of steps (n, ...) exceed each of so many levels: (n, levels).
+    """How many entries of steps (n, ...) exceed each level: (n, levels).
 
     A step k exceeds the k lowest levels.
     """

@@ -74,8 +74,8 @@ def _deviations(
     Near the floor the bootstrap error of quadratic distances (KID, Frechet) is too wide, because
     resampling adds to a value that is zero on average. For equal sets and d = 8 it is too wide by a
     factor of 2.0 (KID) and 1.8 (Frechet) at n = 100, and of 1.7 at n = 400. Where each column
-    differs by half a standard deviation or more, it is right to 6 %. The drawn rows depend on the
-    seed and the sizes alone: see `measure`.
+    differs by half a standard deviation or more, it is right to 6 %. The drawn rows depend only on
+    the seed and the sizes: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
         raise ValueError(

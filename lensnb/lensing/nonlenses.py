@@ -166,7 +166,7 @@ def _sum_of(
 
 
 def sky(rng: np.random.Generator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Scattered light alone, faint and sloping."""
+    """Nothing but scattered light, faint and sloping."""
     slope = within(rng, 0.2)
     return 1 + slope[0] * x + slope[1] * y
 
@@ -189,7 +189,7 @@ def non_lenses(
 
     Units are the sky's standard deviation. The images are observed as the prior says, and its
     signal-to-noise is drawn and defined as for lenses. An empty sky has at most FAINT of that
-    signal. Image i depends on (seed, i) and its kind alone.
+    signal. Image i depends only on (seed, i) and its kind.
 
     Raises InputError for an unknown kind and for a prior without signal-to-noise.
     """

@@ -63,7 +63,7 @@ class Prior:
     cdm_radius: Range = (0.25, 2.0)  # from the lens
     vortex_mass: Range = (2e10, 6e10)
     vortex_half_length: Range = (0.5, 2.5)  # log-uniform
-    vortex_points: int = 0  # 0: closed form of the line; otherwise so many point masses
+    vortex_points: int = 0  # 0: closed form of the line; otherwise this many point masses
 
 
 def _deeplensesim(scale: float = 1.0, **instrument: Any) -> Prior:

@@ -176,7 +176,7 @@ def draw_points(truth: Table, prior: str | Prior = "broad") -> dict[str, np.ndar
     """The point masses in the rows of a truth table: x, y, theta_E [arcsec], each (n, K).
 
     K is the largest number of points in a row. theta_E is 0 beyond a row's own number. The points
-    follow from the rows' seeds and columns, so a truth table alone is enough to render its images
+    follow from the rows' seeds and columns, so a truth table is enough to render its images
     again.
     """
     prior = get_prior(prior)

@@ -105,7 +105,7 @@ class Params(Section):
     def siblings(self) -> list["Params"]:
         """The recipes of the runs of `seeds`, <name>-seed<k>.
 
-        They differ from this recipe by the training seed alone and have the same images.
+        Only their training seed differs from this recipe; they have the same images.
         """
         name = self.run.removesuffix(f"-seed{self.seed}")
         images = self.data.model_copy(update={"seed": self.data_seed}).model_dump()

@@ -1,4 +1,4 @@
-"""Batches of training images, flipped and turned; batch k depends on (seed, k) alone.
+"""Batches of training images, flipped and turned; batch k depends only on (seed, k).
 
 Images that fit stay on the device, so that a batch costs an index. Others are read from their
 memory map by workers that run ahead. Both ways give the same bits.
@@ -87,7 +87,7 @@ class MappedBatches(Batches):
     def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
         """The images of batch k (B, C, H, W) on the device.
 
-        They were read ahead if batch k - 1 came before; otherwise reading starts anew at k.
+        They were read ahead if batch k - 1 came before; otherwise reading starts again at k.
         """
         if k != self.next_k:
             self.read_ahead = self._start_reading(k)

@@ -94,7 +94,7 @@ class Update:
 
     Gradients are summed over the processes in one message after the last piece; the running
     statistics of batch norm are averaged. So all processes hold the same numbers at any time, and
-    a checkpoint needs the numbers of one process alone.
+    a checkpoint needs the numbers of only one process.
 
     skipped : whether fp16 has skipped the last update
     """

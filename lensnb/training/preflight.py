@@ -129,7 +129,7 @@ class Estimate:
         return step_bytes(self.task, self.x[:n].clone(), context, self._generator())
 
     def needed(self, pieces: int | None = None) -> float:
-        """Bytes that a batch in so many pieces takes on each process."""
+        """Bytes that a batch in `pieces` pieces takes on each process."""
         images = math.ceil(self.batch / ((pieces or self.pieces) * self.processes))
         return self.fixed + self.image * images
 
