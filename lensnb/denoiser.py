@@ -66,7 +66,7 @@ def velocity(sigma: torch.Tensor, sigma_data: float) -> Coefficients:
     return 1 / (1 + sigma), -sigma / (1 + sigma), 1 / (1 + sigma)
 
 
-# What the network is told of the noise level: sigma -> c_noise ------------------------------------
+# How the network sees the noise level: sigma -> c_noise -------------------------------------------
 
 LEVELS: Registry[Callable[[torch.Tensor], torch.Tensor]] = Registry("level")
 

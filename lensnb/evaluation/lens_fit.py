@@ -225,7 +225,7 @@ def _search(
 
     Of the starts that lead to within 1 of the least chi2, the first one is taken.
     """
-    seen = _smooth(image, 3).clamp(min=0)  # used for the model until there is one
+    seen = _smooth(image, 3).clamp(min=0)  # stands in for the model until there is one
 
     def each(values: torch.Tensor) -> torch.Tensor:
         """Rows (n, ...) repeated for each start: (n * count, ...)."""

@@ -92,7 +92,7 @@ def ring_radius(images: Any, pixel_scale: float | None = None) -> np.ndarray:
     """
     flux = _bright(images, RING_SHARE)
     mean = _central_moments(flux)
-    # 1/12 is the second moment of a pixel; with it lines have a solution, too
+    # 1/12 is the second moment of a pixel; with it a line of pixels has a solution, too
     xx = mean(2, 0) + 1 / 12
     yy = mean(0, 2) + 1 / 12
     xy = mean(1, 1)

@@ -143,7 +143,7 @@ def _draw_exposure(u: Iterator[np.ndarray], prior: Prior) -> dict[str, np.ndarra
         exposure = _log_between(next(u), prior.exposure)
         return {"snr": np.where(np.isinf(exposure), np.inf, np.nan), "exposure": exposure}
     snr = _log_between(next(u), prior.snr)
-    # photon noise, signal / exposure, is as large as the sky's at a signal of sqrt(2) snr sky
+    # the photons' variance, signal / exposure, is the sky's at the signal sqrt(2) snr background
     return {"snr": snr, "exposure": math.sqrt(2) * snr / prior.background}
 
 

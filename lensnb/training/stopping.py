@@ -10,8 +10,8 @@ import torch
 
 from lensnb.training.accelerator import is_distributed, is_main_process
 
-AGREE_EVERY = 5  # steps; several processes ask each other whether to stop, and a GPU must wait
-SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on one and the same signal
+AGREE_EVERY = 5  # steps; several processes agree on whether to stop, for which a GPU must wait
+SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on the same signal
 
 
 class StopSignals:
