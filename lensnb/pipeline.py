@@ -375,10 +375,9 @@ def compare(runs: Iterable[str | Run]) -> Any:
     runs : names under outputs/, or runs. Nothing is trained or drawn. Raises InputError for a run
     that is unknown or not finished.
     """
-    import pandas
+    from lensnb.display import tables
 
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
-    rows = pandas.DataFrame(comparison.compare_runs(opened))
-    return rows.pivot(index=["run", "method"], columns="metric", values=["value", "error", "ratio"])
+    return tables.of_runs(comparison.compare_runs(opened))

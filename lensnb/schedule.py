@@ -143,6 +143,7 @@ class EDM(Schedule):
         self.sampling = (sigma_min, sigma_max, rho)
 
     def levels(self, steps: int) -> torch.Tensor:
+        """The levels of `karras`, falling; float64 (steps,)."""
         return karras(steps, *self.sampling)
 
 
