@@ -52,34 +52,21 @@ if TYPE_CHECKING:
     from lensnb.sampler import sample
     from lensnb.unet import UNet
 
-# public name -> module, or module:name where the name there is another
-_PUBLIC = {
+# public name -> module, or module:name where the name there is another; the others are in pipeline
+_ELSEWHERE = {
     "Denoiser": "lensnb.denoiser",
     "InputError": "lensnb.errors",
     "Params": "lensnb.recipes.recipe",
     "UNet": "lensnb.unet",
     "add_noise": "lensnb.denoiser",
-    "compare": "lensnb.pipeline",
-    "compare_methods": "lensnb.pipeline",
-    "draw_samples": "lensnb.pipeline",
-    "evaluate_method": "lensnb.pipeline",
     "frechet": "lensnb.evaluation.frechet",
     "load": "lensnb.pretrained",
-    "load_data": "lensnb.pipeline",
-    "load_generator": "lensnb.pipeline",
     "load_recipe": "lensnb.recipes.recipe",
-    "load_samples": "lensnb.pipeline",
-    "load_trajectory": "lensnb.pipeline",
-    "load_watched": "lensnb.pipeline",
-    "make_data": "lensnb.pipeline",
     "metrics": "",
-    "open_run": "lensnb.pipeline",
-    "progress": "lensnb.pipeline",
     "sample": "lensnb.sampler",
     "sampler": "",
     "schedule": "",
     "simulate": "lensnb.lensing.simulate:simulate_images",
-    "train_model": "lensnb.pipeline",
 }
 
 __all__ = [
@@ -117,10 +104,11 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("lensnb")
-    elif name in _PUBLIC:
-        module, _, there = (_PUBLIC[name] or f"lensnb.{name}").partition(":")
+    elif name in __all__:
+        place = _ELSEWHERE.get(name, "lensnb.pipeline")
+        module, _, there = (place or f"lensnb.{name}").partition(":")
         found = importlib.import_module(module)
-        value = getattr(found, there or name) if _PUBLIC[name] else found
+        value = getattr(found, there or name) if place else found
     else:
         raise AttributeError(f"module 'lensnb' has no attribute {name!r}")
     globals()[name] = value

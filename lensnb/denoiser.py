@@ -66,7 +66,7 @@ def velocity(sigma: torch.Tensor, sigma_data: float) -> Coefficients:
     return 1 / (1 + sigma), -sigma / (1 + sigma), 1 / (1 + sigma)
 
 
-# What the network is told of the noise level: sigma -> c_noise ------------------------------------
+# How the network sees the noise level: sigma -> c_noise -------------------------------------------
 
 LEVELS: Registry[Callable[[torch.Tensor], torch.Tensor]] = Registry("level")
 
@@ -98,7 +98,7 @@ def min_snr(sigma: torch.Tensor, sigma_data: float, c_out: torch.Tensor) -> torc
 
 @WEIGHTINGS.register("plain")
 def plain(sigma: torch.Tensor, sigma_data: float, c_out: torch.Tensor) -> torch.Tensor:
-    """The squared error of the network's own output, all levels alike."""
+    """1 for the squared error of the network's own output, at every level."""
     return 1 / c_out**2
 
 

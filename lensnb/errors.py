@@ -60,7 +60,19 @@ def told(command: Callable[[], object]) -> int:
     return 0
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The message of an error as one line of at most `most` characters, or else its type."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def nearest(word: object, choices: Iterable[object]) -> str | None:
     """The entry of `choices` closest in spelling to `word`, or None."""
     found = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """The nearest known word as a question, or all of them."""
+    words = [str(entry) for entry in known]
+    guess = nearest(word, words)
+    return f"did you mean {guess}?" if guess else f"known are {', '.join(words) or 'none'}"

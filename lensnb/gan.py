@@ -76,8 +76,8 @@ LOSSES.add("modern", Losses(_modern_discriminator, _modern_generator, penalised=
 def steepness(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Squared norm of the logits' gradient at the images x (B, C, H, W), summed over the images.
 
-    It is R1 at real images and R2 at generated ones. An image's logit must depend on that image
-    alone.
+    It is R1 at real images and R2 at generated ones. An image's logit must depend only on
+    that image.
     """
     (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     return slope.square().sum()
@@ -87,8 +87,8 @@ def penalty(k: int, settings: Any) -> float:
     """Weight gamma of the gradient penalties at step k, 0 for none.
 
     settings : a recipe's gan section. Gamma falls geometrically from `penalty` to `penalty_end`
-    during the training. Penalties are computed at every `penalty_every`-th step alone, with as many
-    times the weight.
+    during the training. Only every `penalty_every`-th step computes penalties, with as many times
+    the weight.
     """
     if not LOSSES.find(settings.kind).penalised or k % settings.penalty_every:
         return 0

@@ -5,6 +5,7 @@ GAN. What differs between the kinds of generator is entered in KINDS at the end 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from lensnb import denoiser, sampler, schedule
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
 from lensnb.recipes.recipe import Params
@@ -39,39 +40,37 @@ def sigmas_of(method: Method, diffusion: Diffusion) -> torch.Tensor:
 # How each kind draws ------------------------------------------------------------------------------
 
 
-class DiffusionDrawer:
-    """Draws from a denoiser: a sampler walks along `steps` noise levels.
+@dataclass
+class Drawer:
+    """What each kind draws with; it adds `nfe`, the number of network evaluations for an image."""
 
-    nfe : network evaluations for an image
-    """
+    net: Any
+    params: Params
+    method: Method
+    dataset: Dataset
+    device: str | torch.device
 
-    def __init__(
-        self,
-        net: nn.Module,
-        params: Params,
-        method: Method,
-        dataset: Dataset,
-        device: str | torch.device,
-    ) -> None:
+
+@dataclass
+class DiffusionDrawer(Drawer):
+    """Draws from a denoiser: a sampler walks along `steps` noise levels."""
+
+    def __post_init__(self) -> None:
+        method = self.method
         assert method.sampler is not None and method.steps is not None
-        self.net = net
-        self.method = method
         self.sampler = sampler.SAMPLERS.find(method.sampler)
-        self.sigmas = sigmas_of(method, params.diffusion)
-        self.device = device
-        self.nfe = self.sampler.evaluations(method.steps)
-        if method.guidance != 1:
-            self.nfe *= 2
-        self.shape = dataset.images.shape[1:]
-        self.scaling = dataset.scaling
+        self.sigmas = sigmas_of(method, self.params.diffusion)
+        self.nfe = self.sampler.evaluations(method.steps) * (1 if method.guidance == 1 else 2)
 
     def states(self, seeds: list[int], context: torch.Tensor | None = None) -> sampler.States:
         """The sampler's States for images of these seeds and contexts (B, K), in model units."""
         noise = sampler.ImageNoise(seeds)
-        x = sampler.start(self.sigmas, self.shape, noise, device=self.device)
+        shape = self.dataset.images.shape[1:]
+        x = sampler.start(self.sigmas, shape, noise, device=self.device)
         denoise = denoiser.guided(self.net, context, self.method.guidance)
         if self.method.clip:
-            denoise = denoiser.clipped(denoise, self.scaling.low, self.scaling.high)
+            scaling = self.dataset.scaling
+            denoise = denoiser.clipped(denoise, scaling.low, scaling.high)
         options = {name: getattr(self.method, name) for name in self.sampler.options}
         return self.sampler.run(denoise, self.sigmas, x, noise, **options)
 
@@ -93,38 +92,26 @@ class DiffusionDrawer:
         return table, x, torch.stack([s.x0 for s in states])
 
 
-class GanDrawer:
+class GanDrawer(Drawer):
     """Draws from a GAN's generator; its trajectory is a closed walk through the latent space."""
 
     nfe = 1
 
-    def __init__(
-        self,
-        net: nn.Module,
-        params: Params,
-        method: Method,
-        dataset: Dataset,
-        device: str | torch.device,
-    ) -> None:
-        self.net = net
-        self.shapes: Any = net.shapes
-        self.device = device
-
     def images(self, seeds: list[int], context: torch.Tensor | None = None) -> torch.Tensor:
         """Finished images (B, C, H, W) in model units."""
         noise = sampler.ImageNoise(seeds)
-        drawn = [noise(shape, device=self.device) for shape in self.shapes]
+        drawn = [noise(shape, device=self.device) for shape in self.net.shapes]
         images: torch.Tensor = self.net(*drawn, context=context)
         return images
 
     def frames(self, seeds: list[int], count: int, context: torch.Tensor | None = None) -> Frames:
         """`count` images on the great circle through two latents of each seed: table, x, x0.
 
-        All other noise is held. x and x0 are the same images (F, B, C, H, W).
+        All other noise stays the same. x and x0 are the same images (F, B, C, H, W).
         """
         noise = sampler.ImageNoise(seeds)
-        a, *rest = [noise(shape, device=self.device) for shape in self.shapes]
-        b = noise(self.shapes[0], device=self.device)
+        a, *rest = [noise(shape, device=self.device) for shape in self.net.shapes]
+        b = noise(self.net.shapes[0], device=self.device)
         angle = np.linspace(0, 2 * np.pi, count)
         circle = [np.cos(t) * a + np.sin(t) * b for t in angle]
         x = torch.stack([self.net(z, *rest, context=context) for z in circle])
@@ -174,7 +161,7 @@ class Generator:
     def variant(self, steps: int, guidance: float = 1.0) -> "Generator":
         """The same network, drawn from in this number of steps and with this guidance.
 
-        A kind that no sampler walks, such as a GAN, has neither and stays as it is.
+        A kind without a sampler, such as a GAN, has neither. It is returned unchanged.
         """
         if not self.kind.sampled:
             return self
@@ -190,8 +177,8 @@ class Generator:
     ) -> dict[str, np.ndarray] | None:
         """What images first .. first + n - 1 are asked to be: column name -> (n,).
 
-        These are the rows of `table` in turn, or by default of the recipe's sample.context. Without
-        both they are the rows of training images that the seeds pick. None without a context.
+        The rows of `table`, or else of the recipe's sample.context, come in turn. Without either,
+        each seed picks the row of a training image. None if the model takes no context.
         """
         if self.context == "none":
             return None
@@ -205,7 +192,7 @@ class Generator:
         return {name: np.asarray(column)[rows] for name, column in table.items()}
 
     def _encoded(self, asked: Table | None) -> torch.Tensor | None:
-        """What is asked as the context vectors (B, K) of the network."""
+        """The rows of `asked` as context vectors (B, K) on the device."""
         if asked is None:
             return None
         encoded: torch.Tensor = conditions.encode(self.context, self.dataset, asked)
@@ -216,8 +203,8 @@ class Generator:
     ) -> np.ndarray:
         """n images (n, C, H, W) in the user's units, float32.
 
-        Image i depends on (seed, first + i) and its context alone. Pixels further outside of the
-        training range than that range is wide are set to that bound.
+        Image i depends only on (seed, first + i) and its context. Pixels are clamped to a range
+        three times as wide as the range of the training pixels, about the same middle.
         """
         return np.concatenate(list(self.batches(n, seed, batch, first, table)))
 
@@ -226,7 +213,7 @@ class Generator:
         self, n: int, seed: int = 0, batch: int = 64, first: int = 0, table: Table | None = None
     ) -> Iterator[np.ndarray]:
         """The images of `draw`, `batch` of them at a time."""
-        span = self.scaling.high - self.scaling.low  # far beyond, an asinh's inverse overflows
+        span = self.scaling.high - self.scaling.low  # far outside, the inverse of asinh overflows
         for at in range(first, first + n, batch):
             count = min(batch, first + n - at)
             context = self._encoded(self.asked(count, seed, at, table))
@@ -252,7 +239,7 @@ class Generator:
 def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | Path) -> Generator:
     """The trained Generator of the method `name`.
 
-    weights : one file, or several that hold parts of them
+    weights : one file, or several that each hold a part
     Raises InputError for the weights of another recipe.
     """
     method = params.sample.methods[name]
@@ -265,7 +252,7 @@ def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | 
         net.load_state_dict(state)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(
-            f"{weights[0]}: not the weights of this recipe ({' '.join(str(error).split())[:120]}); "
+            f"{weights[0]}: not the weights of this recipe ({one_line(error, 120)}); "
             "delete its folder and run notebooks/02_train.ipynb again"
         ) from None
     return Generator(params, method, dataset, net.to(device).eval(), device)

@@ -4,8 +4,8 @@ A kind is registered once, here. `generator.py` adds how it draws, `training/<ki
 learns. All other modules ask this registry and know no kind by name.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lensnb.registry import Registry
@@ -17,11 +17,14 @@ class Kind:
 
     label : its name in figures and messages
     section : the section of a recipe that trains it
-    reads : the sections and keys, such as "model.context", that decide what it becomes, beside its
-        own section
-    sampled : whether a sampler walks it along noise levels; its methods then need `sampler` and
-        `steps`
+    reads : what decides its weights beside its own section: sections, or keys such as
+        "model.context"
+    sampled : whether a sampler draws from it along noise levels; its methods then need `sampler`
+        and `steps`
     multiple : the image size must be a multiple of this
+    accumulates : whether its section has `accumulate`, which cuts a batch into pieces
+    caps : knobs of its section, and the largest value of each in a smoke run
+    place : its place in the palette of the figures; None: its methods have places of their own
     best : whether the weights with the least kernel distance are kept, or the last ones
     untrained : (recipe, dataset) -> the untrained network that draws; set in generator.py
     drawer : class with images(seeds, context) and frames(seeds, count, context); set in
@@ -34,6 +37,9 @@ class Kind:
     reads: tuple[str, ...] = ()
     sampled: bool = False
     multiple: int = 1
+    accumulates: bool = False
+    caps: Mapping[str, int] = field(default_factory=dict)
+    place: int | None = None
     best: bool = False
     untrained: Callable[..., Any] | None = None
     drawer: Any = None
@@ -41,6 +47,26 @@ class Kind:
 
 
 KINDS: Registry[Kind] = Registry("generator")
-KINDS.add("diffusion", Kind("diffusion", "train", reads=("model", "diffusion"), sampled=True))
-# Four levels of the GAN's networks double the size of the maps: 2^4 = 16.
-KINDS.add("gan", Kind("GAN", "gan", reads=("model.context",), multiple=16, best=True))
+KINDS.add(
+    "diffusion",
+    Kind(
+        label="diffusion",
+        section="train",
+        reads=("model", "diffusion"),
+        sampled=True,
+        accumulates=True,
+        caps={"steps": 4, "batch": 8, "accumulate": 2},
+    ),
+)
+KINDS.add(
+    "gan",
+    Kind(
+        label="GAN",
+        section="gan",
+        reads=("model.context",),
+        multiple=16,  # four levels of its networks double the size of the maps
+        caps={"steps": 4, "batch": 8, "width": 8},
+        place=2,
+        best=True,
+    ),
+)

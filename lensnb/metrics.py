@@ -60,9 +60,10 @@ def frechet_by_class(
 ) -> float:
     """Mean of `frechet` within each class, weighted by the class shares of the reference b.
 
-    a (n, d), b (m, d) with labels (n,), (m,); in squared units of the rows. A single row is a point
-    without spread. A class without any generated row is a point at the mean of all generated rows,
-    which costs at least the spread of the class. Classes that the reference lacks do not count.
+    a (n, d), b (m, d) with labels (n,), (m,); in squared units of the rows. A single row counts as
+    a point without spread. Where a class has no generated row, the mean of all generated rows
+    stands in, which costs at least the spread of the class. Classes that the reference lacks do not
+    count.
     """
     a, b = as_rows(a, b)
     labels_a = np.asarray(labels_a)
@@ -105,10 +106,9 @@ def kid(a: np.ndarray, b: np.ndarray, chunk: int = 64) -> float:
     """Kernel distance of rows a (n, d) and b (m, d): squared MMD with the kernel (x.y / d + 1)^3.
 
     It has no unit; give it columns of order one. It is unbiased (Binkowski et al. 2018,
-    arXiv:1801.01401): between equal distributions it is zero on average, so often below. It uses
-    all rows rather than random blocks. Few rows go pair by pair, `chunk` at a time. Many rows go
-    through the third moments, which give the same in a time that grows with the rows and not with
-    their square.
+    arXiv:1801.01401): between equal distributions it is zero on average, so often negative. It
+    uses all rows rather than random blocks. Few rows go pair by pair, `chunk` at a time. For many
+    rows the third moments give the same number, in a time that is linear in the rows.
     """
     a, b = as_rows(a, b, 2)
     by_pairs = min(len(a), len(b)) < a.shape[1] ** 2  # both ways take the same time there

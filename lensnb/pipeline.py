@@ -19,7 +19,7 @@ from lensnb import generator as generators
 from lensnb import io
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, did_you_mean
 from lensnb.evaluation import compare as comparison
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.monitor import Monitor
@@ -41,7 +41,7 @@ def open_run(source: Any = None, **parameters: Any) -> Run:
     """The run that is meant, with its folder.
 
     source : the name of a run under outputs/, the path of a recipe, a `Params`, or, in a notebook,
-    `globals()`, of which only what the parameters cell defined is looked at.
+    `globals()`, of which only the names defined in the parameters cell count.
     parameters : sections and keys of a recipe in place of `source`: `open_run(run="mine", seed=3)`.
 
     Also sets the number of CPU threads, which decides the last bits of every result. Raises
@@ -93,10 +93,7 @@ def _params_of_name(name: str) -> Params:
     there = outputs_folder() / name / artefact.RECIPE
     if name and there.is_file():
         return load_recipe(there)
-    names = list(run_names())
-    guess = nearest(name, names)
-    known = ", ".join(names) or "none"
-    hint = f"did you mean {guess}?" if guess else f"runs that are there: {known}"
+    hint = did_you_mean(name, run_names())
     raise InputError(f"{name}: no run of this name under {outputs_folder()}; {hint}")
 
 
@@ -165,19 +162,19 @@ def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -
 
     Each of several processes calls this; the first one writes.
     """
-    section = KINDS[name].section
-    settings, keep = counted(getattr(params, section), len(dataset.train))
-    params = params.model_copy(update={section: settings})
+    kind = KINDS[name]
+    settings, keep = counted(getattr(params, kind.section), len(dataset.train))
+    params = params.model_copy(update={kind.section: settings})
     logs = str(folder.parents[1] / "tracking" / name)
-    on = make_accelerator(params.device, settings.precision, settings.tracker, logs)
+    on = make_accelerator(params.device, settings.precision, settings.tracker, logs, kind.section)
     context = _contexts(params, dataset)
     source = loader.batches_of(dataset, context, settings, params.seed, on.device)
-    with preflight.explained(section):
+    with preflight.explained(kind):
         made = loop.task(name, params, dataset, on)
         watch = monitor_for(name, params, settings, dataset, on.device)
         expected = preflight.Estimate(made, source, on)
     with (
-        preflight.explained(section, expected),
+        preflight.explained(kind, expected),
         tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log,
     ):
         described = expected.describe(settings.steps)
@@ -185,7 +182,7 @@ def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -
             print(f"{name}: {described}", flush=True)
         state = loop.fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)
     if on.is_main_process:
-        loop.finish(made, state, folder, on.device, best=KINDS[name].best)
+        loop.finish(made, state, folder, on.device, best=kind.best)
         animate(folder)
     on.wait_for_everyone()
 
@@ -195,13 +192,14 @@ def describe(name: str, params: Params, dataset: Dataset, images: int) -> str:
 
     dataset : a few images of the recipe; images : how many it will be trained on
     """
-    section = KINDS[name].section
-    settings, _ = counted(getattr(params, section), images)
-    on = make_accelerator(params.device, settings.precision)
+    kind = KINDS[name]
+    settings, _ = counted(getattr(params, kind.section), images)
+    params = params.model_copy(update={kind.section: settings})
+    on = make_accelerator(params.device, settings.precision, section=kind.section)
     context = _contexts(params, dataset)
     source = loader.batches_of(dataset, context, settings, params.seed, on.device)
-    with preflight.explained(section):
-        task = loop.task(name, params.model_copy(update={section: settings}), dataset, on)
+    with preflight.explained(kind):
+        task = loop.task(name, params, dataset, on)
         return preflight.Estimate(task, source, on).describe(settings.steps)
 
 
@@ -382,12 +380,11 @@ def compare(runs: Iterable[str | Run]) -> Any:
     runs : names under outputs/, or runs. Nothing is trained or drawn. Raises InputError for a run
     that is unknown or not finished.
     """
-    import pandas
+    from lensnb.display import tables
 
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
     opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
-    rows = pandas.DataFrame(comparison.compare_runs(opened))
-    return rows.pivot(index=["run", "method"], columns="metric", values=["value", "error", "ratio"])
+    return tables.of_runs(comparison.compare_runs(opened))

@@ -1,10 +1,10 @@
-"""Trained generators that ship with the package, and those of finished runs.
+"""Trained generators, shipped with the package or made by a finished run.
 
     lensnb.load("reference").draw(16)
 
-A shipped folder holds safetensors, the recipe, what the recipe's data told the networks beside
-pixels, the training logs, and card.json with version, licence, hardware and the sha256 of each
-file.
+A shipped folder holds the weights (safetensors), the recipe, the scaling and the contexts of the
+training images, the training logs, and card.json with version, licence, hardware and the sha256 of
+each file.
 """
 
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ def card(name: str = "reference") -> Mapping[str, Any]:
 
 
 def cheapest(params: Params) -> str:
-    """The method with the fewest network evaluations along noise levels; else a GAN's."""
+    """The sampled method with the fewest steps; the first method if no sampler draws."""
     methods = params.sample.methods
     return min(
         methods, key=lambda name: (not KINDS[methods[name].model].sampled, methods[name].steps or 1)
@@ -98,7 +98,7 @@ def cheapest(params: Params) -> str:
 
 
 def shipped_dataset(folder: Path) -> Dataset:
-    """The dataset of a shipped generator: all that its networks were told, and no pixel."""
+    """The dataset of a shipped generator: its contexts and scaling, with NaN for every pixel."""
     notes = io.read_json(folder / "dataset.json")
     rows = np.load(folder / "context.npy", allow_pickle=False)
     columns = dict(zip(notes["columns"], rows.T, strict=True))

@@ -13,7 +13,7 @@ What a recipe may name is read off the registries, so that a new entry needs no 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -49,7 +49,6 @@ class Registry(dict[str, T]):
     def find(self, name: str, where: str = "") -> T:
         """The entry of this name; raises InputError with the nearest name, after `where`."""
         if name not in self:
-            guess = nearest(name, self)
-            hint = f"did you mean {guess}?" if guess else f"known are {', '.join(self) or 'none'}"
-            raise InputError(f"{where + ': ' if where else ''}no {self.kind} {name!r}; {hint}")
+            place = f"{where}: " if where else ""
+            raise InputError(f"{place}no {self.kind} {name!r}; {did_you_mean(name, self)}")
         return self[name]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, did_you_mean
 from lensnb.registry import Registry
 from lensnb.seeds import image_seeds
 
@@ -56,7 +56,7 @@ class ImageNoise:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> Tensor:
-        """Noise (B, *shape); `shape` is that of one image."""
+        """Noise (B, *shape); `shape` is the shape of one image."""
         drawn = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self.generators]
         return torch.stack(drawn).to(device)
 
@@ -72,7 +72,10 @@ def start(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """The start x (B, *shape): noise as strong as in noisy unit-variance images at sigmas[0]."""
+    """The start x (B, *shape): noise of the standard deviation sqrt(1 + sigmas[0]^2).
+
+    Images of unit variance have this standard deviation at the first noise level.
+    """
     return (1 + sigmas[0] ** 2).sqrt().item() * noise(shape, dtype, device)
 
 
@@ -156,7 +159,7 @@ def ddpm(
         shrink = (after / sigma) ** 2
         x = x0 + shrink * (x - x0)
         scale = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[variance]
-        fresh = scale * (1 - shrink)  # variance of the noise that is drawn anew
+        fresh = scale * (1 - shrink)  # variance of the fresh noise
         if after > 0:
             x = x + fresh**0.5 * noise.like(x)
         yield State(step, after, x, x0)
@@ -170,8 +173,8 @@ def ddim(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, eta: float = 0
     """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
-        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # noise that is drawn anew
-        kept = (after**2 - fresh**2) ** 0.5  # noise that is carried on
+        fresh = eta * after * (1 - (after / sigma) ** 2) ** 0.5  # fresh noise
+        kept = (after**2 - fresh**2) ** 0.5  # noise that is kept
         x = x0 + kept / sigma * (x - x0)
         if fresh > 0:
             x = x + fresh * noise.like(x)
@@ -194,9 +197,9 @@ def euler_ancestral(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any) -> 
 def heun(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
     """Heun's method on the probability flow (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
 
-    Two evaluations a step, one in the last. Its slopes are in sigma: if one step spans a factor of
-    100, as the first of few steps along a cosine schedule does, it overshoots by as much. Give it
-    Karras' levels.
+    Two evaluations a step, one in the last. A step is straight in sigma, so a step over a factor of
+    100 overshoots by as much. The first of few steps along a cosine schedule is such a step: give
+    it Karras' levels.
     """
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
@@ -229,7 +232,7 @@ def dpmpp_3m(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> 
 
 
 def _dpmpp(denoise: Denoise, sigmas: Tensor, x: Tensor, order: int) -> States:
-    known: list[Point] = []  # of the levels passed, the last first
+    known: list[Point] = []  # of the levels passed, the latest first
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         known = [(-math.log(sigma), x0), *known[: order - 1]]
@@ -263,7 +266,7 @@ def unipc(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None, order:
 
     Zhao et al. 2023 (arXiv:2302.04867).
     """
-    known: list[Point] = []  # of the levels passed, the last first
+    known: list[Point] = []  # of the levels passed, the latest first
     earlier = None  # the step that led to this level
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
@@ -331,7 +334,7 @@ def sample(
     name, options : the sampler and its keywords, such as "ddim" and eta=0.5
     sigmas : falling noise levels (steps + 1,); shape : of one image (C, H, W)
     context : (n, K), or None for a net that takes none; batch : images at a time
-    Image i depends on (seed, i) and its context alone.
+    Image i depends only on (seed, i) and its context.
     Raises InputError for an unknown sampler or option, and for sigmas that do not fall.
     """
     sampler = SAMPLERS.find(name)
@@ -354,9 +357,7 @@ def sample(
 def _check_options(name: str, sampler: Sampler, options: Iterable[str]) -> None:
     for option in options:
         if option not in sampler.options:
-            guess = nearest(option, sampler.options)
-            takes = ", ".join(sampler.options) or "none"
-            hint = f"did you mean {guess}?" if guess else f"it takes {takes}"
+            hint = did_you_mean(option, sampler.options)
             raise InputError(f"{name} has no option {option!r}; {hint}")
 
 
@@ -371,7 +372,10 @@ def _falling(sigmas: Any) -> Tensor:
 
 @contextlib.contextmanager
 def _evaluating(net: Any) -> Iterator[torch.device]:
-    """The network's modules in evaluation mode, and its device; afterwards the modes of before."""
+    """A context in which the network is in evaluation mode; yields its device.
+
+    Each module gets its former mode back.
+    """
     modules = list(net.modules()) if isinstance(net, nn.Module) else []
     modes = [module.training for module in modules]
     weights = next(net.parameters(), None) if modules else None

@@ -1,16 +1,17 @@
 """Noise schedules: which sigmas to train on, which list of sigmas to sample along.
 
-Inside lensnb the noise level is sigma alone, x = x0 + sigma * noise. The variance-preserving
+Inside lensnb sigma is the only noise level: x = x0 + sigma * noise. The variance-preserving
 quantities of the papers (beta, alpha_bar, t) live in this file and are converted here:
 sigma^2 = (1 - alpha_bar) / alpha_bar.
 
 A schedule is made by plain arguments, `cosine(timesteps=1000)`, or by a recipe, `from_params`.
 SCHEDULES holds what a recipe may name: name -> builder(the recipe's diffusion section) -> Schedule.
+`register` enters a builder there.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -52,11 +53,11 @@ def betas_of(alpha_bar: torch.Tensor, largest: float = 0.999) -> torch.Tensor:
 
 
 def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
-    """Betas (T,) changed so that the last level is noise alone; float64 (T,).
+    """Betas (T,) changed so that the last level is pure noise; float64 (T,).
 
-    Lin et al. 2024 (arXiv:2305.08891, algorithm 1), but with a last alpha_bar above 0, so that
-    nothing becomes infinite: the alpha_bar of SIGMA_MAX, or a quarter of the one before if that is
-    smaller already.
+    Lin et al. 2024 (arXiv:2305.08891, algorithm 1). Their last alpha_bar is 0, which makes sigma
+    infinite. Here it is the alpha_bar of SIGMA_MAX or a quarter of the alpha_bar before it,
+    whichever is smaller.
     """
     root = torch.cumprod(1 - betas, 0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -69,9 +70,10 @@ def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
 
 
 class Schedule:
-    """A schedule as `at(u)`: the sigma at the place u in [0, 1] of training, rising; float64.
+    """A noise schedule. at(u) : the sigma at the place u in [0, 1], rising with u; float64.
 
-    Sampling goes along at(1), at(1 - 1/steps), .. unless a subclass defines other `levels`.
+    Training draws u at random. Sampling takes at(1), at(1 - 1/steps), ..., unless a subclass
+    overrides `levels`.
     """
 
     def __init__(self, at: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -141,6 +143,7 @@ class EDM(Schedule):
         self.sampling = (sigma_min, sigma_max, rho)
 
     def levels(self, steps: int) -> torch.Tensor:
+        """The levels of `karras`, falling; float64 (steps,)."""
         return karras(steps, *self.sampling)
 
 
@@ -154,23 +157,44 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.
     return torch.linspace(high, low, steps, dtype=torch.float64) ** rho
 
 
-# Builders by plain arguments ----------------------------------------------------------------------
+# Builders, by plain arguments and for recipes -----------------------------------------------------
 
 
-def linear(
-    timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_snr: bool = False
-) -> Discrete:
-    """The linear schedule of T levels; zero_snr : the last level is noise alone."""
-    return _discrete(linear_betas(timesteps, beta_1, beta_T), zero_snr)
+SCHEDULES: Registry[Callable[[Any], Schedule]] = Registry("schedule")
+
+Build = TypeVar("Build", bound=Callable[..., Schedule])
 
 
+def register(name: str, *fields: str) -> Callable[[Build], Build]:
+    """A decorator that lets a recipe name a builder.
+
+    fields : of the recipe's diffusion section; they are the builder's arguments, in order
+    """
+
+    def enter(build: Build) -> Build:
+        SCHEDULES.add(name, lambda section: build(*(getattr(section, field) for field in fields)))
+        return build
+
+    return enter
+
+
+@register("cosine", "timesteps", "zero_snr")
 def cosine(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
-    """The cosine schedule of T levels; zero_snr : the last level is noise alone."""
+    """The cosine schedule of T levels; zero_snr : the last level is pure noise."""
     return _discrete(cosine_betas(timesteps), zero_snr)
 
 
+@register("linear", "timesteps", "beta_1", "beta_T", "zero_snr")
+def linear(
+    timesteps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_snr: bool = False
+) -> Discrete:
+    """The linear schedule of T levels; zero_snr : the last level is pure noise."""
+    return _discrete(linear_betas(timesteps, beta_1, beta_T), zero_snr)
+
+
+@register("sigmoid", "timesteps", "zero_snr")
 def sigmoid(timesteps: int = 1000, zero_snr: bool = False) -> Discrete:
-    """The sigmoid schedule of T levels; zero_snr : the last level is noise alone."""
+    """The sigmoid schedule of T levels; zero_snr : the last level is pure noise."""
     return _discrete(sigmoid_betas(timesteps), zero_snr)
 
 
@@ -178,6 +202,7 @@ def _discrete(betas: torch.Tensor, zero_snr: bool) -> Discrete:
     return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
 
 
+@register("signal_rate", "signal_high", "signal_low")
 def signal_rate(high: float = 0.95, low: float = 0.02) -> Schedule:
     """Continuous time: the share of the signal falls as a cosine from `high` to `low`.
 
@@ -188,22 +213,7 @@ def signal_rate(high: float = 0.95, low: float = 0.02) -> Schedule:
     return Schedule(lambda u: torch.tan(first + u * (last - first)))
 
 
-def flow() -> Schedule:
-    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
-
-    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
-    finite.
-    """
-    smallest = 1e-3
-    largest = SIGMA_MAX / (1 + SIGMA_MAX)
-
-    def at(u: torch.Tensor) -> torch.Tensor:
-        t = u.clamp(smallest, largest)
-        return t / (1 - t)
-
-    return Schedule(at)
-
-
+@register("edm", "edm_mean", "edm_std", "sigma_min", "sigma_max", "rho")
 def edm(
     mean: float = -1.2,
     std: float = 1.2,
@@ -218,39 +228,21 @@ def edm(
     return EDM(mean, std, sigma_min, sigma_max, rho)
 
 
-# Builders by a recipe's diffusion section ---------------------------------------------------------
+@register("flow")
+def flow() -> Schedule:
+    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
 
-SCHEDULES: Registry[Callable[[Any], Schedule]] = Registry("schedule")
+    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
+    finite.
+    """
+    smallest = 1e-3
+    largest = SIGMA_MAX / (1 + SIGMA_MAX)
 
+    def at(u: torch.Tensor) -> torch.Tensor:
+        t = u.clamp(smallest, largest)
+        return t / (1 - t)
 
-@SCHEDULES.register("cosine")
-def _cosine(section: Any) -> Schedule:
-    return cosine(section.timesteps, section.zero_snr)
-
-
-@SCHEDULES.register("linear")
-def _linear(section: Any) -> Schedule:
-    return linear(section.timesteps, section.beta_1, section.beta_T, section.zero_snr)
-
-
-@SCHEDULES.register("sigmoid")
-def _sigmoid(section: Any) -> Schedule:
-    return sigmoid(section.timesteps, section.zero_snr)
-
-
-@SCHEDULES.register("signal_rate")
-def _signal_rate(section: Any) -> Schedule:
-    return signal_rate(section.signal_high, section.signal_low)
-
-
-@SCHEDULES.register("edm")
-def _edm(section: Any) -> Schedule:
-    return edm(section.edm_mean, section.edm_std, section.sigma_min, section.sigma_max, section.rho)
-
-
-@SCHEDULES.register("flow")
-def _flow(section: Any) -> Schedule:
-    return flow()
+    return Schedule(at)
 
 
 def from_params(section: Any) -> Schedule:

@@ -1,6 +1,6 @@
 """Every random stream has a seed of its own, derived from the run's seed and a purpose.
 
-Two purposes never share a stream, and image i or step k can be drawn again alone.
+Two purposes never share a stream, and image i or step k can be drawn again without the others.
 """
 
 from enum import IntEnum
@@ -27,5 +27,5 @@ def derived_seed(*keys: int) -> int:
 
 
 def image_seeds(seed: int, first: int, count: int, purpose: Purpose = Purpose.IMAGES) -> list[int]:
-    """Seeds of the images first .. first + count - 1; each depends on (seed, its number) alone."""
+    """Seeds of the images first .. first + count - 1; each depends only on seed and number."""
     return [derived_seed(seed, purpose, i) for i in range(first, first + count)]

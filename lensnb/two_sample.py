@@ -45,8 +45,9 @@ def _deal(
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Distinct rows, their weights and the folds.
 
-    rows (u, d); weights (2, u, 1 + permutations) : the share of a and of b that each row is, first
-    as it is, then permuted; folds : indices of rows, with as many of each side in every fold
+    rows (u, d); weights (2, u, 1 + permutations) : the share of a and of b that each row makes up,
+    first the true one, then permuted ones; folds : indices of rows, with as many of each side in
+    every fold
     """
     rows, which = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
     sides = np.split(which.ravel(), [len(a)])
@@ -119,8 +120,9 @@ def _verdict(
 
     part : what a side's mean contributes to the value: 1 for the area under the curve, which
     either side gives whole, and 0.5 for the accuracy.
-    The error sums over distinct rows (DeLong et al. 1988; Obuchowski 1997). The scatter of the
-    permuted values tells what folds that share training rows add to it: 1.2 to 1.5 as a rule.
+    The error sums over distinct rows (DeLong et al. 1988; Obuchowski 1997). Folds that share
+    training rows make it wider, as a rule by 1.2 to 1.5; the scatter of the permuted values gives
+    this factor.
     """
     sides = (successes * weights).sum(1, keepdims=True)  # (2, 1, 1 + p)
     values = sides.mean(0)[0]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from lensnb.networks.blocks import (
     BLOCKS,
@@ -19,6 +18,7 @@ from lensnb.networks.blocks import (
     ScaleShift,
     Style,
     norm_layer,
+    run_block,
     zeroed,
 )
 from lensnb.networks.registries import NETWORKS, FromRecipe
@@ -61,18 +61,9 @@ class Level(nn.Module):
         for block, attention in zip(self.blocks, self.attention, strict=True):
             if skips is not None:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = attention(self._checkpointed(block, x, e))
+            x = attention(run_block(block, x, e, self.checkpointing))
             kept.append(x)
         return x, kept
-
-    def _checkpointed(self, block: nn.Module, x: torch.Tensor, e: Embedded) -> torch.Tensor:
-        """block(x, e); with checkpointing the backward pass computes the activations again."""
-        out: torch.Tensor  # (B, width, H, W)
-        if self.checkpointing and torch.is_grad_enabled():
-            out = checkpoint(block, x, e, use_reentrant=False)
-        else:
-            out = block(x, e)
-        return out
 
 
 @NETWORKS.register("unet")

@@ -512,7 +512,7 @@ def test_sample_draws_none_if_none_is_asked():
     [
         ({"name": "dimm"}, "no sampler 'dimm'; did you mean ddim?"),
         ({"eat": 1.0}, "ddim has no option 'eat'; did you mean eta?"),
-        ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; it takes none"),
+        ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; known are none"),
         ({"sigmas": [1.0, 2.0, 0.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": [1.0, math.nan]}, "expected two or more noise levels that fall"),
         ({"name": "ddpm", "variance": "lrage"}, "expected small or large, found 'lrage'"),

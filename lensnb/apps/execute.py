@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lensnb import io, pipeline
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, nearest, one_line
 from lensnb.recipes.recipe import Params
 from lensnb.runs import jobs
 from lensnb.runs.locks import locked
@@ -158,7 +158,7 @@ def explain(error: Exception, notebook: Path) -> str:
             f"{notebook}: the kernel died in {where}; most often memory ran out: "
             "lower batch or data.n"
         )
-    return f"{notebook}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{notebook}: {type(error).__name__}: {one_line(error)}"
 
 
 def _unfinished(path: Path) -> str:

@@ -41,7 +41,7 @@ def write(run: Run) -> Path:
         )
     folder = run.folder("report")
     run.need("figures")  # a run that another recipe made is refused before anything is written
-    # Before the lock, which it would take for another process at work.
+    # Before the lock: write_recipe would take that for another process at work.
     run.write_recipe()
     with locked(folder):
         _write(run, notebooks, folder)

@@ -73,10 +73,10 @@ def read_header(file: Any) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype
 
 
 def open_array(path: Path, name: str | None = None) -> tuple[np.ndarray, float]:
-    """The array of a .npy file, memory-mapped, and NaN; of an object array its image and its mass.
+    """The array of a .npy file, and the mass that it holds or NaN.
 
-    The array may have any type, and any shape but an empty one. An object array gives an image
-    (H, W) or (1, H, W), and NaN where it holds no mass.
+    A plain array is memory-mapped and holds no mass. It may have any type, and any shape but an
+    empty one. An object array, as DeepLense saves it, gives its image (H, W) or (1, H, W).
 
     name : in messages; the path if it is None.
 

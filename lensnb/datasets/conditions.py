@@ -15,7 +15,7 @@ import torch
 from lensnb import io
 from lensnb.datasets.dataset import Dataset
 from lensnb.datasets.readers import reading
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, did_you_mean
 
 PHYSICS = ("theta_E", "q", "gamma")
 
@@ -126,6 +126,4 @@ def _class_index(path: Path, value: Any, classes: Iterable[str]) -> int:
         return classes.index(name)
     if is_whole and 0 <= value < len(classes):
         return int(value)
-    guess = nearest(name, classes)
-    hint = f"did you mean {guess}?" if guess else f"known are {', '.join(classes)}"
-    raise InputError(f"{path}: unknown class {name}; {hint}")
+    raise InputError(f"{path}: unknown class {name}; {did_you_mean(name, classes)}")

@@ -172,9 +172,9 @@ def monitoring_rows(dataset: Dataset, seed: int) -> np.ndarray:
 
 
 def _shuffled(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of held-out images to compare with, of those to monitor with, of training images.
+    """Indices of held-out images to compare with, held-out images to monitor with, training images.
 
-    They are in random order, as the files may be ordered by class.
+    Each set is in random order, because the files may be ordered by class.
     """
     rng = np.random.default_rng(derived_seed(seed, Purpose.CHOOSE))
     heldout = rng.permutation(dataset.heldout)

@@ -174,7 +174,7 @@ def _check_one_kind(top: Path, by_format: dict[str, list[Path]]) -> None:
 def _choose_split(top: Path, paths: list[Path]) -> tuple[list[Path], list[str], str]:
     """The files to read, the class folder of each, and a note on what is left unread.
 
-    Of folders train, val and test, the train folder is read alone. The list of class folders is
+    Of folders train, val and test, only the train folder is read. The list of class folders is
     empty where the files lie in no such folder.
     """
     tails = [path.relative_to(top).parts for path in paths]

@@ -17,7 +17,7 @@ import torch
 from lensnb import io
 from lensnb.datasets.arrays import new_array
 from lensnb.datasets.readers import reading
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -231,7 +231,7 @@ def _download_file(url: str, target: str, _: Any) -> None:
     try:
         body = _read_body(url)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Unreachable(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise _Unreachable(one_line(error)) from None
     found = hashlib.sha256(body).hexdigest()
     expected = SHA256[url.rsplit("/", 1)[1]]
     if found != expected:

@@ -13,7 +13,7 @@ from lensnb.errors import InputError
 
 
 class _Noted:
-    """What a pickle asks numpy to build: noted and not built, for numpy trusts its input."""
+    """A numpy object that a pickle asks for: noted, not built, because numpy trusts its input."""
 
     args: tuple[Any, ...] = ()
     state: Any = None
@@ -43,7 +43,7 @@ ADMITTED: dict[tuple[str, str], type[_Noted]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that admits the functions and classes in `ADMITTED` alone."""
+    """An unpickler that admits only the functions and classes in `ADMITTED`."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(io.BytesIO(data))

@@ -36,7 +36,7 @@ class PictureReader:
     )
 
     def survey(self, named: Sequence[NamedFile]) -> tuple[list[int], ImageShape]:
-        """One image a file and one shape (C, H, H), read off the heads of the files alone.
+        """One image a file and one shape (C, H, H), read only off the heads of the files.
 
         C is 3 as soon as one picture has colour, and H is None where sizes differ. Raises
         InputError for a head that cannot be read, and where pictures of 8 bits, in units 0..255,

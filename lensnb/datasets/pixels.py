@@ -12,7 +12,7 @@ CHUNK = 2**20  # pixels held in memory at a time
 
 
 def chunks(n: int, pixels: int) -> list[slice]:
-    """Slices that cover n images of so many pixels each.
+    """Slices that cover n images of `pixels` pixels each.
 
     A slice has at most CHUNK pixels, or one image.
     """

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lensnb.errors import FULL, InputError
+from lensnb.errors import FULL, InputError, one_line
 from lensnb.registry import Registry
 
 NamedFile = tuple[Path, str]  # where a file lies, and its name in messages
@@ -125,13 +125,12 @@ def reading(
             raise InputError(
                 f"{name}: {error.strerror}; expected a readable file or folder"
             ) from None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{name}: cannot be read as {form} ({reason}); expected {wanted}"
+            f"{name}: cannot be read as {form} ({one_line(error)}); expected {wanted}"
         ) from None
 
 
 def check_regular(path: Path, name: str) -> None:
-    """Refuse a path that is no regular file: opening a pipe would wait for ever."""
+    """Refuse a path that is no regular file: opening a pipe would wait forever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{name}: expected a file, found a folder or a device")

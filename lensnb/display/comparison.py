@@ -12,7 +12,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lensnb.display.style import REAL, colour, colours, name, plain_ticks, styled
+from lensnb.display.style import PLACES, REAL, colour, colours, name, plain_ticks, styled
 from lensnb.evaluation import compare
 from lensnb.evaluation.measures import label
 from lensnb.sampler import SAMPLERS
@@ -204,20 +204,8 @@ def quality_against_evaluations(
     shades = _sampler_colours(list(dict.fromkeys(row["sampler"] for row in rows)))
     for axis, metric in zip(axes, metrics, strict=True):
         for sampler, shade in shades.items():
-            own = sorted(
-                (row for row in rows if row["sampler"] == sampler), key=lambda row: row["nfe"]
-            )
-            axis.errorbar(
-                [row["nfe"] for row in own],
-                [row[metric] for row in own],
-                yerr=[row[f"{metric}_error"] for row in own],
-                marker="o",
-                ms=3,
-                lw=1,
-                color=shade,
-                ls="--" if "karras" in sampler else "-",
-                label=_sampler_name(sampler),
-            )
+            own = [row for row in rows if row["sampler"] == sampler]
+            _sampler_line(axis, own, metric, shade)
         floor = rows[0][f"{metric}_floor"]
         axis.axhline(floor, color=REAL, lw=0.8, ls=":", label="real vs real")
         axis.set(
@@ -234,10 +222,27 @@ def quality_against_evaluations(
     return figure
 
 
+def _sampler_line(axis: Axes, rows: Sequence[Row], metric: str, shade: Any) -> None:
+    """One metric of one sampler against network evaluations; dashed along Karras' levels."""
+    sampler = rows[0]["sampler"]
+    rows = sorted(rows, key=lambda row: row["nfe"])
+    axis.errorbar(
+        [row["nfe"] for row in rows],
+        [row[metric] for row in rows],
+        yerr=[row[f"{metric}_error"] for row in rows],
+        marker="o",
+        ms=3,
+        lw=1,
+        color=shade,
+        ls="--" if "karras" in sampler else "-",
+        label=_sampler_name(sampler),
+    )
+
+
 def _sampler_colours(samplers: Sequence[str]) -> dict[str, Any]:
     """Sampler -> colour; samplers by which the recipes draw have the colour of their method."""
     known = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp_2m karras": "dpm"}
-    others = colours([s for s in samplers if s not in known], taken=("ddpm", "ddim", "dpm", "gan"))
+    others = colours([s for s in samplers if s not in known], taken=PLACES)
     return {s: colour(known[s]) if s in known else others[s] for s in samplers}
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from lensnb.display.stretch import limits
@@ -194,8 +193,9 @@ def _growth_panel(
         style = "o:" if "on disk" in label else "o-"
         axis.plot(x, y, style, ms=3, lw=1, color=shades[_curve(label)], label=label)
     axis.set(xscale="log", yscale="log")
-    _plain_if_short(axis.xaxis, *axis.get_xlim())
-    _plain_if_short(axis.yaxis, *axis.get_ylim())
+    for one, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        if high < 50 * low:  # a short axis holds too few powers of ten
+            plain_ticks(one)
     axis.legend(
         fontsize=6,
         loc="lower center",
@@ -203,9 +203,3 @@ def _growth_panel(
         title="exponent",
         title_fontsize=6,
     )
-
-
-def _plain_if_short(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers where a logarithmic axis spans less than a factor of 50."""
-    if high < 50 * low:
-        plain_ticks(axis)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-# Grey levels. No eye sees more at 64x64. Noise packs badly and needs fewer still.
+# Grey levels of images, and of noise, which compresses badly and needs fewer. No eye sees more.
 FINE = 32
 COARSE = 8
 

@@ -18,9 +18,11 @@ P = ParamSpec("P")
 
 REAL = "#222222"
 PALETTE = seaborn.color_palette("colorblind")
-# The methods that the recipes use: the sampler of each, and its place in PALETTE.
+# The methods that the recipes use: the sampler of each, and the place of each in PALETTE.
 SAMPLER_OF = {"ddpm": "ddpm", "ddim": "ddim", "dpm": "dpmpp_2m"}
-PLACES = {"ddpm": 0, "ddim": 1, "gan": 2, "dpm": 3}
+PLACES = {"ddpm": 0, "ddim": 1, "dpm": 3} | {
+    name: kind.place for name, kind in KINDS.items() if kind.place is not None
+}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 300,
@@ -103,7 +105,7 @@ def save(figure: Figure, folder: Path, stem: str) -> None:
 def plain_ticks(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain numbers: 1, 2, 5, 10, or powers of ten only.
 
-    Powers of ten alone are labelled where the axis spans more than a factor of 200.
+    Only powers of ten are labelled where the axis spans more than a factor of 200.
     """
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))

@@ -1,4 +1,4 @@
-"""Tables of the notebooks and the report: pandas Stylers in which every number has its error."""
+"""Tables of the notebooks and the report, in pandas; every number has its error."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -73,6 +73,15 @@ def over_seeds(rows: Sequence[Row]) -> Styler:
 
     caption = f"mean ± spread over {rows[0]['seeds']} training seeds"
     return _by_measure(rows, entry).style.set_caption(caption)
+
+
+def of_runs(rows: Sequence[Row]) -> pd.DataFrame:
+    """One row a run and method, one column a measure: value, error and ratio.
+
+    rows : the rows of `compare.compare_runs`.
+    """
+    columns = ["value", "error", "ratio"]
+    return pd.DataFrame(rows).pivot(index=["run", "method"], columns="metric", values=columns)
 
 
 def _by_measure(rows: Sequence[Row], entry: Callable[[Row], Any]) -> pd.DataFrame:

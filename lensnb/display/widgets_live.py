@@ -34,9 +34,11 @@ def live(
     """
     first = next(iter(generators.values()))
     span = limits(first.dataset.examples(256))
+    quickest = _quickest(generators)
+    steps = min(10, generators[quickest].method.steps or 10)
     knobs = {
-        "method": _method_knob(generators),
-        "steps": _steps_knob(generators),
+        "method": _choice("method", {name(m): m for m in generators}, value=quickest),
+        "steps": _slider("steps", steps, 1, 100),
         "seed": _slider("seed", seed, 0, 999),
     } | _context_knobs(first)
 
@@ -86,7 +88,7 @@ def lens(zoom: int = 4, pixels: int = 64) -> widgets.HBox:
 
 
 def _answering(knobs: Mapping[str, widgets.Widget], draw: Callable[..., str]) -> widgets.HBox:
-    """The knobs beside the HTML of `draw(**values)`, drawn anew when a knob is let go.
+    """The knobs beside the HTML of `draw(**values)`, drawn again when a knob is let go.
 
     An InputError of `draw` is shown in place of the picture.
     """
@@ -105,22 +107,8 @@ def _answering(knobs: Mapping[str, widgets.Widget], draw: Callable[..., str]) ->
 
 
 def _quickest(generators: Mapping[str, Generator]) -> str:
-    """The method with the fewest network evaluations, among those with more than one if any."""
-
-    def slowness(method: str) -> tuple[bool, int]:
-        return generators[method].nfe == 1, generators[method].nfe
-
-    return min(generators, key=slowness)
-
-
-def _method_knob(generators: Mapping[str, Generator]) -> widgets.Dropdown:
-    methods = {name(method): method for method in generators}
-    return _choice("method", methods, value=_quickest(generators))
-
-
-def _steps_knob(generators: Mapping[str, Generator]) -> widgets.IntSlider:
-    steps = generators[_quickest(generators)].method.steps or 10
-    return _slider("steps", min(10, steps), 1, 100)
+    """The method with the fewest network evaluations, but one with a single one comes last."""
+    return min(generators, key=lambda method: (generators[method].nfe == 1, generators[method].nfe))
 
 
 def _context_knobs(generator: Generator) -> dict[str, widgets.Widget]:

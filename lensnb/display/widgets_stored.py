@@ -1,6 +1,6 @@
 """Widgets over stored pictures: nothing is computed when they move, so they work without a kernel.
 
-They are made of HTML, Stack, IntSlider, Play, Dropdown and links alone: the report can show them.
+They are made only of HTML, Stack, IntSlider, Play, Dropdown and links: the report can show them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ Trajectory = tuple[Mapping[str, Any], np.ndarray, np.ndarray]
 
 WIDE = {"description_width": "initial"}
 POINTS = 16  # points of a curve in a frame
-# Characters of the pages of a journey. With all that is around them, they make up a megabyte.
+# The most characters in the pages of a journey: the whole widget then takes about a megabyte.
 LARGEST = 800_000
 # Column of frames.csv -> how a caption tells its value.
 PLACES = {"sigma": "sigma {:.3g}", "angle_deg": "{:.0f}° through latent space"}
@@ -51,7 +51,7 @@ def journey(
 
     trajectories : method -> (columns of frames.csv, x, x0), as `lensnb.load_trajectory` gives them
     real : images (N, C, H, W); dashed curves show their means
-    images : the first so many images of each method; fewer where the pages would pass a megabyte
+    images : how many images of each method; fewer where the pages would pass a megabyte
     count : moments on the way of each image.
     """
     pages = _journey_pages(trajectories, np.asarray(real), images, count)

@@ -124,9 +124,9 @@ def seeds_told(rows: list[Row]) -> str:
         )
     wide = [row for row in rows if row["spread"] is not None and row["spread"] > row["error"]]
     return (
-        f"Over {rows[0]['seeds']} training seeds on the same images, the values of {len(wide)} of "
-        f"{len(rows)} measures scatter by more than their standard error of one run: there, "
-        "one training says less than its error bar does."
+        f"Over {rows[0]['seeds']} training seeds on the same images, {len(wide)} of {len(rows)} "
+        "measures scatter by more than the standard error of one run. By these measures, one "
+        "training is not enough to rank the methods."
     )
 
 

@@ -2,20 +2,18 @@
 
 A network of LensNet's shape that tells lenses of the broad prior, of all classes, from images
 without lensing (nonlenses.py). Its weights ship with the package, so that two people's shares can
-be compared. `python -m tools.train_finder FOLDER` trains it anew.
+be compared. `python -m tools.train_finder FOLDER` trains it again.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import nn
 
 from lensnb import io
-from lensnb.errors import InputError
-from lensnb.evaluation.lensnet import LensNet, ToUnits
+from lensnb.evaluation.lensnet import LensNet, ToUnits, with_weights
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "finder.safetensors"
 
@@ -41,14 +39,8 @@ def card() -> dict[str, Any]:
 
 
 def load() -> Finder:
-    """The shipped finder in evaluation mode; raises InputError for weights of another sha256."""
-    if io.sha256(WEIGHTS) != card()["sha256"]:
-        raise InputError(
-            f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again"
-        )
-    net = Finder()
-    net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
-    return net.eval()
+    """The shipped finder, see `lensnet.with_weights`."""
+    return with_weights(Finder(), WEIGHTS)
 
 
 @torch.inference_mode()

@@ -1,12 +1,12 @@
 """The Frechet distance of two sets of images in one call, with its error and real-vs-real floor."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from lensnb import metrics
 from lensnb.errors import InputError
-from lensnb.evaluation import uncertainty
+from lensnb.evaluation import image_stats, uncertainty
 from lensnb.evaluation.measures import LEAST, Reference, lensnet_features
 
 
@@ -53,24 +53,14 @@ def frechet(
     times, floors : resamplings behind the error, and real-vs-real draws behind the floor.
 
     n = min(N, M // 3) images are compared on each side, because the bias of the distance depends
-    on n. They are drawn at random. The reference is n of the real images and fixes the units of
-    the features; the floor compares n of the remaining real images, at least 2 n, with it.
+    on n. They are drawn at random. The reference is n of the real images; it fixes the units of the
+    features. For the floor, n of the other real images (at least 2 n) are compared with it.
     Raises InputError for other shapes, too few images, pixels that are not finite, and real images
     that do not vary.
     """
     made = _checked("made", made)
     real = _checked("real", real)
-    if made.shape[1:] != real.shape[1:]:
-        raise InputError(
-            f"made and real hold images of shapes {made.shape[1:]} and {real.shape[1:]}, "
-            "expected the same channels and pixels"
-        )
-    n = min(len(made), len(real) // 3)
-    if n < LEAST:
-        raise InputError(
-            f"found {len(made)} made and {len(real)} real images, expected at least {LEAST} made "
-            f"and {3 * LEAST} real ones"
-        )
+    n = _images_a_side(made, real)
     rng = np.random.default_rng([seed, 3])
     chosen = made[np.sort(rng.permutation(len(made))[:n])]
     order = rng.permutation(len(real))
@@ -88,15 +78,23 @@ def frechet(
         floors,
         seed,
     )
-    return Distance(
-        value=found["value"],
-        error=found["error"],
-        floor=found["floor"],
-        floor_error=found["floor_error"],
-        z=found["z"],
-        ratio=found["ratio"],
-        n=n,
-    )
+    return Distance(**{part.name: found[part.name] for part in fields(Distance)})
+
+
+def _images_a_side(made: np.ndarray, real: np.ndarray) -> int:
+    """How many images are compared on each side; refuses sets that cannot be compared."""
+    if made.shape[1:] != real.shape[1:]:
+        raise InputError(
+            f"made and real hold images of shapes {made.shape[1:]} and {real.shape[1:]}, "
+            "expected the same channels and pixels"
+        )
+    n = min(len(made), len(real) // 3)
+    if n < LEAST:
+        raise InputError(
+            f"found {len(made)} made and {len(real)} real images, expected at least {LEAST} made "
+            f"and {3 * LEAST} real ones"
+        )
+    return n
 
 
 def _checked(name: str, images: np.ndarray) -> np.ndarray:
@@ -107,10 +105,5 @@ def _checked(name: str, images: np.ndarray) -> np.ndarray:
             f"{name} has shape {images.shape} and type {images.dtype}, expected images "
             "(N, C, H, W) of numbers"
         )
-    bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
-    if len(bad):
-        raise InputError(
-            f"{name}: image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
-            "expected finite ones"
-        )
+    image_stats.refuse_not_finite(images, f"{name}: ")
     return images.astype(np.float32)

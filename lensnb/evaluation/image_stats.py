@@ -6,6 +6,8 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from lensnb.errors import InputError
+
 P = ParamSpec("P")
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
@@ -13,6 +15,16 @@ MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviat
 def grey(images: Any) -> np.ndarray:
     """Images (N, C, H, W) as float64 (N, H, W), channels averaged."""
     return np.asarray(images, dtype=float).mean(axis=1)
+
+
+def refuse_not_finite(images: np.ndarray, where: str = "") -> None:
+    """Raise InputError, its message after `where`, if images (N, ...) hold NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(images).all(tuple(range(1, images.ndim))))
+    if len(bad):
+        raise InputError(
+            f"{where}image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
+            "expected finite ones"
+        )
 
 
 def in_chunks(chunk: int) -> Callable[[Callable[P, np.ndarray]], Callable[P, np.ndarray]]:
@@ -142,15 +154,11 @@ def noise_level(images: Any) -> np.ndarray:
     have less noise than each channel.
     """
     maps = grey(images)
-    detail = np.abs(_along_both(_second_difference, maps)) / 6  # (N, pixels)
+    detail = np.abs(_along_both(functools.partial(np.diff, n=2), maps)) / 6  # (N, pixels)
     light = _along_both(_sum_of_three, maps)
     half = light.shape[1] // 2
     fainter = np.argpartition(light, half, axis=1)[:, :half]
     return MAD * np.median(np.take_along_axis(detail, fainter, axis=1), axis=1, keepdims=True)
-
-
-def _second_difference(maps: np.ndarray) -> np.ndarray:
-    return np.diff(maps, n=2)
 
 
 def _sum_of_three(maps: np.ndarray) -> np.ndarray:

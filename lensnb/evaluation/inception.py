@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lensnb import io
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 
 
 def load(weights: str | Path | None) -> Any:
@@ -33,12 +33,8 @@ def load(weights: str | Path | None) -> Any:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or "
-            f"not to be downloaded ({_short(error)})"
+            f"not to be downloaded ({one_line(error, 120)})"
         ) from None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def _harmless(path: str | Path) -> str | Path:
@@ -54,7 +50,7 @@ def _harmless(path: str | Path) -> str | Path:
         torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         raise InputError(
-            f"evaluate.inception: {path}: not a file of weights ({_short(error)})"
+            f"evaluate.inception: {path}: not a file of weights ({one_line(error, 120)})"
         ) from None
     return path
 

@@ -38,7 +38,7 @@ Tree = dict[str, Any]
 class Judge:
     """The real images of a comparison, and what is measured on them once for all methods of a run.
 
-    The reference images fix everything that must be fixed beforehand: units, bins and levels.
+    The reference images fix what must not depend on the generated ones: units, bins and levels.
     Raises InputError if there are fewer than LEAST images on a side.
     """
 
@@ -168,8 +168,8 @@ class Judge:
     def usefulness(self, made: np.ndarray, classes: Classes, asked: Asked | None) -> Tree | None:
         """How well a classifier learns real classes from generated images (LensNet's features).
 
-        None if real images have no classes. Generated images that were not asked for a class get
-        the class that LensNet reads; LensNet knows lenses only, so None if these are none.
+        None if real images have no classes. If no class was asked for, LensNet reads one off each
+        image. It knows lenses only, so the result is None where the finder finds no lenses.
         """
         read = asked is None
         one_class = self.dataset.labels is None or len(np.unique(classes[1])) < 2
@@ -317,11 +317,8 @@ def evaluate(
     if asked is not None and dataset.labels is not None:
         obeyed = judge.obedience(some, asked)
         tree |= {"obedience": obeyed} if obeyed else {}
-    deviations = {}
-    for key, found in tree["metrics"].items():
-        column = found.pop("deviations")
-        if column:
-            deviations[key] = column
+    columns = {key: found.pop("deviations") for key, found in tree["metrics"].items()}
+    deviations = {key: column for key, column in columns.items() if column}
     io.write_table(folder / "deviations.csv", deviations)
     io.write_json(folder / "metrics.json", tree)
     whose = {"generated": some, "real": judge.reference.images}

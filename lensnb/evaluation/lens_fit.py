@@ -24,12 +24,11 @@ from lensnb.lensing import simulate
 from lensnb.lensing.priors import FLOOR, whole_number
 
 FREE = len(BOX) + 2  # brightness and background
-LENGTHS = "theta_E_smooth", "x", "y", "source_x", "source_y", "source_radius"
-# Rays a pixel and axis of the derivatives. They only show the way, so coarse ones come first.
+# Rays a pixel and axis of the derivatives. These set only the direction of a step, so few rays do.
 SLOPE_RAYS = (1, 2)
 SEARCH = 12  # steps at most, from each start
 POLISH = 25  # steps at most, from the best of these
-ENOUGH = 0.01  # promised gain in chi2 that ends a descent; an error bar is a gain of 1
+ENOUGH = 0.01  # a descent ends where a step promises less gain in chi2; one error bar is 1
 FAINTEST = 1e-3  # share of an image's range: the least noise that it is taken to have
 
 
@@ -71,7 +70,7 @@ def fit(
 
     pixel_scale : size of a pixel [arcsec; or 1: lengths are in pixels].
     psf_fwhm : width of a Gaussian PSF, same unit. It is not fitted: a fitted width would absorb
-        the blur that the fit shall find.
+        the blur that the fit is meant to find.
     noise : standard deviation of the sky, a number or (N,); or of all noise, a map (H, W) or
         (N, 1, H, W). None reads the sky off each image: chi2 is then blind to the level of noise.
     photons : variance of the photon noise over the sky's variance, at the ring's mean brightness
@@ -137,12 +136,7 @@ def _checked_images(images: Any) -> np.ndarray:
             f"images have shape {images.shape}, expected (N, C, H, W) with at least 8 x 8 pixels"
         )
     maps = image_stats.grey(images)
-    bad = np.flatnonzero(~np.isfinite(maps).all((1, 2)))
-    if len(bad):
-        raise InputError(
-            f"image {bad[0]} holds NaN or infinite pixels (as do {len(bad) - 1} others), "
-            "expected finite ones"
-        )
+    image_stats.refuse_not_finite(maps)
     return maps
 
 
@@ -231,7 +225,7 @@ def _search(
 
     Of the starts that lead to within 1 of the least chi2, the first one is taken.
     """
-    seen = _smooth(image, 3).clamp(min=0)  # used for the model until there is one
+    seen = _smooth(image, 3).clamp(min=0)  # stands in for the model until there is one
 
     def each(values: torch.Tensor) -> torch.Tensor:
         """Rows (n, ...) repeated for each start: (n * count, ...)."""

@@ -42,7 +42,7 @@ class Optics:
         self.y, self.x = (
             (torch.arange(side * rays) - (side * rays - 1) / 2) * step for side in shape
         )
-        # width of the PSF in rays; the least value leaves them alone
+        # width of the PSF in rays; the least value leaves the image as it is
         width = max(fwhm / math.sqrt(8 * math.log(2)) / step, 1e-3)
         self.blurs = [
             simulate.psf_matrix(side, rays, width, BROAD.psf_truncation) for side in shape

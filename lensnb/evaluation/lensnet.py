@@ -2,12 +2,12 @@
 
 LensNet was trained on the broad simulated prior to tell the class of substructure and to read the
 lens and source parameters off an image. Its weights ship with the package, so that two people's
-distances can be compared. `python -m tools.train_lensnet FOLDER` trains it anew.
+distances can be compared. `python -m tools.train_lensnet FOLDER` trains it again.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -22,6 +22,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "lensnet.safetensors"
 CLASSES = 3
 READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # regressed, beside the class
 
+Net = TypeVar("Net", bound=nn.Module)
 ToUnits = Callable[[Any], torch.Tensor]  # such as Units: images (N, C, H, W) -> (N, 1, H, W)
 
 
@@ -98,16 +99,22 @@ class Units:
         return (grey - self.mean) / self.std * self.prior["std"] + self.prior["mean"]
 
 
-def load() -> LensNet:
-    """The shipped LensNet in evaluation mode; raises InputError for weights of another sha256."""
-    card = io.read_json(WEIGHTS.with_suffix(".json"))
-    if io.sha256(WEIGHTS) != card["sha256"]:
+def with_weights(net: Net, weights: Path) -> Net:
+    """The network with shipped weights, in evaluation mode.
+
+    Raises InputError for weights of another sha256 than their card says.
+    """
+    if io.sha256(weights) != io.read_json(weights.with_suffix(".json"))["sha256"]:
         raise InputError(
-            f"{WEIGHTS}: not the published weights (sha256 differs); install lensnb again"
+            f"{weights}: not the published weights (sha256 differs); install lensnb again"
         )
-    net = LensNet()
-    net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
+    net.load_state_dict(safetensors.torch.load_file(weights))
     return net.eval()
+
+
+def load() -> LensNet:
+    """The shipped LensNet, see `with_weights`."""
+    return with_weights(LensNet(), WEIGHTS)
 
 
 @torch.inference_mode()

@@ -142,11 +142,7 @@ def lensnet_features(reference: Reference) -> Rows:
     units, net = reference.units, reference.net
     std = lensnet.features(reference.images, units, net).std(axis=0)
     alive = std > 1e-3 * std.max()
-
-    def rows(images: np.ndarray) -> np.ndarray:
-        return lensnet.features(images, units, net)[:, alive] / std[alive]
-
-    return rows
+    return lambda images: lensnet.features(images, units, net)[:, alive] / std[alive]
 
 
 @Fitted
@@ -164,11 +160,7 @@ def lensnet_readings(reference: Reference) -> Rows:
 def found_by_finder(reference: Reference) -> Rows:
     """Whether the lens finder finds a lens: (N, 1) bool."""
     net = finder.load()
-
-    def rows(images: np.ndarray) -> np.ndarray:
-        return finder.found(images, reference.units, net)[:, None]
-
-    return rows
+    return lambda images: finder.found(images, reference.units, net)[:, None]
 
 
 def finder_knows(reference: Reference) -> bool:
@@ -182,11 +174,7 @@ def inception_features(reference: Reference) -> Rows:
     net = inception.load(reference.inception)
     low = float(reference.images.min())
     high = float(reference.images.max())
-
-    def rows(images: np.ndarray) -> np.ndarray:
-        return inception.features(images, low, high, net)
-
-    return rows
+    return functools.partial(inception.features, low=low, high=high, net=net)
 
 
 def has_inception(reference: Reference) -> bool:
@@ -209,62 +197,36 @@ def share_found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return found["share"], found["error"]
 
 
-MEASURES.add(
-    "frechet_lensnet",
-    Measure(
-        rows=lensnet_features,
-        distance=metrics.frechet,
-        unit=FEATURE_STD,
-        group="features",
-        label="Frechet distance (LensNet)",
-    ),
-)
-MEASURES.add(
+def _add_features(name: str, distance: Distance, unit: Any, text: Any, **more: Any) -> None:
+    """Enter a measure whose rows are LensNet's features."""
+    MEASURES.add(name, Measure(lensnet_features, distance, unit, "features", text, **more))
+
+
+_add_features("frechet_lensnet", metrics.frechet, FEATURE_STD, "Frechet distance (LensNet)")
+_add_features(
     "frechet_lensnet_by_class",
-    Measure(
-        rows=lensnet_features,
-        distance=metrics.frechet_by_class,
-        unit=FEATURE_STD,
-        group="features",
-        label="Frechet distance (LensNet) by class",
-        by_class=True,
-    ),
+    metrics.frechet_by_class,
+    FEATURE_STD,
+    "Frechet distance (LensNet) by class",
+    by_class=True,
 )
-MEASURES.add(
-    "kid",
-    Measure(
-        rows=lensnet_features,
-        distance=metrics.kid,
-        unit="1",
-        group="features",
-        label="kernel distance (LensNet)",
-        options={"ratio": False},
-    ),
-)
-MEASURES.add(
+_add_features("kid", metrics.kid, "1", "kernel distance (LensNet)", options={"ratio": False})
+_add_features(
     "neighbours",
-    Measure(
-        rows=lensnet_features,
-        distance=metrics.neighbours,
-        unit=metrics.NEIGHBOURS,
-        group="features",
-        label={name: name for name in metrics.NEIGHBOURS},
-        larger_is_better={"precision": True, "recall": True, "density": None, "coverage": True},
-        options={"ratio": False, "resample": "subsample"},
-        most=MOST,
-    ),
+    metrics.neighbours,
+    metrics.NEIGHBOURS,
+    {name: name for name in metrics.NEIGHBOURS},
+    options={"ratio": False, "resample": "subsample"},
+    larger_is_better={"precision": True, "recall": True, "density": None, "coverage": True},
+    most=MOST,
 )
-MEASURES.add(
+_add_features(
     "told_apart",
-    Measure(
-        rows=lensnet_features,
-        distance=area_under_curve,
-        unit="area under the curve",
-        group="features",
-        label="told from real (AUC)",
-        options={"ratio": False, "resample": "own"},
-        most=MOST,
-    ),
+    area_under_curve,
+    "area under the curve",
+    "told from real (AUC)",
+    options={"ratio": False, "resample": "own"},
+    most=MOST,
 )
 MEASURES.add(
     "readings",
@@ -304,21 +266,13 @@ def intensity_shares(reference: Reference) -> Rows:
 def intensity_distance(reference: Reference) -> Distance:
     """Wasserstein-1 distance of pixel intensities, in standard deviations of real pixels."""
     widths = np.diff(reference.edges)
-
-    def distance(a: np.ndarray, b: np.ndarray) -> float:
-        return metrics.wasserstein(a, b, widths) / reference.units.std
-
-    return distance
+    return lambda a, b: metrics.wasserstein(a, b, widths) / reference.units.std
 
 
 @Fitted
 def profile_rows(reference: Reference) -> Rows:
     """Radial profile in standard deviations of real pixels."""
-
-    def rows(images: np.ndarray) -> np.ndarray:
-        return image_stats.radial_profile(images) / reference.units.std
-
-    return rows
+    return lambda images: image_stats.radial_profile(images) / reference.units.std
 
 
 MEASURES.add(
@@ -336,8 +290,8 @@ MEASURES.add(
 
 
 # ---- physics: shapes
-# A distance of distributions tells most about single numbers, whose scatter may be wrong, and a
-# distance of whitened means tells most about columns that move together.
+# Single numbers are compared as distributions, because their scatter may be wrong. Columns that
+# move together are compared by their whitened means.
 
 
 @Fitted

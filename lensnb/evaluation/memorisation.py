@@ -12,9 +12,9 @@ import torch
 
 from lensnb.evaluation.uncertainty import share_error
 
-RARE = 0.01  # share of real images that lie as close to a training image as a copy does
-# Held-out images, at most, that say what is usual; they fix RARE to 0.2 %. With more of them the
-# time would grow as the square of their number.
+RARE = 0.01  # share of real images below the threshold under which an image counts as a copy
+# Most held-out images that fix the threshold; so many make RARE right to 0.2 %. Time grows as the
+# square of their number.
 YARDSTICK = 2500
 
 
@@ -84,8 +84,8 @@ def memorised(generated: np.ndarray, train: Any, heldout: Any, pairs: int = 8) -
 
     The measure of an image is a ratio: the distance to its nearest training image over the
     distance to its nearest held-out image. Held-out images themselves, at most YARDSTICK of them,
-    say what ratio is usual, because the larger pool is nearer to all images. A generated image
-    below the RARE quantile of their ratios counts as a copy.
+    give the usual ratio. It is not 1, because the larger pool is nearer to all images. A generated
+    image below the RARE quantile of their ratios counts as a copy.
     Returns a tree with the `share` of copies and its standard error, the `floor`, n, the median
     ratio of generated and of real images, and the closest `pairs` as [generated index, training
     index, ratio]. The floor is the rate of false alarms. It is above RARE: the quantile of m

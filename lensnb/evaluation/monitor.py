@@ -1,8 +1,8 @@
 """The monitor of a training: every so often it draws images from the averaged network and measures.
 
 Monitoring uses separate held-out images, so it cannot bias the evaluation. With too few held-out
-images it uses training images. No verdict sees the images that it draws, which come from the same
-latents each time.
+images it uses training images. It draws from the same latents each time. No verdict sees these
+images.
 """
 
 from typing import Any
@@ -58,7 +58,6 @@ class Monitor:
         self.dataset = dataset
         self.method = method_of(params, name)
         rows = monitoring_rows(dataset, params.data_seed)
-        self.compared_with = "held-out images" if len(rows) else "training images"
         if not len(rows):
             rng = np.random.default_rng(derived_seed(params.seed, Purpose.WATCH))
             rows = rng.permutation(dataset.train)[: 4 * DRAWN]

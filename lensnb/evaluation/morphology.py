@@ -87,12 +87,12 @@ def ring_radius(images: Any, pixel_scale: float | None = None) -> np.ndarray:
     R^2 = a^2 + b^2 + c.
     On the broad prior the radius is 0.044 arcsec above theta_E, because the ring has a width, with
     0.028 arcsec scatter. Other light gives the radius of the circle that fits it best; a blob of
-    Gaussian width s gives about 1.25 s. The radius is 0 if nothing stands out from the noise, so
-    that a lost ring costs its whole radius, and at most half the image's diagonal.
+    Gaussian width s gives about 1.25 s. The radius is at most half the image's diagonal. It is 0 if
+    nothing stands out from the noise, so that a lost ring costs its whole radius.
     """
     flux = _bright(images, RING_SHARE)
     mean = _central_moments(flux)
-    # 1/12 is the second moment of a pixel; with it lines have a solution, too
+    # 1/12 is the second moment of a pixel; with it a line of pixels has a solution, too
     xx = mean(2, 0) + 1 / 12
     yy = mean(0, 2) + 1 / 12
     xy = mean(1, 1)
@@ -107,9 +107,9 @@ def ring_radius(images: Any, pixel_scale: float | None = None) -> np.ndarray:
 def multipoles(images: Any, orders: Sequence[int] = (1, 2, 3, 4)) -> np.ndarray:
     """|sum of F exp(i m phi)| / sum of F over the bright flux F, for each order m: (N, orders).
 
-    The values are from 0 to 1. The angle phi is about the image centre, not the ring's centre:
-    there m = 1 sees a lens that is out of place, and no fit can fail. A ring 1 + s cos(m phi) has
-    s / 2. The value is 0 if nothing stands out from the noise.
+    The values are from 0 to 1. The angle phi is about the image centre, not the ring's. So m = 1
+    sees a lens that is out of place, and there is no fit that can fail. A ring 1 + s cos(m phi)
+    gives s / 2. The value is 0 if nothing stands out from the noise.
     """
     flux = _bright(images)
     x, y = _grid(flux.shape[1:])
@@ -145,7 +145,7 @@ def excursion_levels(reference: Any, shares: Sequence[float] = SHARES) -> np.nda
 
 
 def _counts_above(steps: np.ndarray, levels: int) -> np.ndarray:
-    """How many entries of steps (n, ...) exceed each of so many levels: (n, levels).
+    """How many entries of steps (n, ...) exceed each level: (n, levels).
 
     A step k exceeds the k lowest levels.
     """

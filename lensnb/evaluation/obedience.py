@@ -24,7 +24,7 @@ def known_of(dataset: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
 def factors(dataset: Dataset) -> dict[str, float]:
     """What turns each reading that can be compared into the unit of the truth: name -> number.
 
-    LensNet reads lengths in the field of view of the broad prior, whatever the image's own is, so
+    LensNet takes every image for one in the field of view of the broad prior, so
     theta_E is left out without a pixel scale.
     """
     found = dict.fromkeys(PHYSICS, 1.0)

@@ -71,10 +71,11 @@ def _deviations(
     "bootstrap" draws n rows with replacement. "subsample", for statistics that duplicates would
     spoil, draws m = n / 2 rows (8 at least) without replacement, and multiplies the scatter by
     sqrt(m / (n - m)) (delete-d jackknife, Shao & Wu 1989).
-    The bootstrap error of quadratic distances (KID, Frechet) is too wide near the floor, where
-    resampling adds to a value that is zero on average: for equal sets and d = 8 by 2.0 (KID) and
-    1.8 (Frechet) at n = 100 and by 1.7 at 400. From half a standard deviation a column on, it is
-    right to 6 %. The drawn rows depend on the seed and the sizes alone: see `measure`.
+    Near the floor the bootstrap error of quadratic distances (KID, Frechet) is too wide, because
+    resampling adds to a value that is zero on average. For equal sets and d = 8 it is too wide by a
+    factor of 2.0 (KID) and 1.8 (Frechet) at n = 100, and of 1.7 at n = 400. Where each column
+    differs by half a standard deviation or more, it is right to 6 %. The drawn rows depend only on
+    the seed and the sizes: see `measure`.
     """
     if resample not in ("bootstrap", "subsample") or min(map(len, sets)) < 2 or times < 2:
         raise ValueError(
@@ -160,14 +161,14 @@ def measure(
     labels : labels of the three sets, for a distance(a, b, labels_a, labels_b).
 
     `z` says how far the value is beyond what real images get by chance, as deviations of a normal
-    variable: value - floor over floor_error sqrt(1 + n/m + (1 - n/m) / floors), where m is the
-    number of others, because the floor scatters too. That is exact for means. Real images scatter
-    by 0.9 to 1.0 under a quadratic distance, and by 0.8 to 0.9 under an area under the curve.
-    Where larger is better, a negative z is worse.
+    variable. It is (value - floor) / (floor_error sqrt(1 + n/m + (1 - n/m) / floors)), where m is
+    the number of others; the root counts the floor's own scatter. That is exact for means. For real
+    images z scatters by 0.9 to 1.0 under a quadratic distance, and by 0.8 to 0.9 under an area
+    under the curve. Where larger is better, a negative z is worse.
     `deviations` are the resampled values behind the error, a list; it is empty if the error is the
     distance's own. Two sets that are measured against one reference with one seed are resampled
-    alike: the standard deviation of the difference of their deviations is the error of the
-    difference of their values, in which the reference's own scatter cancels.
+    alike. So the standard deviation of the difference of their deviations is the error of the
+    difference of their values: the reference's own scatter cancels.
     Raises ValueError for sets of sizes that do not fit.
     """
     sets: Sequence[np.ndarray] = (generated, reference, others)
@@ -191,26 +192,17 @@ def measure(
         value, spread = value
     else:
         spread = _deviations(distance, (made, real), times, [seed, 1], resample)
-    shared = {
-        "n": n,
-        "resample": resample,
-        "seed": seed,
-        "bootstrap": 0 if own else times,
-        "floors": floors,
-    }
-    fresh = 1 - n / m
+    drawn = {"bootstrap": 0 if own else times, "floors": floors}
+    shared = {"n": n, "resample": resample, "seed": seed, **drawn}
+
+    def tree(value: Any, spread: Any, floor: np.ndarray, unit: str) -> dict[str, Any]:
+        against = _against_floor(float(np.asarray(value)), spread, floor, 1 - n / m, ratio)
+        return {"unit": unit, **shared, **against}
 
     if isinstance(unit, str):
-        found = _against_floor(float(np.asarray(value)), spread, floor, fresh, ratio)
-        return {"unit": unit, **shared, **found}
-    return {
-        name: {
-            "unit": unit[name],
-            **shared,
-            **_against_floor(float(value[k]), spread[:, k], floor[:, k], fresh, ratio),
-        }
-        for k, name in enumerate(unit)
-    }
+        return tree(value, spread, floor, unit)
+    columns = enumerate(unit.items())
+    return {name: tree(value[k], spread[:, k], floor[:, k], u) for k, (name, u) in columns}
 
 
 def normal(t: float, freedom: int) -> float:
@@ -230,7 +222,7 @@ def _against_floor(
     """A value with its error, against the values of real images (floors,).
 
     spread : the error, or the deviations behind it. fresh : share of the other real images that
-    one draw leaves out; draws share rows, but for this part of them.
+    one draw leaves out. Draws overlap, so they scatter less than independent ones.
     """
     if np.ndim(spread) == 0:
         error, deviations = spread, []
@@ -260,7 +252,7 @@ def _against_floor(
 
 
 def share(hits: np.ndarray) -> dict[str, Any]:
-    """The share of true among (n,), with its binomial standard error, which is never zero."""
+    """The share of True in hits (n,), with its binomial standard error, which is never zero."""
     n = len(hits)
     found = float(np.mean(hits))
     return {"share": found, "error": share_error(found, n), "n": n}

@@ -35,6 +35,24 @@ def right(
         return classifier.fit(rows, labels).predict(test_rows) == test_labels
 
 
+def _right_after_real(
+    spare: np.ndarray, spare_labels: np.ndarray, test: np.ndarray, labels: np.ndarray, seed: int
+) -> np.ndarray:
+    """For each test row the share of REAL classifiers that are right: (n,).
+
+    Each is trained on as many random real rows as there are test rows.
+    """
+    rng = np.random.default_rng([seed, 2])
+    draws = [rng.permutation(len(spare))[: len(test)] for _ in range(REAL)]
+    return np.mean([right(spare[i], spare_labels[i], test, labels) for i in draws], axis=0)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray, labels_a: np.ndarray, labels_b: np.ndarray) -> np.floating:
+    """Accuracy on rows b after training on rows a, over the mean of the last column of b."""
+    accuracy = right(a[:, :-1], labels_a, b[:, :-1], labels_b).mean()
+    return accuracy / max(b[:, -1].mean(), 1 / len(b))
+
+
 def _with_column(rows: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Rows (n, d) with one more column (n,): it goes with its row, however they are resampled."""
     return np.column_stack([rows, column])
@@ -63,20 +81,9 @@ def measure(
     made, real, spare = (
         (rows - mean) / np.where(std > 0, std, 1) for rows in (generated, reference, others)
     )
-    rng = np.random.default_rng([seed, 2])
-    n = len(reference)
-    draws = [rng.permutation(len(spare))[:n] for _ in range(REAL)]
-    # for each test row the share of classifiers trained on real images that are right: (n,)
-    known = np.mean([right(spare[i], labels[2][i], real, labels[1]) for i in draws], axis=0)
-
-    def ratio(
-        a: np.ndarray, b: np.ndarray, labels_a: np.ndarray, labels_b: np.ndarray
-    ) -> np.floating:
-        accuracy = right(a[:, :-1], labels_a, b[:, :-1], labels_b).mean()
-        return accuracy / max(b[:, -1].mean(), 1 / n)
-
+    known = _right_after_real(spare, labels[2], real, labels[1], seed)
     found = uncertainty.measure(
-        ratio,
+        _ratio,
         _with_column(made, np.zeros(len(made))),
         _with_column(real, known),
         _with_column(spare, np.zeros(len(spare))),

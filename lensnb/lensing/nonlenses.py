@@ -13,7 +13,7 @@ import torch
 
 from lensnb.errors import InputError
 from lensnb.lensing.priors import Prior, get_prior, whole_number
-from lensnb.lensing.simulate import add_noise, psf_matrix, ring_signal, source_light
+from lensnb.lensing.simulate import add_noise, psf_of, ring_signal, source_light
 from lensnb.lensing.truth_tables import draw_truth, random_stream
 from lensnb.seeds import Purpose, derived_seed
 
@@ -166,7 +166,7 @@ def _sum_of(
 
 
 def sky(rng: np.random.Generator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Scattered light alone, faint and sloping."""
+    """Nothing but scattered light, faint and sloping."""
     slope = within(rng, 0.2)
     return 1 + slope[0] * x + slope[1] * y
 
@@ -189,7 +189,7 @@ def non_lenses(
 
     Units are the sky's standard deviation. The images are observed as the prior says, and its
     signal-to-noise is drawn and defined as for lenses. An empty sky has at most FAINT of that
-    signal. Image i depends on (seed, i) and its kind alone.
+    signal. Image i depends only on (seed, i) and its kind.
 
     Raises InputError for an unknown kind and for a prior without signal-to-noise.
     """
@@ -225,8 +225,7 @@ def _clean(kind: str, rng: np.random.Generator, prior: Prior, signal: float) -> 
     spacing = prior.pixel_scale / prior.oversample
     half = prior.size * prior.pixel_scale / 2
     axis = (torch.arange(prior.size * prior.oversample) + 0.5) * spacing - half
-    sigma = prior.psf_fwhm / math.sqrt(8 * math.log(2)) / spacing
-    blur = psf_matrix(prior.size, prior.oversample, sigma, prior.psf_truncation)
+    blur = psf_of(prior)
     image = blur @ KINDS[kind](rng, axis[None], axis[:, None]) @ blur.T
     share = rng.uniform(0, FAINT) if kind == "sky" else 1
     return image * (signal * share / ring_signal(image))

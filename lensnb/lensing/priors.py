@@ -15,7 +15,7 @@ from lensnb.registry import Registry
 
 CLASSES = ("no_sub", "cdm", "vortex")  # kinds of dark substructure
 FLOOR = 1e-8  # arcsec; keeps 0/0 away where a length is 0 or a ray hits a singular centre
-DEEPLENSE_RADIUS = 1.281491  # arcsec, for 1e12 solar masses, from luminosity distances as its code
+DEEPLENSE_RADIUS = 1.281491  # arcsec, for 1e12 solar masses, by luminosity distances as in its code
 DEEPLENSE_SCALE = 0.633738  # D_ls/D_s for z_source 1.0 over D_ls/D_s for 2.5; z_lens is 0.5
 
 Range = tuple[float, float]  # lowest and highest value
@@ -63,7 +63,7 @@ class Prior:
     cdm_radius: Range = (0.25, 2.0)  # from the lens
     vortex_mass: Range = (2e10, 6e10)
     vortex_half_length: Range = (0.5, 2.5)  # log-uniform
-    vortex_points: int = 0  # 0: closed form of the line; otherwise so many point masses
+    vortex_points: int = 0  # 0: closed form of the line; otherwise this many point masses
 
 
 def _deeplensesim(scale: float = 1.0, **instrument: Any) -> Prior:

@@ -212,8 +212,7 @@ def clean_images(
     y = axis[:, None]
     ax, ay = deflection(truth, points, prior, x, y)
     light = source_light(truth, prior, x - ax, y - ay)  # (n, rays, rays)
-    sigma = prior.psf_fwhm / math.sqrt(8 * math.log(2)) / spacing
-    blur = psf_matrix(prior.size, prior.oversample, sigma, prior.psf_truncation).to(device)
+    blur = psf_of(prior).to(device)
     image = blur @ light @ blur.T * prior.pixel_scale**2  # (n, H, W)
     if prior.snr is None:
         return image
@@ -241,17 +240,24 @@ def source_light(truth: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor) -
     )
 
 
-@lru_cache
-def psf_matrix(size: int, oversample: int, sigma: float, truncation: float) -> torch.Tensor:
-    """A Gaussian blur of `sigma` rays and the average over each pixel, as one matrix (size, rays).
+def psf_of(prior: Prior) -> torch.Tensor:
+    """The PSF and the pixels of a prior as one matrix (size, rays), see `psf_matrix`."""
+    spacing = prior.pixel_scale / prior.oversample
+    width = prior.psf_fwhm / math.sqrt(8 * math.log(2)) / spacing
+    return psf_matrix(prior.size, prior.oversample, width, prior.psf_truncation)
 
-    With this matrix A the image is A rays A^T. The outermost rays repeat beyond the edges, as in
-    lenstronomy.
+
+@lru_cache
+def psf_matrix(size: int, oversample: int, width: float, truncation: float) -> torch.Tensor:
+    """A Gaussian blur and the average over each pixel, as one matrix (size, rays).
+
+    width : standard deviation of the blur, in rays. With this matrix A the image is A rays A^T. The
+    outermost rays repeat beyond the edges, as in lenstronomy.
     """
     rays = np.arange(size * oversample)
-    reach = int(truncation * sigma + 0.5)
+    reach = int(truncation * width + 0.5)
     steps = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = np.exp(-0.5 * (steps / width) ** 2)
     matrix = np.zeros((len(rays), len(rays)))
     for step, weight in zip(steps, kernel / kernel.sum(), strict=True):
         matrix[rays, np.clip(rays + step, 0, rays[-1])] += weight
@@ -286,7 +292,7 @@ def add_noise(image: torch.Tensor, truth: Table, prior: Prior) -> torch.Tensor:
 
 
 def _count_photons(image: torch.Tensor, exposure: torch.Tensor, streams: list[Any]) -> torch.Tensor:
-    """Poisson counts of the exposed images, drawn on from the streams of their noise."""
+    """Poisson counts of the exposed images, drawn from the streams that drew their noise."""
     expected = (exposure * image).clamp(min=0).cpu().numpy()
     counts = [stream.poisson(mean) for stream, mean in zip(streams, expected, strict=True)]
     return torch.tensor(np.stack(counts)).to(image)

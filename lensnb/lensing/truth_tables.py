@@ -143,7 +143,7 @@ def _draw_exposure(u: Iterator[np.ndarray], prior: Prior) -> dict[str, np.ndarra
         exposure = _log_between(next(u), prior.exposure)
         return {"snr": np.where(np.isinf(exposure), np.inf, np.nan), "exposure": exposure}
     snr = _log_between(next(u), prior.snr)
-    # photon noise, signal / exposure, is as large as the sky's at a signal of sqrt(2) snr sky
+    # the photons' variance, signal / exposure, is the sky's at the signal sqrt(2) snr background
     return {"snr": snr, "exposure": math.sqrt(2) * snr / prior.background}
 
 
@@ -176,7 +176,7 @@ def draw_points(truth: Table, prior: str | Prior = "broad") -> dict[str, np.ndar
     """The point masses in the rows of a truth table: x, y, theta_E [arcsec], each (n, K).
 
     K is the largest number of points in a row. theta_E is 0 beyond a row's own number. The points
-    follow from the rows' seeds and columns, so a truth table alone is enough to render its images
+    follow from the rows' seeds and columns, so a truth table is enough to render its images
     again.
     """
     prior = get_prior(prior)
@@ -252,7 +252,7 @@ def _share_mass(truth: Table, prior: Prior) -> dict[str, np.ndarray]:
         smooth = whole - inside / whole
         _check_smooth(smooth, truth)
     else:
-        for _ in range(50):  # from below: the ring grows to hold what makes it so large
+        for _ in range(50):  # from below: a larger ring holds more mass, which widens it
             whole = (smooth + np.sqrt(smooth**2 + 4 * inside)) / 2
             inside = _inside(whole, truth, points, prior)
     return {

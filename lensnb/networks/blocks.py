@@ -7,11 +7,12 @@ A norm is a function in NORMS: norm(channels, groups) -> layer.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lensnb.registry import Registry
 
@@ -62,6 +63,16 @@ def zeroed(layer: nn.Module) -> nn.Module:
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
+
+
+def run_block(block: nn.Module, x: torch.Tensor, e: Any, twice: bool) -> torch.Tensor:
+    """block(x, e); `twice` : the backward pass computes the activations again, to save memory."""
+    out: torch.Tensor
+    if twice and torch.is_grad_enabled():
+        out = checkpoint(block, x, e, use_reentrant=False)
+    else:
+        out = block(x, e)
+    return out
 
 
 # Embeddings --------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from lensnb.networks.blocks import Embedding, SelfAttention, zeroed
+from lensnb.networks.blocks import Embedding, SelfAttention, run_block, zeroed
 from lensnb.networks.registries import NETWORKS, FromRecipe
 
 
@@ -97,10 +96,7 @@ class DiT(nn.Module, FromRecipe):
         tokens = h.flatten(2).transpose(1, 2)  # (B, N, C)
         tokens = tokens + positions(h.shape[2], h.shape[3], h.shape[1], h.device).to(h.dtype)
         for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, e, use_reentrant=False)
-            else:
-                tokens = block(tokens, e)
+            tokens = run_block(block, tokens, e, self.checkpointing)
         scale, shift = self.modulate(e)[:, None].chunk(2, dim=2)
         out = self.head(normed(tokens) * (1 + scale) + shift)  # (B, N, channels patch^2)
         return self.unfold(out.transpose(1, 2).unflatten(2, h.shape[2:]))

@@ -18,7 +18,7 @@ from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
 STEM = 4  # the discriminator's first map is 1 / STEM of the image
 HIDDEN = 128  # length of the style and of the discriminator's last vector
-NO_NOISE = -20.0  # log of a strength that is nothing beside any image
+NO_NOISE = -20.0  # log of a strength that is negligible in any image
 
 
 def act(x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ A network of the diffusion model is a class, registered in NETWORKS where it is 
     net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None -> (B, C, H, W)
 
 Its constructor takes `channels`, `context` (length K, 0 for none) and keys of a recipe's model
-section. Its classmethods are those of `FromRecipe`.
+section. It has the classmethods of `FromRecipe`.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""What the parameters cell of a notebook defined, whatever else the kernel holds.
+"""What the parameters cell of a notebook defined, apart from all else that the kernel holds.
 
 Start-up files, `%pylab` and the notebook's other cells put names into the same namespace. So the
 sources of the executed cells are read. A parameters cell annotates a key of a recipe

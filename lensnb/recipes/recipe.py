@@ -6,7 +6,7 @@ notebook. Every mistake becomes one sentence.
 
 import reprlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from lensnb import io
-from lensnb.errors import InputError, nearest
+from lensnb.errors import InputError, did_you_mean, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import NETWORKS
 from lensnb.recipes.schema import (
@@ -105,7 +105,7 @@ class Params(Section):
     def siblings(self) -> list["Params"]:
         """The recipes of the runs of `seeds`, <name>-seed<k>.
 
-        They differ from this recipe by the training seed alone and have the same images.
+        Only their training seed differs from this recipe; they have the same images.
         """
         name = self.run.removesuffix(f"-seed{self.seed}")
         images = self.data.model_copy(update={"seed": self.data_seed}).model_dump()
@@ -171,11 +171,11 @@ def _read_tree(path: str | Path) -> dict[str, Any]:
                 f"{path}: no such recipe; lensnb recipes lists those that there are, and "
                 "lensnb init FOLDER lays them out"
             )
-        raise InputError(f"{path}: no such recipe; {_did_you_mean(str(path), known)}")
+        raise InputError(f"{path}: no such recipe; {did_you_mean(path, known)}")
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split()).replace(' "<unicode string>",', "")
+        reason = one_line(error).replace(' "<unicode string>",', "")
         raise InputError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
@@ -232,7 +232,7 @@ def _sentence(error: ErrorDetails) -> str:
     """One pydantic error as `key: what was expected (found what)`."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; {_did_you_mean(key, keys())}"
+        return f"unknown key {key}; {did_you_mean(key, keys())}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if not isinstance(error["input"], dict | Section):
@@ -248,10 +248,3 @@ def keys(section: type[Section] = Params, prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             found += keys(field.annotation, f"{prefix}{name}.")
     return found
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as a question, or all of them."""
-    known = list(known)
-    guess = nearest(word, known)
-    return f"did you mean {guess}?" if guess else f"known are {', '.join(known) or 'none'}"

@@ -245,7 +245,7 @@ class Gan(Optimiser):
 class Method(Section):
     """One way to draw images; `model` is the kind of generator that it draws from.
 
-    sampler, steps : what a diffusion method needs and a GAN has not
+    sampler, steps : needed if a sampler draws from that kind, refused otherwise
     spacing, sigma_min, sigma_max, rho : the noise levels that the sampler walks along
     """
 

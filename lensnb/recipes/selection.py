@@ -1,7 +1,7 @@
 """Which runs a command means.
 
 A command names recipes and, optionally, training seeds, kinds of generators and methods. Each
-recipe is one run. With seeds it is the runs <name>-seed<k>, which differ by that seed alone: their
+recipe is one run. With seeds it is the runs <name>-seed<k>, in which only that seed differs: their
 images are the same.
 """
 
@@ -61,7 +61,7 @@ def of_seeds(recipe: Params, seeds: Sequence[int]) -> list[Params]:
 def selected(
     recipe: Params, generators: Sequence[str] = (), samplers: Sequence[str] = ()
 ) -> Params:
-    """The recipe with those methods alone that draw from these generators and have these names.
+    """The recipe with only the methods that draw from these generators and have these names.
 
     None given means all. Raises InputError for an unknown name and for no method left.
     """

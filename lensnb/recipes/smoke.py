@@ -4,12 +4,10 @@ from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params, validate
 
 STEPS = 4  # of a sampler
-CAPS = {
+CAPS = {  # beside the caps of each kind of generator
     "data": {"n": 80},
     "model": {"width": 32},
-    "train": {"steps": 4, "batch": 8, "accumulate": 2},
     "sample": {"n": 8, "frames": 4},
-    "gan": {"steps": 4, "batch": 8, "width": 8},
     "evaluate": {"n": 8, "bootstrap": 10, "floors": 2, "fit": 2},
 }
 
@@ -20,9 +18,10 @@ def shortened(recipe: Params) -> Params:
     It shows within a minute that a recipe runs to the end, never how good its images are.
     """
     tree = recipe.model_dump() | {"run": f"{recipe.run}-smoke"}
-    for section, caps in CAPS.items():
+    trained = {kind.section: kind.caps for kind in KINDS.values()}
+    for section, caps in (CAPS | trained).items():
         tree[section] |= {key: min(tree[section][key], cap) for key, cap in caps.items()}
-    for section in dict.fromkeys(kind.section for kind in KINDS.values()):
+    for section in trained:
         tree[section] |= {"epochs": None, "keep": ()}
     for method in tree["sample"]["methods"].values():
         if method["steps"]:

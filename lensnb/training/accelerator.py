@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from lensnb.errors import InputError
+from lensnb.generator import find_device
 
 WAIT_FOR_DATA = timedelta(hours=12)  # the other processes wait while the first makes the data
 
@@ -24,45 +25,35 @@ def make_accelerator(
     precision: str = "fp32",
     tracker: str = "none",
     logs: str | None = None,
+    section: str = "train",
 ) -> Accelerator:
     """An Accelerator on the device that the recipe asks for.
 
     precision : fp32, bf16 or fp16; tracker : the package that logs the losses to the folder `logs`,
-    or none. Raises InputError for a device, precision or tracker that this machine does not have.
+    or none; section : of the recipe, in messages. Raises InputError for a device, precision or
+    tracker that this machine does not have.
     """
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(
-            f"train.tracker: {tracker} is not installed; pip install {tracker}, or set it to none"
+            f"{section}.tracker: {tracker} is not installed; pip install {tracker}, "
+            "or set it to none"
         )
     # One notebook kernel may ask twice, with different settings.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     found = Accelerator(
-        cpu=_wants_cpu(device),
+        # "auto" is decided here: otherwise each of several CPU processes believes it is alone.
+        cpu=find_device(device).type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         project_dir=logs,
         log_with=None if tracker == "none" else tracker,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT_FOR_DATA)],
     )
-    if device not in ("auto", found.device.type):
-        raise InputError(
-            f"device: {device} is asked for, and this machine offers {found.device.type}"
-        )
     if precision == "fp16" and found.device.type == "cpu":
         raise InputError(
-            "train.precision: fp16 needs a GPU, and this machine trains on its CPU; "
+            f"{section}.precision: fp16 needs a GPU, and this machine trains on its CPU; "
             "set it to fp32 or bf16"
         )
     return found
-
-
-def _wants_cpu(device: str) -> bool:
-    """Whether to train on the CPU.
-
-    "auto" must be decided here: otherwise each of several CPU processes believes it is alone.
-    """
-    if device != "auto":
-        return device == "cpu"
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def is_distributed() -> bool:

@@ -4,13 +4,13 @@ import pickle
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import safetensors.torch
 import torch
 
 from lensnb import io
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 from lensnb.training.accelerator import is_main_process
 from lensnb.training.task import Losses, Task
 
@@ -51,13 +51,7 @@ def restore(task: Task, path: Path) -> Progress:
             state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in task.parts.items():
             part.load_state_dict(state["parts"][name])
-        progress = Progress(
-            step=state["step"],
-            history=state["history"],
-            recent=state["recent"],
-            watched=state["watched"],
-            seconds=state["seconds"],
-        )
+        progress = cast(Progress, {key: state[key] for key in Progress.__annotations__})
     except Exception as error:  # torch raises many kinds of errors for damaged files
         raise InputError(
             f"{path}: not a checkpoint of this recipe ({_reason(error)}); delete it to start over"
@@ -70,7 +64,7 @@ def _reason(error: Exception) -> str:
     """Why a checkpoint could not be read, in a few words."""
     if isinstance(error, pickle.UnpicklingError):
         return "more than tensors and numbers, or damaged"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error, 120)
 
 
 def write_weights(task: Task, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches of training images, flipped and turned; batch k depends on (seed, k) alone.
+"""Batches of training images, flipped and turned; batch k depends only on (seed, k).
 
 Images that fit stay on the device, so that a batch costs an index. Others are read from their
 memory map by workers that run ahead. Both ways give the same bits.
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
+from lensnb.kinds import KINDS
 from lensnb.recipes.schema import Optimiser
 from lensnb.seeds import Purpose, derived_seed
 
@@ -73,25 +74,12 @@ class Batches:
 
 
 class MappedBatches(Batches):
-    """The same batches, read from a .npy file by workers.
+    """The same batches, read from a file by workers."""
 
-    index : the rows of the file that are trained on (N,); forward : the scaling, from the user's
-    units to model units
-    """
-
-    def __init__(
-        self,
-        path: str,
-        index: np.ndarray,
-        forward: Callable[[torch.Tensor], torch.Tensor],
-        device: torch.device,
-        context: torch.Tensor | None,
-        batch: int,
-        flips: str,
-        seed: int,
-    ) -> None:
-        super().__init__(index, context, batch, flips, seed)
-        self.file = MappedImages(path, index, forward)
+    def __init__(self, file: "MappedImages", device: torch.device, *rest: Any) -> None:
+        """rest : context, batch, flips and seed of `Batches`."""
+        super().__init__(file.index, *rest)
+        self.file = file
         self.device = device
         self.next_k: int | None = None
         self.read_ahead: Iterator[torch.Tensor] = iter(())
@@ -99,7 +87,7 @@ class MappedBatches(Batches):
     def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
         """The images of batch k (B, C, H, W) on the device.
 
-        They were read ahead if batch k - 1 came before; otherwise reading starts anew at k.
+        They were read ahead if batch k - 1 came before; otherwise reading starts again at k.
         """
         if k != self.next_k:
             self.read_ahead = self._start_reading(k)
@@ -121,7 +109,11 @@ class MappedBatches(Batches):
 
 
 class MappedImages(torch.utils.data.Dataset[torch.Tensor]):
-    """Scaled images of a .npy file by their rows; each worker opens the file for itself."""
+    """Scaled images of a .npy file by their rows; each worker opens the file for itself.
+
+    index : the rows of the file that are trained on (N,); forward : the scaling, from the user's
+    units to model units
+    """
 
     def __init__(
         self, path: str, index: np.ndarray, forward: Callable[[torch.Tensor], torch.Tensor]
@@ -158,16 +150,18 @@ def batches_of(
     rest = context, settings.batch, settings.flips, seed
     if hold == "disk":
         path = str(cast(np.memmap, dataset.images).filename)
-        return MappedBatches(path, dataset.train, dataset.scaling.forward, device, *rest)
+        file = MappedImages(path, dataset.train, dataset.scaling.forward)
+        return MappedBatches(file, device, *rest)
     try:
         return Batches(scaled_on_device(dataset, device), *rest)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
+        knobs = " and ".join(f"{kind.section}.hold" for kind in KINDS.values())
         raise InputError(
             f"hold device: {len(dataset.train)} training images take {needed / 2**30:.1f} GiB, "
             f"more than is free on {device.type}; "
-            "set train.hold and gan.hold to disk, which gives the same result"
+            f"set {knobs} to disk, which gives the same result"
         ) from None
 
 

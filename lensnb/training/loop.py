@@ -120,7 +120,7 @@ def one_step(
 
 
 def is_due(done: int, every: int) -> bool:
-    """Whether an event that comes every so many steps (0: never) comes after `done` steps."""
+    """Whether an event that comes at each `every`-th step (0: never) comes at step `done`."""
     return every > 0 and done % every == 0
 
 

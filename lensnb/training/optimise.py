@@ -84,7 +84,7 @@ def split_batch(
     n = len(batch[0])
     parts = pieces * accelerator.num_processes
     for start in range(accelerator.process_index, min(parts, n), accelerator.num_processes):
-        # A part takes every parts-th row: noise levels rise along the batch, and each part has all.
+        # Every parts-th row: noise levels rise along the batch, so each part has all of them.
         part = [None if whole is None else whole[start::parts] for whole in batch]
         yield part, len(range(start, n, parts)) / n
 
@@ -94,7 +94,7 @@ class Update:
 
     Gradients are summed over the processes in one message after the last piece; the running
     statistics of batch norm are averaged. So all processes hold the same numbers at any time, and
-    a checkpoint needs the numbers of one process alone.
+    a checkpoint needs the numbers of only one process.
 
     skipped : whether fp16 has skipped the last update
     """

@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from lensnb.errors import InputError
+from lensnb.kinds import Kind
 from lensnb.training import loader
 from lensnb.training.loader import Batches
-from lensnb.training.task import Losses, Task
+from lensnb.training.task import Task
 
 GIB = 2**30
 TRIAL_IMAGES = 4  # images of each process whose memory is measured
@@ -81,17 +82,12 @@ def step_seconds(
     def seconds(k: int) -> float:
         start = time.perf_counter()
         losses = task.step(k, x, context, generator)
-        _wait_for(losses)
+        float(next(iter(losses.values())))  # waits until a GPU is done
         return time.perf_counter() - start
 
     with undone(task):
         seconds(0)
         return sum(seconds(k) for k in range(1, TIMED_STEPS + 1)) / TIMED_STEPS
-
-
-def _wait_for(losses: Losses) -> None:
-    """Wait until a GPU has computed the first of the losses."""
-    float(next(iter(losses.values())))
 
 
 class Estimate:
@@ -133,17 +129,18 @@ class Estimate:
         return step_bytes(self.task, self.x[:n].clone(), context, self._generator())
 
     def needed(self, pieces: int | None = None) -> float:
-        """Bytes that a batch in so many pieces takes on each process."""
+        """Bytes that a batch in `pieces` pieces takes on each process."""
         images = math.ceil(self.batch / ((pieces or self.pieces) * self.processes))
         return self.fixed + self.image * images
 
-    def advice(self, section: str) -> str:
+    def advice(self, kind: Kind) -> str:
         """One sentence: what was asked for, and values that fit."""
+        section = kind.section
         now = math.ceil(self.batch / (self.pieces * self.processes))
-        # At most half of now: the limit may be one that `free` does not show.
+        # At most half of what failed: `free` may not show the true limit.
         fits = max(1, min(int((USABLE_SHARE * self.free - self.fixed) / self.image), now // 2))
         remedy = [f"{section}.batch={min(fits * self.processes, self.batch)}"]
-        if section == "train":
+        if kind.accumulates:
             pieces = math.ceil(self.batch / fits / self.processes)
             remedy = [f"{section}.accumulate={pieces}", *remedy, "model.checkpointing=true"]
         return (
@@ -172,7 +169,7 @@ def readable_time(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def explained(section: str, estimate: Estimate | None = None) -> Iterator[None]:
+def explained(kind: Kind, estimate: Estimate | None = None) -> Iterator[None]:
     """Turns an out-of-memory error of the block into an InputError of one sentence.
 
     The sentence is the advice of the estimate, if there is one already.
@@ -183,7 +180,7 @@ def explained(section: str, estimate: Estimate | None = None) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         if estimate:
-            raise InputError(estimate.advice(section)) from None
+            raise InputError(estimate.advice(kind)) from None
         raise InputError(
             f"out of memory with {TRIAL_IMAGES} images already; "
             "lower the width of the network or set model.checkpointing=true"

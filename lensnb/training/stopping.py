@@ -10,15 +10,15 @@ import torch
 
 from lensnb.training.accelerator import is_distributed, is_main_process
 
-AGREE_EVERY = 5  # steps; several processes ask each other whether to stop, and a GPU must wait
-SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on one and the same signal
+AGREE_EVERY = 5  # steps; several processes agree on whether to stop, for which a GPU must wait
+SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on the same signal
 
 
 class StopSignals:
     """While it is entered, Ctrl-C and SIGTERM are noted, and the loop asks for them.
 
-    A second signal is not waited for. Of several processes all stop after the same step, whichever
-    of them got the signal; otherwise the others would wait for it forever.
+    A second signal stops at once. Several processes all stop after the same step, whichever of them
+    got the signal; otherwise the others would wait for it forever.
     """
 
     def __init__(self) -> None:

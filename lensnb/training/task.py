@@ -17,8 +17,8 @@ class Task(Protocol):
     nets : the trained networks, for the count of weights
     pieces : how many micro-batches a batch is cut into
 
-    A task without `model`, `nets` and `pieces` may be trained by `loop.fit` alone, as long as no
-    weights are kept on the way and nothing is watched.
+    `loop.fit` can train a task without `model`, `nets` and `pieces`, as long as no weights are kept
+    on the way and nothing is watched.
     """
 
     parts: Mapping[str, Any]

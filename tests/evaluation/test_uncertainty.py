@@ -9,7 +9,7 @@ from row_metrics import NEIGHBOURS, assert_refuses_incomparable_sets, single
 
 from lensnb import metrics
 from lensnb.evaluation import uncertainty
-from lensnb.evaluation.judge import _auc
+from lensnb.evaluation.measures import area_under_curve
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
             {"labels": (label(made), label(reference), label(others))},
         ),
         "kid": (metrics.kid, {"ratio": False}),
-        "auc": (_auc, {"resample": "own", "ratio": False}),
+        "auc": (area_under_curve, {"resample": "own", "ratio": False}),
         **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
         **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS},
     }[name]
@@ -298,7 +298,10 @@ def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
 
 def test_the_error_of_the_area_under_the_curve_does_not_hang_on_chance(rng):
     found = np.array(
-        [_auc(rng.normal(size=(60, 3)) + 0.2, rng.normal(size=(60, 3))) for _ in range(40)]
+        [
+            area_under_curve(rng.normal(size=(60, 3)) + 0.2, rng.normal(size=(60, 3)))
+            for _ in range(40)
+        ]
     )
     assert (
         found[:, 1].std(ddof=1) < 0.2 * found[:, 1].mean()
