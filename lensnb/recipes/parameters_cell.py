@@ -3,6 +3,9 @@
 Start-up files, `%pylab` and the notebook's other cells put names into the same namespace. So the
 sources of the executed cells are read. A parameters cell annotates a key of a recipe
 (`seed: int = 3`), or it is the cell that papermill injects, which begins with "# Parameters".
+
+A client may execute cells without a history, as nbval does. Then the annotated names count, and
+plain values under the keys of a recipe that neither a start-up file nor `%pylab` has put there.
 """
 
 import ast
@@ -27,14 +30,13 @@ def declared(variables: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any
     InputError if there is no parameters cell, and for a plain value under an unknown name in one.
     """
     keys = set(keys)
+    has_history = any(source.strip() for source in variables["In"])
+    cells = _cells(variables, keys) if has_history else [_namespace(variables, keys)]
     found: dict[str, Any] = {}
     any_cell = False
-    for source in variables["In"]:
-        statements = _statements(source)
-        if not _is_parameters(source, statements, keys):
-            continue
-        any_cell = True
-        for name, value in _assigned(statements, variables):
+    for cell in cells:
+        any_cell = any_cell or bool(cell)
+        for name, value in cell:
             if name in keys:
                 found[name] = value
             elif isinstance(value, PLAIN) and not name.startswith("_"):
@@ -46,6 +48,27 @@ def declared(variables: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any
             'run: str = "mine"'
         )
     return found
+
+
+def _cells(variables: Mapping[str, Any], keys: set[str]) -> list[list[tuple[str, Any]]]:
+    """The names and values that each parameters cell of the history assigned."""
+    sources = [(source, _statements(source)) for source in variables["In"]]
+    cells = [
+        statements for source, statements in sources if _is_parameters(source, statements, keys)
+    ]
+    return [list(_assigned(statements, variables)) for statements in cells]
+
+
+def _namespace(variables: Mapping[str, Any], keys: set[str]) -> list[tuple[str, Any]]:
+    """The annotated names, and plain values under keys that no start-up file has put there."""
+    hidden = getattr(variables["get_ipython"](), "user_ns_hidden", {})
+    annotated = list(variables.get("__annotations__", ()))
+    plain = [
+        key
+        for key in keys
+        if isinstance(variables.get(key), PLAIN) and variables[key] is not hidden.get(key)
+    ]
+    return [(name, variables.get(name)) for name in dict.fromkeys([*annotated, *plain])]
 
 
 def _statements(source: str) -> list[ast.stmt]:

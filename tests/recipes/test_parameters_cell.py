@@ -87,6 +87,17 @@ def test_an_expression_has_its_present_value(shell):
     assert run(shell, cell).params.seed == 5
 
 
+def test_without_a_history_annotations_and_values_count(shell):
+    """As nbval executes cells."""
+    shell.user_ns |= {"seed": 4, "sample": print}
+    shell.user_ns_hidden["seed"] = shell.user_ns["seed"]  # of a start-up file
+    for cell in ('# what may be changed\nrun: str = "x"', "# Parameters\ntrain = {'steps': 5}"):
+        shell.run_cell(cell, store_history=False)
+    shell.run_cell("import lensnb; opened = lensnb.open_run(globals())", store_history=False)
+    params = shell.user_ns["opened"].params
+    assert (params.run, params.seed, params.train.steps) == ("x", 0, 5)
+
+
 def test_without_a_parameters_cell_nothing_is_opened(shell):
     with pytest.raises(InputError, match="no parameters cell was executed before"):
         run(shell, "seed = 3")
