@@ -58,6 +58,7 @@ class Monitor:
         self.dataset = dataset
         self.method = method_of(params, name)
         rows = monitoring_rows(dataset, params.data_seed)
+        self.compared_with = "held-out images" if len(rows) else "training images"
         if not len(rows):
             rng = np.random.default_rng(derived_seed(params.seed, Purpose.WATCH))
             rows = rng.permutation(dataset.train)[: 4 * DRAWN]

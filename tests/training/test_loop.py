@@ -10,7 +10,7 @@ from lensnb import io, pipeline
 from lensnb.errors import InputError
 from lensnb.recipes.schema import Train
 from lensnb.runs import artefact
-from lensnb.runs.run_folder import _model_recipe
+from lensnb.runs.run_folder import Run, _model_recipe
 from lensnb.training import diffusion_task, loop
 from lensnb.training.accelerator import make_accelerator
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_is_not_ours_is_refused(damage, dataset, tmp_path, mon
 
 def test_what_changes_no_result_trains_nothing_again():
     def model(**train):
-        return _model_recipe(recipe(train=train).model_dump(mode="json"), "diffusion")
+        return _model_recipe(Run(recipe(train=train)), "diffusion")
 
     assert model(checkpoint_every=9, hold="disk", tracker="wandb") == model() != model(rate=0.5)
 

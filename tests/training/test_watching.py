@@ -9,7 +9,7 @@ from PIL import Image
 from small_training import recipe, trained
 
 from lensnb import io, pipeline
-from lensnb.datasets.dataset import choose, load_dataset, prepare_dataset
+from lensnb.datasets.dataset import comparison_rows, load_dataset, prepare_dataset
 from lensnb.display import figures
 from lensnb.evaluation.monitor import Monitor, diversity
 from lensnb.recipes.schema import Data
@@ -86,7 +86,7 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
     )
     dataset = load_dataset(tmp_path / "data")
     p = recipe(evaluate={"n": 100}, data={"size": 16}, model={"context": "none"})
-    judged = set(choose(dataset, 100, p.seed)[0])
+    judged = set(comparison_rows(dataset, 100, p.seed)[0])
     seen = []
 
     class Spy:
@@ -98,10 +98,11 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
 
     made = Monitor(p, "diffusion", dataclasses.replace(dataset, images=Spy()), torch.device("cpu"))
     assert (
-        made.against == "held-out images"
+        made.compared_with == "held-out images"
         and len(seen) == 75
         and not judged & set(seen)
         and set(seen) <= set(dataset.heldout)
     )
-    everything = set(choose(dataset, 10**6, p.seed)[0])  # however many a later comparison asks for
+    # however many a later comparison asks for
+    everything = set(comparison_rows(dataset, 10**6, p.seed)[0])
     assert len(everything) == 150 and not everything & set(seen)
