@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lensnb.errors import InputError, did_you_mean
+from lensnb.kinds import KINDS
 from lensnb.registry import Registry
 from lensnb.seeds import image_seeds
 
@@ -131,6 +132,21 @@ def register(name: str, label: str, **properties: Any) -> Callable[[Run], Run]:
         return run
 
     return enter
+
+
+# The samplers of the methods that the recipes of this project name.
+METHODS = {"ddpm": "ddpm", "ddim": "ddim", "dpm": "dpmpp_2m"}
+
+
+def method_name(method: str) -> str:
+    """The name of a recipe's method as it is written, such as "DPM-Solver++" for "dpm".
+
+    The methods of the recipes have the label of their sampler or of their kind of generator. Any
+    other name stays as the user wrote it.
+    """
+    if method in KINDS:
+        return KINDS[method].label
+    return SAMPLERS[METHODS[method]].label if method in METHODS else method
 
 
 def evaluations(name: str, steps: int) -> int:

@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lensnb.kinds import KINDS
-from lensnb.sampler import SAMPLERS
+from lensnb.sampler import method_name as name
 
 P = ParamSpec("P")
 
 REAL = "#222222"
 PALETTE = seaborn.color_palette("colorblind")
-# The methods that the recipes use: the sampler of each, and the place of each in PALETTE.
-SAMPLER_OF = {"ddpm": "ddpm", "ddim": "ddim", "dpm": "dpmpp_2m"}
+# The place in PALETTE of each method that the recipes use.
 PLACES = {"ddpm": 0, "ddim": 1, "dpm": 3} | {
     name: kind.place for name, kind in KINDS.items() if kind.place is not None
 }
@@ -35,17 +34,6 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-
-
-def name(method: str) -> str:
-    """The name of a method in figures and tables, such as "DPM-Solver++" for "dpm".
-
-    The methods of the recipes have the label of their sampler or of their kind of generator. Any
-    other name stays as the user wrote it.
-    """
-    if method in KINDS:
-        return KINDS[method].label
-    return SAMPLERS[SAMPLER_OF[method]].label if method in SAMPLER_OF else method
 
 
 def colour(label: str) -> Any:

@@ -11,6 +11,7 @@ from lensnb import io
 from lensnb.errors import InputError
 from lensnb.evaluation.measures import label
 from lensnb.runs.run_folder import Run
+from lensnb.sampler import method_name
 
 KEPT = (
     "group",
@@ -228,10 +229,13 @@ def verdict(rows: list[Row], deviations: Deviations) -> list[str]:
 def _closest(rows: list[Row], deviations: Deviations) -> str:
     best, *rest = sorted(rows, key=lambda row: row["value"])
     text = (
-        f"By the {label('frechet_lensnet')} {best['method']} comes closest, "
+        f"By the {label('frechet_lensnet')} {method_name(best['method'])} comes closest, "
         f"{best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
     )
-    behind = [f"{row['method']} by {_distance_told(*gap(best, row, deviations))}" for row in rest]
+    behind = [
+        f"{method_name(row['method'])} by {_distance_told(*gap(best, row, deviations))}"
+        for row in rest
+    ]
     return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
 
 
@@ -247,15 +251,17 @@ def _physics(rows: list[Row]) -> str:
         own = sorted((row for row in rows if row["method"] == method), key=badness)
         worst = own[-1]
         passed = sum(badness(row) < 3 for row in own)
-        text = f"{method} is within z = 3 of real images in {passed} of {len(own)}"
+        text = f"{method_name(method)} is within z = 3 of real images in {passed} of {len(own)}"
         if passed < len(own):
-            text += f", worst in {worst['metric']} (z = {badness(worst):.0f})"
+            text += f", worst in {label(worst['metric'])} (z = {badness(worst):.0f})"
         parts.append(text)
     return "Of the physical measures, " + "; ".join(parts) + "."
 
 
 def _told_apart(rows: list[Row]) -> str:
-    parts = [f"{row['method']} {row['value']:.3f} +- {row['error']:.3f}" for row in rows]
+    parts = [
+        f"{method_name(row['method'])} {row['value']:.3f} +- {row['error']:.3f}" for row in rows
+    ]
     return (
         "A classifier tells generated from real images with an area under the curve of "
         f"{', '.join(parts)} "
