@@ -108,11 +108,9 @@ ROWS = [
 def test_the_verdict_is_three_sentences_of_the_numbers():
     closest, physics, told = compare.verdict(ROWS, {})
     assert "a comes closest, 2.0 times" in closest and "b by z = 7.1" in closest
-    assert (
-        "a is within z = 3 of real images in 1 of 1" in physics
-        and "b is within z = 3 of real images in 0 of 1, worst in power spectrum (z = 30)"
-        in physics
-    )
+    assert "a is within z = 3 of real images in 1 of 1" in physics
+    assert "b is within z = 3 of real images in 0 of 1" in physics
+    assert "0 of 1, worst in power spectrum (z = 30)" in physics
     assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
 
 
