@@ -89,7 +89,7 @@ def lab(project):
 @pytest.fixture
 def tab(browser):
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(3_600_000)  # against a hang, not a slow machine
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     yield page
