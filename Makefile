@@ -46,12 +46,12 @@ run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evalua
 
 test: .venv/ready-$(TORCH)             ## lint, types, unit tests and the tiny chain, one thread on each core; then the committed notebooks
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	pytest -n 2 --dist loadfile --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
+	pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
 	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
 
 fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests: under two minutes
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	pytest -n 2 -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
+	pytest -n 2 -q --dist loadfile -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/00_start.ipynb

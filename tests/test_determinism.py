@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from killing import digests
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 ROOT = Path(__file__).parents[1]
 CHAIN = """
 import sys, lensnb

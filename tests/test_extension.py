@@ -14,6 +14,8 @@ from lensnb.metrics import mean_distance
 from lensnb.recipes.recipe import load_recipe
 from lensnb.sampler import SAMPLERS, Sampler, State, pairs
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 
 def halfway(denoise, sigmas, x, noise):
     """DDIM that takes half of each step, and the rest with it at the end."""

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 N = 66_000  # images: 2.0 GiB in the file, 1.0 GiB in single precision
 SIDE = 64
 FREE = 500 * 2**20  # bytes

@@ -19,6 +19,8 @@ from lensnb.recipes.recipe import load_recipe
 from lensnb.runs.run_folder import STEPS, Run
 from tools import ship_reference
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 TINY = (
     "run=reference-cpu data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 "
     "sample.n=16 sample.trajectory=2 "

@@ -14,6 +14,8 @@ import torch
 import lensnb
 from lensnb.recipes.recipe import load_recipe
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 ROOT = Path(__file__).parents[1]
 SMALL = (
     "data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 "

@@ -14,6 +14,8 @@ from lensnb.recipes import smoke
 from lensnb.recipes.recipe import load_recipe
 from lensnb.runs.run_folder import STEPS
 
+pytestmark = pytest.mark.slow  # minutes: left out by make fast
+
 ROOT = Path(__file__).parents[2]
 DENOISERS = ("context_unet", "mnist", "imagenet100", "ddim_noise_level", "deeplense_ddim")
 PUBLISHED = (*DENOISERS, "deeplense_gan", "gan_modern")
