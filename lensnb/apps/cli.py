@@ -178,7 +178,7 @@ def _overrides(changes: list[str] | None) -> str:
     A change is KEY=VALUE, or several of them with spaces in between.
     """
     found = []
-    for change in changes or ():
+    for change in filter(None, changes or ()):
         pieces = _words(change)
         several = len(pieces) > 1 and all("=" in piece for piece in pieces)
         found += [shlex.quote(piece) for piece in (pieces if several else [change])]

@@ -81,5 +81,7 @@ def test_two_processes_do_not_write_one_report(tmp_path):
     (run.path / "notebooks").mkdir(parents=True)
     for step in STEPS:
         (run.path / "notebooks" / f"{step}.json").write_text("{}")
+        for stage in run.stages(step):
+            run.build(stage, lambda folder: (folder / "file").write_text(folder.name))
     with locked(run.folder("report")), pytest.raises(InputError, match="is writing there"):
         report.write(run)
