@@ -13,12 +13,13 @@ from lensnb.errors import InputError
 from lensnb.runs import jobs
 from lensnb.runs.run_folder import STEPS, Run
 
-for key in ("RUNS", "RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
+for key in ("FROM", "RUNS", "RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
     os.environ.setdefault(f"LENSNB_{key}", "")
 os.environ.setdefault("LENSNB_CALL", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
 
 envvars:    # what a job on another machine must know
+    "LENSNB_FROM",
     "LENSNB_RUNS",
     "LENSNB_RECIPE",
     "LENSNB_SET",

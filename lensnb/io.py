@@ -23,11 +23,18 @@ FORMAT = 1  # of the files in a run folder
 
 
 def locate(path: str | Path) -> Path:
-    """A path of the user's: absolute, or relative to the working directory, or to `home()`."""
+    """A path of the user's: absolute, or looked up in the folders to which it may belong.
+
+    They are the folder in which the command was given (LENSNB_FROM, set by the command line), the
+    working directory, and the project's folder.
+    """
     try:
         path = Path(path).expanduser()
     except RuntimeError:  # an unknown user after ~
         path = Path(path)
+    given = os.environ.get("LENSNB_FROM")
+    if given and not path.is_absolute() and (Path(given) / path).exists():
+        return Path(given) / path
     return path if path.is_absolute() or path.exists() else home() / path
 
 

@@ -24,7 +24,7 @@ from lensnb.evaluation import compare as comparison
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.monitor import Monitor
 from lensnb.kinds import KINDS
-from lensnb.recipes import parameters_cell, selection
+from lensnb.recipes import parameters_cell
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import STEPS, Run, outputs_folder, run_names
@@ -44,11 +44,10 @@ def open_run(source: Any = None, **parameters: Any) -> Run:
     `globals()`, of which only the names defined in the parameters cell count.
     parameters : sections and keys of a recipe in place of `source`: `open_run(run="mine", seed=3)`.
 
-    Relative paths in a recipe belong to the working directory, or to the project's folder.
     Also sets the number of CPU threads, which decides the last bits of every result. Raises
     InputError with one sentence for anything else, and for a key or value that is not valid.
     """
-    params = selection.anchored(_params_of(source, parameters))
+    params = _params_of(source, parameters)
     if params.threads:
         torch.set_num_threads(params.threads)
     return Run(params)

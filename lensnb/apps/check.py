@@ -25,7 +25,7 @@ def check(recipe: str, overrides: str = "") -> None:
     A recipe with training seeds means a run for each. Raises InputError for a recipe that is not
     valid, and for images that cannot be read.
     """
-    for params in map(selection.anchored, selection.expand([recipe], overrides)):
+    for params in selection.expand([recipe], overrides):
         print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
         for line in estimates(params):
             print(line)

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.callback()
 def _start() -> None:
+    os.environ.setdefault("LENSNB_FROM", str(Path.cwd()))  # relative paths belong there
     outputs = os.environ.get("LENSNB_OUTPUTS")
     if outputs:  # the notebooks work in the project's folder
         os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
@@ -96,6 +97,7 @@ def run(
     environment.pop("LENSNB_CALL", None)  # of a call that this one runs in
     if given or not step:
         environment.pop("LENSNB_RUNS", None)
+        os.environ["LENSNB_FROM"] = environment["LENSNB_FROM"] = str(Path.cwd())
     if step:
         _told(lambda: _make(environment, step))
     else:
@@ -118,22 +120,20 @@ def _recipe_of(name: str) -> str:
 def _make(environment: Mapping[str, str], part: str) -> None:
     """Make one part of each run that is meant."""
     from lensnb.apps import execute
-    from lensnb.recipes import selection
     from lensnb.runs import jobs
 
     for params in jobs.recipes_meant(environment):
-        page = execute.make(part, selection.anchored(params))
+        page = execute.make(part, params)
         print(f"{part}: done, see {os.path.relpath(page)}")
 
 
 def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool) -> None:
     """Make whole runs by the workflow engine."""
-    from lensnb.recipes import selection
     from lensnb.runs import jobs
     from lensnb.runs.run_folder import Run
 
     _refuse_no_project()
-    runs = [Run(selection.anchored(params)) for params in jobs.recipes_meant(environment)]
+    runs = [Run(params) for params in jobs.recipes_meant(environment)]
     resolved = [str(run.write_recipe()) for run in runs]
     if jobs.plan([run.params for run in runs], spread):
         own = {"LENSNB_RUNS": shlex.join(resolved), "LENSNB_SPREAD": "1" if spread else ""}
@@ -175,21 +175,18 @@ def _refuse_no_project() -> None:
 def _overrides(changes: list[str] | None) -> str:
     """All changes as one text that `load_recipe` takes apart again.
 
-    A change is KEY=VALUE, or several of them with spaces in between.
+    A change is KEY=VALUE, or several of them with spaces in between. A value with spaces needs no
+    quotes of its own, if the change stands alone.
     """
-    found = []
-    for change in filter(None, changes or ()):
-        pieces = _words(change)
-        several = len(pieces) > 1 and all("=" in piece for piece in pieces)
-        found += [shlex.quote(piece) for piece in (pieces if several else [change])]
-    return " ".join(found)
+    return " ".join(map(_quoted, filter(None, changes or ())))
 
 
-def _words(text: str) -> list[str]:
+def _quoted(change: str) -> str:
     try:
-        return shlex.split(text)
-    except ValueError:
-        return [text]
+        pieces = shlex.split(change)
+    except ValueError:  # load_recipe says what is wrong
+        return change
+    return change if all("=" in piece for piece in pieces) else shlex.quote(change)
 
 
 # ---- train, check, report, draw

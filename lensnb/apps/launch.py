@@ -14,7 +14,6 @@ change.
 from typing import Any
 
 from lensnb import pipeline
-from lensnb.recipes import selection
 from lensnb.recipes.recipe import load_recipe
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import Run
@@ -26,7 +25,7 @@ def launch(recipe: str, overrides: str = "") -> None:
 
     Every process calls this; the first one writes to the run folder.
     """
-    params = selection.anchored(load_recipe(recipe, overrides))
+    params = load_recipe(recipe, overrides)
     run = pipeline.open_run(params)
     on = make_accelerator(params.device)
     if on.is_main_process:

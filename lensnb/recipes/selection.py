@@ -130,22 +130,3 @@ def _seed(text: str) -> int:
             'expected whole numbers with spaces between them, such as "0 1 2"'
         )
     return int(text)
-
-
-# Keys that hold a path of the user's.
-PATHS = (("data", "path"), ("data", "labels"), ("sample", "context"), ("evaluate", "inception"))
-
-
-def anchored(recipe: Params) -> Params:
-    """A recipe whose relative paths are absolute, where they belong to the working directory.
-
-    The notebooks work in the project's folder; a command may be given in another one.
-    """
-    if Path.cwd() == io.home():
-        return recipe
-    tree = recipe.model_dump()
-    for section, key in PATHS:
-        path = tree[section][key]
-        if path and not Path(path).is_absolute() and Path(path).exists():
-            tree[section][key] = str(Path(path).absolute())
-    return validate(tree, recipe.run)
