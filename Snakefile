@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lensnb.errors import InputError
 from lensnb.runs import jobs
-from lensnb.runs.run_folder import STEPS, Run
+from lensnb.runs.run_folder import Run
 
 for key in ("FROM", "RUNS", "RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
     os.environ.setdefault(f"LENSNB_{key}", "")

@@ -9,7 +9,6 @@ import yaml
 
 from lensnb import pipeline
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
-from lensnb.errors import InputError
 from lensnb.kinds import KINDS
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import Params
@@ -58,21 +57,12 @@ def _few(params: Params, models: Iterable[str], folder: Path) -> Dataset:
 
 
 def states(run: Run) -> dict[str, str]:
-    """What would become of each stage of a run: stage -> "current", or why it would be made."""
-    found = {}
-    for step in STEPS:
-        for stage in run.stages(step):
-            found[stage] = _state(run, stage)
-    return found
+    """What would become of each stage of a run: stage -> "current", or that it would be made."""
+    return {stage: _state(run, stage) for step in STEPS for stage in run.stages(step)}
 
 
 def _state(run: Run, stage: str) -> str:
-    try:
-        run.need(stage)
-    except InputError as error:
-        if not run.folder(stage).exists():
-            return "would be made: not there"
-        if str(run.folder(stage)) in str(error) and "other parameters" in str(error):
-            return "would be made anew: the recipe or what it reads has changed"
-        return "would be made anew: it is not whole, or what it reads would be made"
-    return "current"
+    if run.is_current(stage):
+        return "current"
+    there = run.folder(stage).exists()
+    return "would be made again: not current" if there else "would be made: not there"

@@ -68,10 +68,11 @@ def plan(recipes: Iterable[Params], spread: bool = False) -> dict[Job, list[Job]
     Parts that are done are left out. Raises InputError if a newer lensnb has made a run.
     """
     runs = [Run(recipe) for recipe in recipes]
+    for run in runs:
+        run.record()  # refuses the run of a newer lensnb
     open_jobs = {
         (run.params.run, part): run
         for run in runs
-        if run.record() is not None
         for part in parts(run, spread)
         if not is_done(run, part)
     }
