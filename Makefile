@@ -49,7 +49,7 @@ test: .venv/ready-$(TORCH)             ## lint, types, unit tests and the tiny c
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
 	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
 
-fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests: under two minutes
+fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
 	pytest -n 2 -q --dist loadfile -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
 
