@@ -1,9 +1,10 @@
 """One measurement of benchmarks/peers.py, in the environment that has the library.
 
 By itself this script does nothing. Every library is set up as in its own README, tutorial or
-example, except for the width of its network: the number of parameters is within 10 % of the quick
-recipe's. lensnb is imported only for its own measurement, because the environment of the peers does
-not have it.
+example, except for the width of its network. By default the number of parameters is within 10 % of
+the quick recipe's; `width_for` finds the width for another number.
+lensnb is imported only for its own measurement, because the environment of the peers does not have
+it.
 """
 
 import json
@@ -34,16 +35,19 @@ POINTS = (1 / 4, 1 / 2, 1)  # shares of the training after which images are draw
 EARLIER = {"lensnb": (1 / 32, 1 / 16, 1 / 8)}
 
 
-# ---- the libraries: (images x (N, 1, H, W), steps planned) -> network, update(k), draw(n)
+# ---- the libraries: (images x (N, 1, H, W), steps planned, images an update, width of the network)
+# -> network, update(k), draw(n)
 
 
-def batch(x: Tensor) -> Tensor:
+def chosen(x: Tensor, batch: int) -> Tensor:
     """Random training images, half of them mirrored left to right, as in all three peers."""
-    some = x[torch.randint(len(x), (BATCH,), device=x.device)]
-    return torch.where(torch.rand(BATCH, 1, 1, 1, device=x.device) < 0.5, some.flip(3), some)
+    some = x[torch.randint(len(x), (batch,), device=x.device)]
+    return torch.where(torch.rand(batch, 1, 1, 1, device=x.device) < 0.5, some.flip(3), some)
 
 
-def denoising_diffusion_pytorch(x: Tensor, steps: int) -> Setup:
+def denoising_diffusion_pytorch(
+    x: Tensor, steps: int, batch: int = BATCH, width: int = 10
+) -> Setup:
     """The README's network with the defaults of its Trainer.
 
     The Trainer itself reads picture files only.
@@ -51,14 +55,14 @@ def denoising_diffusion_pytorch(x: Tensor, steps: int) -> Setup:
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
-    net = Unet(dim=10, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=True)
+    net = Unet(dim=width, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=True)
     model = GaussianDiffusion(net, image_size=SIZE, timesteps=1000, sampling_timesteps=50)
     model = model.to(x.device)
     ema = EMA(model, beta=0.995, update_every=10)
     optimiser = torch.optim.Adam(model.parameters(), 1e-4, (0.9, 0.99))
 
     def update(k: int) -> None:
-        model((batch(x) + 1) / 2).backward()  # it wants [0, 1]
+        model((chosen(x, batch) + 1) / 2).backward()  # it wants [0, 1]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
@@ -70,7 +74,7 @@ def denoising_diffusion_pytorch(x: Tensor, steps: int) -> Setup:
     return net, update, draw
 
 
-def diffusers(x: Tensor, steps: int) -> Setup:
+def diffusers(x: Tensor, steps: int, batch: int = BATCH, width: int = 32) -> Setup:
     """The documentation's tutorial "Train a diffusion model", with three levels of its six.
 
     It averages no weights.
@@ -83,7 +87,7 @@ def diffusers(x: Tensor, steps: int) -> Setup:
         1,
         1,
         layers_per_block=2,
-        block_out_channels=(32, 32, 64),
+        block_out_channels=(width, width, 2 * width),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     ).to(x.device)
@@ -93,9 +97,9 @@ def diffusers(x: Tensor, steps: int) -> Setup:
     rate = get_cosine_schedule_with_warmup(optimiser, warmup, steps)
 
     def update(k: int) -> None:
-        clean = batch(x)
+        clean = chosen(x, batch)
         noise = torch.randn_like(clean)
-        t = torch.randint(1000, (BATCH,), device=x.device)
+        t = torch.randint(1000, (batch,), device=x.device)
         predicted = net(scheduler.add_noise(clean, noise, t), t, return_dict=False)[0]
         torch.nn.functional.mse_loss(predicted, noise).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -111,13 +115,13 @@ def diffusers(x: Tensor, steps: int) -> Setup:
     return net, update, draw
 
 
-def smalldiffusion(x: Tensor, steps: int) -> Setup:
+def smalldiffusion(x: Tensor, steps: int, batch: int = BATCH, width: int = 32) -> Setup:
     """The example fashion_mnist_unet at half its width: the body of its loop and its sampler."""
     from accelerate import Accelerator
     from smalldiffusion import Scaled, ScheduleLogLinear, Unet, generate_train_sample, samples
     from torch_ema import ExponentialMovingAverage
 
-    net = Scaled(Unet)(SIZE, 1, 1, ch=32, ch_mult=(1, 1, 2), attn_resolutions=(SIZE // 2,))
+    net = Scaled(Unet)(SIZE, 1, 1, ch=width, ch_mult=(1, 1, 2), attn_resolutions=(SIZE // 2,))
     net = net.to(x.device)
     schedule = ScheduleLogLinear(sigma_min=0.01, sigma_max=20, N=800)
     optimiser = torch.optim.AdamW(net.parameters(), lr=7e-4)
@@ -127,7 +131,7 @@ def smalldiffusion(x: Tensor, steps: int) -> Setup:
     def update(k: int) -> None:
         net.train()
         optimiser.zero_grad()
-        clean, sigma, noise, _ = generate_train_sample(batch(x), schedule)
+        clean, sigma, noise, _ = generate_train_sample(chosen(x, batch), schedule)
         net.get_loss(clean, sigma, noise).backward()
         optimiser.step()
         ema.update()
@@ -140,7 +144,7 @@ def smalldiffusion(x: Tensor, steps: int) -> Setup:
     return net, update, draw
 
 
-def lensnb(x: Tensor, steps: int) -> Setup:
+def lensnb(x: Tensor, steps: int, batch: int = BATCH, width: int = 48) -> Setup:
     """The quick recipe with a million parameters that predict v.
 
     Its training is as long as planned. Its method `ddim` draws in 50 steps, like the peers.
@@ -152,7 +156,7 @@ def lensnb(x: Tensor, steps: int) -> Setup:
     from lensnb.training.accelerator import make_accelerator
 
     overrides = (
-        f"device={x.device.type} train.steps={steps} train.batch={BATCH} model.width=48 "
+        f"device={x.device.type} train.steps={steps} train.batch={batch} model.width={width} "
         "diffusion.prediction=v"
     )
     recipe = load_recipe(io.home() / "params/quick.yaml", overrides)
@@ -160,7 +164,7 @@ def lensnb(x: Tensor, steps: int) -> Setup:
         images=x, classes=(), labels=None, truth={}, sigma_data=float(x.std()), scaling=None
     )
     task = loop.task("diffusion", recipe, dataset, make_accelerator(recipe.device))
-    batches = loader.Batches(x, None, BATCH, recipe.train.flips, recipe.seed)
+    batches = loader.Batches(x, None, batch, recipe.train.flips, recipe.seed)
     sigmas = generator.sigmas_of(recipe.sample.methods["ddim"], recipe.diffusion)
 
     def update(k: int) -> None:
@@ -183,6 +187,18 @@ LIBRARIES = {
     "diffusers": diffusers,
     "smalldiffusion": smalldiffusion,
 }
+WIDTHS = (32, 64, 96, 128)  # that all peers can be built with
+
+
+def width_for(library: str, parameters: float) -> int:
+    """The width that brings a library's network closest to a number of parameters."""
+    x = torch.zeros(1, 1, SIZE, SIZE)
+
+    def miss(width: int) -> float:
+        net = LIBRARIES[library](x, 10, 1, width)[0]
+        return abs(sum(p.numel() for p in net.parameters()) - parameters)
+
+    return min(WIDTHS, key=miss)
 
 
 # ---- what is measured
@@ -212,7 +228,7 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def speed(update: Update, device: str, seconds: float) -> dict[str, float]:
+def speed(update: Update, device: str, seconds: float, batch: int = BATCH) -> dict[str, float]:
     """Training images a second, and peak memory in GiB."""
     for k in range(UNTIMED):
         update(k)
@@ -222,7 +238,7 @@ def speed(update: Update, device: str, seconds: float) -> dict[str, float]:
         for k in range(4):  # without a wait for the GPU in between
             update(UNTIMED + done + k)
         done += 4
-    rate = BATCH * done / (now(device) - start)
+    rate = batch * done / (now(device) - start)
     peak = (
         torch.cuda.max_memory_allocated()
         if device == "cuda"

@@ -10,6 +10,8 @@ import subprocess
 import nbformat
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import lensnb
 from lensnb import io, pretrained
@@ -141,23 +143,25 @@ def test_a_run_that_is_not_whole_leaves_the_old_reference_in_its_place(shipped, 
         ship_reference.ship(run, "mine", tmp_path / "weights", tmp_path / "results")
 
 
-def test_large_weights_ship_in_pieces_and_draw_the_same(shipped, tmp_path, monkeypatch):
+def test_large_weights_ship_in_half_precision_and_in_pieces(shipped, tmp_path, monkeypatch):
     folder, run = shipped
     monkeypatch.setattr(ship_reference, "MOST", 100_000 + ship_reference.HEADER)
     ship_reference.ship(run, "reference-cpu", tmp_path / "weights", tmp_path / "results")
     pieces = list((tmp_path / "weights/reference-cpu").glob("diffusion-*.safetensors"))
-    assert len(pieces) > 3
+    assert len(pieces) > 1
+    assert all(w.dtype == torch.half for w in load_file(pieces[0]).values())
     assert max(piece.stat().st_size for piece in pieces) <= ship_reference.MOST
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
     images = lensnb.load("reference", "ddim").draw(16)
-    assert np.array_equal(images, lensnb.load_samples(run, "ddim"))
+    expected = lensnb.load_samples(run, "ddim")
+    assert 0 < np.abs(images - expected).max() < 0.01 * expected.std()
 
 
-@pytest.mark.parametrize("torch", ["cpu", "cuda"])
-def test_what_make_reference_trains_may_ship(torch):
+@pytest.mark.parametrize("build", ["cpu", "cuda"])
+def test_what_make_reference_trains_may_ship(build):
     """Otherwise hours of training would end in a refusal."""
     told = subprocess.run(
-        ["make", "--dry-run", "reference", f"TORCH={torch}"],
+        ["make", "--dry-run", "reference", f"TORCH={build}"],
         cwd=io.home(),
         capture_output=True,
         text=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import torch
 from safetensors.torch import load_file, save
 
 from lensnb import io, pipeline
@@ -86,16 +87,29 @@ def card(run: Run, name: str, folder: Path) -> dict:
 
 
 def write_pieces(weights: Path, folder: Path, model: str) -> None:
-    """Write the weights of a model as one file, or as several where it is larger than MOST."""
+    """Write the weights of a model as one file, or as several where it is larger than MOST.
+
+    Weights that fill more than one file in single precision ship in half precision: 11 bits of
+    each number are kept, and loading brings them back to single precision.
+    """
     pieces: list[dict] = [{}]
     room = MOST - HEADER
-    for key, tensor in load_file(weights).items():
+    tensors = load_file(weights)
+    if sum(t.nbytes for t in tensors.values()) > room:
+        tensors = {key: halved(tensor) for key, tensor in tensors.items()}
+    for key, tensor in tensors.items():
         if pieces[-1] and sum(t.nbytes for t in pieces[-1].values()) + tensor.nbytes > room:
             pieces.append({})
         pieces[-1][key] = tensor
     for i, piece in enumerate(pieces, 1):
         stem = model if len(pieces) == 1 else f"{model}-{i:02d}"
         (folder / f"{stem}.safetensors").write_bytes(save(piece))
+
+
+def halved(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in half precision, unless it is of whole numbers or beyond the range of that."""
+    beyond = not tensor.is_floating_point() or tensor.abs().max() > torch.finfo(torch.half).max
+    return tensor if beyond else tensor.half()
 
 
 def write_notes(run: Run, dataset: Dataset, folder: Path) -> None:
