@@ -4,7 +4,7 @@ net(x, c_noise, context) : x (B, C, H, W), c_noise (B,), context (B, K) or None 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,12 +15,15 @@ from lensnb.networks.blocks import (
     Attention,
     Embedded,
     Embedding,
+    FinePath,
     ScaleShift,
     Style,
+    conv3,
     norm_layer,
     run_block,
     zeroed,
 )
+from lensnb.networks.polar import to_pixels, to_polar
 from lensnb.networks.registries import NETWORKS, FromRecipe
 
 
@@ -78,6 +81,9 @@ class UNet(nn.Module, FromRecipe):
     attention : levels that attend; the middle attends if any level does
     heads, side : of the attention, see blocks.Attention
     embed : "block", every block sees noise level and context; "input", they join the stem's output
+    fine : channels of a light path at full resolution beside the trunk, 0 for none (see FinePath)
+    grid : "cartesian"; or "polar", the trunk works on a map of radius and angle, for square images
+        that are centred on one object (see polar.py); it needs the light path
     checkpointing : compute activations twice instead of keeping them
     """
 
@@ -97,16 +103,21 @@ class UNet(nn.Module, FromRecipe):
         side: int | None = None,
         dropout: float = 0.0,
         embed: str = "block",
+        fine: int = 0,
+        grid: str = "cartesian",
         context: int = 0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.at_input = embed == "input"
         embedding = width if self.at_input else 4 * width
-        style = Style(norm, groups, 0 if self.at_input else embedding, dropout, residual)
+        self.polar = grid == "polar"
+        self.multiple = patch * 2 ** (len(multipliers) - 1)  # of the sides of the trunk's map
+        seen = 0 if self.at_input else embedding
+        style = Style(norm, groups, seen, dropout, residual, self.polar)
         self.embed = Embedding(embedding, context)
         self.stem = nn.Sequential(
-            nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, width, 3, padding=1)
+            nn.PixelUnshuffle(patch), conv3(style, channels * patch**2, width)
         )
         widths = [width * m for m in multipliers]
         make = BLOCKS.find(block)
@@ -132,10 +143,12 @@ class UNet(nn.Module, FromRecipe):
         self.up = nn.ModuleList(
             level(i, after[i] + w, 2 * w, enter(after[i])) for i, w in enumerate(widths)
         )
+        self.fine = FinePath(channels, fine, embedding) if fine else None
+        last = conv3(style, width, (FinePath.MAPS if fine else channels) * patch**2)
         self.head = nn.Sequential(
             norm_layer(style, width),
             nn.SiLU(),
-            zeroed(nn.Conv2d(width, channels * patch**2, 3, padding=1)),
+            last if fine else zeroed(last),
             nn.PixelShuffle(patch),
         )
         for made in (*self.down, self.middle, *self.up):
@@ -143,13 +156,23 @@ class UNet(nn.Module, FromRecipe):
 
     @classmethod
     def divisor(cls, section: Any) -> int:
-        """The patch, and a factor of two for each level below the first."""
+        """The patch, and a factor of two for each level below the first. A polar map fits any."""
+        if section.grid == "polar":
+            return 1
         return int(section.patch * 2 ** (len(section.multipliers) - 1))
 
     def forward(
         self, x: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor | None = None
     ) -> torch.Tensor:
         e = self.embed(c_noise, context)
+        out = self.trunk(to_polar(x, self.multiple) if self.polar else x, e)
+        if self.fine is None:
+            return out
+        out = to_pixels(out, x.shape[-1]) if self.polar else out
+        return cast(torch.Tensor, self.fine(out, x, e.sum))
+
+    def trunk(self, x: torch.Tensor, e: Embedded) -> torch.Tensor:
+        """Stem, way down, middle, way up, head: (B, C, H, W), or with a light path its maps."""
         h: torch.Tensor = self.stem(x)
         if self.at_input:
             h = torch.cat([h, e.sum[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lensnb.networks.polar import CircularConv2d
 from lensnb.registry import Registry
 
 BLOCKS: Registry[Callable[..., nn.Module]] = Registry("block")
@@ -26,6 +27,7 @@ class Style(NamedTuple):
     norm : a key of NORMS; groups : of the group norm
     embedding : length of the embeddings that blocks see, 0 for none
     dropout : probability; residual : whether context blocks have a short cut
+    polar : whether maps are of radius and angle, see polar.py
     """
 
     norm: str = "group"
@@ -33,6 +35,7 @@ class Style(NamedTuple):
     embedding: int = 0
     dropout: float = 0.0
     residual: bool = True
+    polar: bool = False
 
 
 @NORMS.register("group")
@@ -56,6 +59,12 @@ def plain_batch_norm(channels: int, groups: int) -> nn.Module:
 def norm_layer(style: Style, channels: int) -> nn.Module:
     """The norm layer of a style for this number of channels."""
     return NORMS.find(style.norm)(channels, style.groups)
+
+
+def conv3(style: Style, before: int, after: int, **options: Any) -> nn.Module:
+    """A 3x3 convolution of a style that keeps the size of the map; options : of nn.Conv2d."""
+    layer = CircularConv2d if style.polar else nn.Conv2d
+    return layer(before, after, 3, padding=1, **options)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
@@ -195,7 +204,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, before: int, after: int, style: Style) -> None:
         super().__init__()
         self.first = nn.Sequential(
-            norm_layer(style, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
+            norm_layer(style, before), nn.SiLU(), conv3(style, before, after)
         )
         self.modulate = (
             nn.Sequential(nn.SiLU(), nn.Linear(style.embedding, 2 * after))
@@ -204,7 +213,7 @@ class ResidualBlock(nn.Module):
         )
         self.norm = norm_layer(style, after)
         self.second = nn.Sequential(
-            nn.SiLU(), nn.Dropout(style.dropout), zeroed(nn.Conv2d(after, after, 3, padding=1))
+            nn.SiLU(), nn.Dropout(style.dropout), zeroed(conv3(style, after, after))
         )
         self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
@@ -215,6 +224,34 @@ class ResidualBlock(nn.Module):
             scale, shift = both.chunk(2, dim=1)  # (B, after, 1, 1)
             h = h * (1 + scale) + shift
         return self.skip(x) + self.second(h)
+
+
+class FinePath(nn.Module):
+    """A light path at full resolution: what a coarse trunk cannot carry, such as pixel noise.
+
+    Called with the trunk's maps (B, MAPS, H, W), the network's input (B, C, H, W) and the embedding
+    (B, embedding), it returns (B, C, H, W): three convolutions of `width` channels, of which the
+    first is scaled and shifted by the embedding. The last starts at zero.
+    """
+
+    MAPS = 8
+
+    def __init__(self, channels: int, width: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(self.MAPS + channels, width, 3, padding=1)
+        self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width))
+        self.rest = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(width, channels, 3, padding=1)),
+        )
+
+    def forward(self, maps: torch.Tensor, x: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.modulate(e)[:, :, None, None].chunk(2, dim=1)  # (B, width, 1, 1)
+        h = self.first(torch.cat([maps, x], dim=1))
+        out: torch.Tensor = self.rest(h * (1 + scale) + shift)
+        return out
 
 
 @BLOCKS.register("context")
@@ -228,7 +265,7 @@ class ContextBlock(nn.Module):
         super().__init__()
 
         def layer(a: int, b: int) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm_layer(style, b), nn.ReLU())
+            return nn.Sequential(conv3(style, a, b), norm_layer(style, b), nn.ReLU())
 
         self.first = layer(before, after)
         self.second = layer(after, after)
@@ -277,9 +314,7 @@ class ShuffleBlock(nn.Module):
             return nn.Sequential(nn.Conv2d(a, b, 1, bias=False), norm_layer(style, b), nn.ReLU())
 
         def depthwise(a: int) -> nn.Module:
-            return nn.Sequential(
-                nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), norm_layer(style, a)
-            )
+            return nn.Sequential(conv3(style, a, a, groups=a, bias=False), norm_layer(style, a))
 
         self.left = nn.Identity() if a == b else nn.Sequential(depthwise(a), mixed(a, b))
         self.right = nn.Sequential(

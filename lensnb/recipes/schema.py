@@ -104,6 +104,8 @@ class Model(Section):
     side: Annotated[int, Field(ge=4)] | None = None
     dropout: Share = 0.0
     embed: Literal["block", "input"] = "block"
+    fine: Annotated[int, Field(ge=0, le=256)] = 0
+    grid: Literal["cartesian", "polar"] = "cartesian"
     checkpointing: bool = False
     context: Literal["auto", "none", "class", "physics"] = "auto"
 
@@ -116,6 +118,14 @@ class Model(Section):
             raise ValueError(
                 f"attention {list(self.attention)} names a level outside 0..{levels - 1}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _light_path(self) -> Self:
+        if self.grid == "polar" and not self.fine:
+            raise ValueError("grid polar needs the light path at full resolution; set fine to 16")
+        if self.network != "unet" and (self.fine or self.grid != "cartesian"):
+            raise ValueError(f"network {self.network} has neither fine nor grid; leave them out")
         return self
 
     @model_validator(mode="after")
