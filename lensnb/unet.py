@@ -17,6 +17,7 @@ from lensnb.networks.blocks import (
     Embedding,
     ScaleShift,
     Style,
+    doubled,
     norm_layer,
     run_block,
     zeroed,
@@ -160,6 +161,6 @@ class UNet(nn.Module, FromRecipe):
         h, _ = self.middle(h, e)
         for i, level in reversed(list(enumerate(self.up))):
             h, _ = level(h, e, skips)
-            h = h if i == 0 else F.interpolate(h, scale_factor=2.0, mode="nearest")
+            h = h if i == 0 else doubled(h)
         out: torch.Tensor = self.head(h)
         return out
