@@ -28,7 +28,7 @@ from lensnb.recipes import parameters_cell
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import STEPS, Run, outputs_folder, run_names
-from lensnb.training import loader, loop, preflight
+from lensnb.training import compiling, loader, loop, preflight
 from lensnb.training.accelerator import make_accelerator, tracked
 
 Table = dict[str, np.ndarray]
@@ -177,13 +177,16 @@ def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -
         preflight.explained(kind, expected),
         tracked(on, f"{params.run}-{name}", params.model_dump(mode="json")) as log,
     ):
+        made.compiler.restore(folder)
         described = expected.describe(settings.steps)
+        made.compiler.keep(folder)
         if on.is_main_process:
             print(f"{name}: {described}", flush=True)
         state = loop.fit(made, source, settings, params.seed, folder, on.device, keep, watch, log)
     if on.is_main_process:
         loop.finish(made, state, folder, on.device, best=kind.best)
         animate(folder)
+    compiling.forget(folder)
     on.wait_for_everyone()
 
 

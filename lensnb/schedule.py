@@ -87,8 +87,9 @@ class Schedule:
         """
         device = generator.device
         u = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        # on the CPU, because not every device has float64
-        return self.at(u.cpu().double()).float().to(device)
+        if device.type == "mps":  # it has no float64
+            return self.at(u.cpu().double()).float().to(device)
+        return self.at(u.double()).float()
 
     def levels(self, steps: int) -> torch.Tensor:
         """The noise levels of `steps` sampling steps, falling; float64 (steps,)."""
@@ -109,7 +110,14 @@ class Discrete(Schedule):
         self.betas = betas
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.sigmas = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
-        super().__init__(lambda u: self.sigmas[(u * len(self)).long().clamp(max=len(self) - 1)])
+        self._sigmas_on = {self.sigmas.device: self.sigmas}
+        super().__init__(self._level)
+
+    def _level(self, u: torch.Tensor) -> torch.Tensor:
+        """The level at the place u in [0, 1], looked up on the device of u."""
+        if u.device not in self._sigmas_on:
+            self._sigmas_on[u.device] = self.sigmas.to(u.device)
+        return self._sigmas_on[u.device][(u * len(self)).long().clamp(max=len(self) - 1)]
 
     def __len__(self) -> int:
         return len(self.betas)

@@ -19,6 +19,7 @@ from lensnb.networks.blocks import (
     ScaleShift,
     Style,
     conv3,
+    doubled,
     norm_layer,
     run_block,
     zeroed,
@@ -183,6 +184,6 @@ class UNet(nn.Module, FromRecipe):
         h, _ = self.middle(h, e)
         for i, level in reversed(list(enumerate(self.up))):
             h, _ = level(h, e, skips)
-            h = h if i == 0 else F.interpolate(h, scale_factor=2.0, mode="nearest")
+            h = h if i == 0 else doubled(h)
         out: torch.Tensor = self.head(h)
         return out

@@ -84,6 +84,18 @@ def run_block(block: nn.Module, x: torch.Tensor, e: Any, twice: bool) -> torch.T
     return out
 
 
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """Map (B, C, H, W) -> (B, C, 2 H, 2 W): each pixel becomes four."""
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    # Compiled, `interpolate` picks pixels by index: its gradient is a scattered sum, and both lose
+    # the channels-last order. This writes the map in the order of its memory instead.
+    pixels = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    b, h, w, c = pixels.shape
+    twice = pixels[:, :, None, :, None].expand(b, h, 2, w, 2, c)
+    return twice.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
 # Embeddings --------------------------------------------------------------------------------------
 
 
@@ -186,7 +198,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h, w = x.shape[2:]
         shrink = math.ceil(max(h, w) / self.side) if self.side else 1
-        small = F.avg_pool2d(self.norm(x), shrink)  # (B, C, h, w)
+        small = F.avg_pool2d(self.norm(x), shrink) if shrink > 1 else self.norm(x)  # (B, C, h, w)
         out = self.attend(small.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(small.shape)
         return x + (F.interpolate(out, (h, w)) if shrink > 1 else out)
 

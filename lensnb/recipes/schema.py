@@ -6,7 +6,7 @@ such as a sampler, is read off the registry of that thing.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -49,8 +49,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        is_bool = isinstance(value, bool)
-        if is_bool and cls.model_fields[str(info.field_name)].annotation is not bool:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             raise ValueError("expected a value, not true or false")
         return value
 
@@ -215,6 +215,7 @@ class Optimiser(Section):
     ema: Fraction = 0.1
     flips: Flips = "square"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["auto", "graphs"] | bool = False
     hold: Literal["auto", "device", "disk"] = "auto"
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     log_every: Count = 100
@@ -227,7 +228,7 @@ class Train(Optimiser):
     """Training of the diffusion model."""
 
     accumulate: Count = 1
-    compile: bool = False
+    compile: Literal["auto", "graphs"] | bool = "auto"
     decay: NotNegative = 0.01
     clip: Positive = 1.0
     drop_context: Share = 0.1
@@ -249,6 +250,7 @@ class Gan(Optimiser):
     penalty: Positive = 0.5
     penalty_end: Positive = 0.05
     penalty_every: Count = 4
+    compile: Literal["auto"] | bool = False
     watch_every: Annotated[int, Field(ge=0)] = 200
 
 

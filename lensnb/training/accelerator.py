@@ -38,11 +38,14 @@ def make_accelerator(
             f"{section}.tracker: {tracker} is not installed; pip install {tracker}, "
             "or set it to none"
         )
+    wanted = find_device(device)
+    if precision == "bf16" and wanted.type == "cuda":
+        _refuse_missing_bf16(section)
     # One notebook kernel may ask twice, with different settings.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     found = Accelerator(
         # "auto" is decided here: otherwise each of several CPU processes believes it is alone.
-        cpu=find_device(device).type == "cpu",
+        cpu=wanted.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         project_dir=logs,
         log_with=None if tracker == "none" else tracker,
@@ -56,14 +59,37 @@ def make_accelerator(
     return found
 
 
+def _refuse_missing_bf16(section: str) -> None:
+    """Raises InputError where the GPU has no bfloat16 of its own and would emulate it, slowly."""
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"{section}.precision: {torch.cuda.get_device_name()} has no bf16; "
+            "set it to fp16 or fp32"
+        )
+
+
 def is_distributed() -> bool:
     """Whether this process is one of several."""
     return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
+def process_index() -> int:
+    """The number of this process among several, or 0."""
+    return torch.distributed.get_rank() if is_distributed() else 0
+
+
 def is_main_process() -> bool:
     """Whether this process writes the files; of several processes, the first does."""
-    return not is_distributed() or torch.distributed.get_rank() == 0
+    return process_index() == 0
+
+
+def largest(value: float, device: torch.device | str) -> float:
+    """The largest of the values that the processes give; all of them must ask."""
+    if not is_distributed():
+        return value
+    found = torch.full((), value, device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return found.item()
 
 
 def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:

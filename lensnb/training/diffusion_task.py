@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import AveragedModel
 
 from lensnb import denoiser, schedule
 from lensnb.datasets.dataset import Dataset
@@ -17,6 +16,8 @@ from lensnb.generator import untrained_denoiser
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
 from lensnb.training import optimise
+from lensnb.training.average import Average
+from lensnb.training.compiling import Compiler
 from lensnb.training.task import Losses
 
 
@@ -36,12 +37,16 @@ class DiffusionTask:
             weight_decay=self.train.decay,
             fused=optimise.has_fused(accelerator.device.type),
         )
-        self.update = optimise.Update(self.denoiser, self.optimiser, accelerator, self.train.clip)
-        self.model = AveragedModel(
-            self.denoiser, avg_fn=optimise.ramped_average(self.train.ema), use_buffers=True
+        self.compiler = Compiler(self.train, accelerator.device)
+        self.compiled_loss = self.compiler(self._loss)
+        self.update = optimise.Update(
+            self.denoiser,
+            self.optimiser,
+            accelerator,
+            self.train.clip,
+            keep_gradients=self.compiler.graphs,
         )
-        if self.train.compile:
-            self.denoiser.compile()
+        self.model = Average(self.denoiser, self.train.ema)
         self.pieces = self.train.accumulate
         self.nets: tuple[torch.nn.Module, ...] = (self.denoiser,)
         self.parts = {
@@ -64,9 +69,8 @@ class DiffusionTask:
         if context is not None:
             context = self._drop_some(context, generator)
         weight = self.denoiser.weight(sigma, self.weighting)
-        loss = self.update(self._losses(x0, sigma, noise, weight, context))
-        if not self.update.skipped:
-            self.model.update_parameters(self.denoiser)
+        (loss,) = self.update(self._losses(x0, sigma, noise, weight, context))
+        self.model.update()
         return {"loss": loss, "rate": rate, **optimise.skipped_entry(self.update)}
 
     def _drop_some(self, context: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -74,12 +78,16 @@ class DiffusionTask:
         u = torch.rand(len(context), 1, generator=generator, device=context.device)
         return context.masked_fill(u < self.train.drop_context, math.nan)
 
-    def _losses(self, *batch: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    def _losses(self, *batch: torch.Tensor | None) -> Iterator[tuple[torch.Tensor]]:
         """Yields the loss of each piece, times its share of the batch."""
         for piece, share in optimise.split_batch(batch, self.pieces, self.accelerator):
             with self.accelerator.autocast():
-                value = denoiser.loss(self.denoiser, *piece)
-            yield value * share
+                value = self.compiled_loss(*piece)
+            yield (value * share,)
+
+    def _loss(self, *piece: torch.Tensor) -> torch.Tensor:
+        """The loss of a piece: of images, noise levels, noise, weights and context."""
+        return denoiser.loss(self.denoiser, *piece)
 
 
 KINDS["diffusion"].task = DiffusionTask

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import AveragedModel
 
 from lensnb import gan
 from lensnb.datasets.dataset import Dataset
@@ -19,6 +18,8 @@ from lensnb.kinds import KINDS
 from lensnb.networks import gan_r3
 from lensnb.recipes.recipe import Params
 from lensnb.training import optimise
+from lensnb.training.average import Average
+from lensnb.training.compiling import Compiler
 from lensnb.training.task import Losses
 
 NOISE_IMAGES = 500  # training images on which the pixel noise is measured
@@ -46,10 +47,11 @@ class GanTask:
         self.adam_g = self._adam(self.generator)
         self.adam_d = self._adam(self.discriminator)
         self.update_g = optimise.Update(self.generator, self.adam_g, accelerator)
-        self.update_d = optimise.Update(self.discriminator, self.adam_d, accelerator)
-        self.model = AveragedModel(
-            self.generator, avg_fn=optimise.ramped_average(self.gan.ema), use_buffers=True
-        )
+        self.update_d = optimise.Update(self.discriminator, self.adam_d, accelerator, scalars=2)
+        self.model = Average(self.generator, self.gan.ema)
+        self.compiler = Compiler(self.gan, device)
+        self.generate = self.compiler(self.generator)
+        self.discriminate = self.compiler(self.discriminator)
         self.nets: tuple[torch.nn.Module, ...] = (self.generator, self.discriminator)
         self.parts = {
             "generator": self.generator,
@@ -75,18 +77,15 @@ class GanTask:
         gamma = gan.penalty(k, self.gan)
         for _ in range(self.gan.critic_updates):
             pairs = list(self._pairs(x, context, generator))
-            loss_d = self.update_d(self._discriminator_loss(pair, gamma) for pair in pairs)
+            loss_d, accuracy = self.update_d(self._judged(pair, gamma) for pair in pairs)
         self.discriminator.requires_grad_(False)
-        loss_g = self.update_g(self._generator_loss(pair) for pair in pairs)
+        (loss_g,) = self.update_g((self._generator_loss(pair),) for pair in pairs)
         self.discriminator.requires_grad_(True)
-        if not self.update_g.skipped:
-            self.model.update_parameters(self.generator)
-        # The start makes it a tensor even in a process that has no pair.
-        accuracy = sum(map(_accuracy, pairs), start=torch.zeros((), device=x.device))
+        self.model.update()
         return {
             "generator": loss_g,
             "discriminator": loss_d,
-            "accuracy": self.accelerator.reduce(accuracy),
+            "accuracy": accuracy,
             "rate": rate,
             **optimise.skipped_entry(self.update_d, self.update_g),
         }
@@ -107,27 +106,31 @@ class GanTask:
         for part, share in optimise.split_batch(batch, self.pieces, self.accelerator):
             real, context_part, *noise_part = part
             with self.accelerator.autocast():
-                made = self.generator(*noise_part, context=context_part)
+                made = self.generate(*noise_part, context=context_part)
             yield {"x": real, "made": made, "context": context_part, "share": share}
 
-    def _discriminator_loss(self, pair: dict[str, Any], gamma: float) -> torch.Tensor:
-        """The discriminator's loss on a pair, with gradient penalties where gamma is not 0.
+    def _judged(self, pair: dict[str, Any], gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The discriminator's loss on a pair, and how often it is right about the pair.
 
-        Enters the logits of real and of generated images into the pair.
+        Both are times the pair's share of the batch. The loss has gradient penalties where gamma is
+        not 0. Enters the logits of the real images into the pair.
         """
         both = torch.cat([pair["x"], pair["made"].detach()]).requires_grad_(gamma > 0)
         context = None if pair["context"] is None else pair["context"].repeat(2, 1)
+        # A penalty differentiates gradients once more, which compiled networks cannot.
+        discriminate = self.discriminator if gamma else self.discriminate
         with self.accelerator.autocast():
-            logits = self.discriminator(both, context)
-            pair["real"], pair["fake"] = logits.float().chunk(2)
-            loss = self.losses.discriminator(pair["real"], pair["fake"], self.gan.smoothing)
+            logits = discriminate(both, context)
+            real, fake = logits.float().chunk(2)
+            loss = self.losses.discriminator(real, fake, self.gan.smoothing)
         penalty = gamma / 2 * gan.steepness(logits, both) / len(pair["x"]) if gamma else 0
-        return (loss + penalty) * pair["share"]
+        pair["real"] = real
+        return (loss + penalty) * pair["share"], accuracy(real, fake) * pair["share"]
 
     def _generator_loss(self, pair: dict[str, Any]) -> torch.Tensor:
         """The generator's loss on a pair that the discriminator has just seen."""
         with self.accelerator.autocast():
-            fake = self.discriminator(pair["made"], pair["context"])
+            fake = self.discriminate(pair["made"], pair["context"])
             return self.losses.generator(pair["real"], fake.float()) * pair["share"]
 
 
@@ -138,10 +141,9 @@ def pixel_noise(dataset: Dataset) -> torch.Tensor:
     return gan_r3.noise_law(dataset.scaling.forward(images))[:, :, None, None]
 
 
-def _accuracy(pair: dict[str, Any]) -> torch.Tensor:
-    """How often the discriminator is right about a pair, times the pair's share of the batch."""
-    right = (pair["real"] > 0).float().mean() + (pair["fake"] < 0).float().mean()
-    return right / 2 * pair["share"]
+def accuracy(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """How often the discriminator is right, from its logits of real and of generated images."""
+    return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
 
 
 KINDS["gan"].task = GanTask

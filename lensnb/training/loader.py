@@ -22,13 +22,16 @@ from lensnb.seeds import Purpose, derived_seed
 
 DEVICE_SHARE = 0.25  # share of the free memory that images may take to stay on the device
 WORKERS = 2
+CPU = torch.device("cpu")
 
 
-@functools.lru_cache(maxsize=2)
-def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The random order of n images in an epoch, (n,)."""
+@functools.lru_cache(maxsize=4)
+def epoch_order(n: int, seed: int, epoch: int, device: torch.device = CPU) -> torch.Tensor:
+    """The random order of n images in an epoch, on a device (n,)."""
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.BATCHES, epoch))
-    return torch.randperm(n, generator=generator)
+    order = torch.randperm(n, generator=generator)
+    # from pinned memory a GPU fetches it while it works
+    return (order.pin_memory() if device.type == "cuda" else order).to(device, non_blocking=True)
 
 
 class Batches:
@@ -52,25 +55,28 @@ class Batches:
                 "lower it or bring more images"
             )
 
-    def rows(self, k: int) -> torch.Tensor:
-        """The rows of the images in batch k, (B,)."""
-        places = range(k * self.batch, (k + 1) * self.batch)
-        return torch.stack(
-            [epoch_order(self.n, self.seed, p // self.n)[p % self.n] for p in places]
-        )
+    def rows(self, k: int, device: torch.device = CPU) -> torch.Tensor:
+        """The rows of the images in batch k, on a device (B,)."""
+        epoch, first = divmod(k * self.batch, self.n)
+        rows = epoch_order(self.n, self.seed, epoch, device)[first : first + self.batch]
+        missing = self.batch - len(rows)
+        if missing:
+            rest = epoch_order(self.n, self.seed, epoch + 1, device)[:missing]
+            rows = torch.cat([rows, rest])
+        return rows
 
-    def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
+    def read(self, k: int) -> torch.Tensor:
         """The images of batch k (B, C, H, W) on the device."""
-        return self.images[rows.to(self.images.device)]
+        return self.images[self.rows(k, self.images.device)]
 
     def __call__(
         self, k: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Batch k: images (B, C, H, W), flipped and turned, and their context (B, K) or None."""
-        rows = self.rows(k)
-        x = self.read(k, rows)
-        x = apply_symmetries(x, draw_symmetries(self.flips, len(x), generator, x.device))
-        return x, None if self.context is None else self.context[rows.to(self.context.device)]
+        x = flipped_and_turned(self.read(k), self.flips, generator)
+        if self.context is None:
+            return x, None
+        return x, self.context[self.rows(k, self.context.device)]
 
 
 class MappedBatches(Batches):
@@ -84,7 +90,7 @@ class MappedBatches(Batches):
         self.next_k: int | None = None
         self.read_ahead: Iterator[torch.Tensor] = iter(())
 
-    def read(self, k: int, rows: torch.Tensor) -> torch.Tensor:
+    def read(self, k: int) -> torch.Tensor:
         """The images of batch k (B, C, H, W) on the device.
 
         They were read ahead if batch k - 1 came before; otherwise reading starts again at k.
@@ -191,19 +197,22 @@ def free_memory(device: torch.device) -> int:
 SYMMETRIES = {"none": (0,), "mirror": (0, 4), "square": tuple(range(8))}
 
 
-def draw_symmetries(
-    flips: str, n: int, generator: torch.Generator, device: torch.device
-) -> torch.Tensor:
-    """A random symmetry for each of n images, (n,)."""
-    allowed = torch.tensor(SYMMETRIES[flips], device=device)
-    return allowed[torch.randint(len(allowed), (n,), generator=generator, device=device)]
+def flipped_and_turned(x: torch.Tensor, flips: str, generator: torch.Generator) -> torch.Tensor:
+    """Each image of x (B, C, H, W) under a random symmetry, by one gather for all of them."""
+    table = symmetry_table(flips, x.shape[2], x.shape[3], x.device)  # (S, H W)
+    chosen = torch.randint(len(table), (len(x),), generator=generator, device=x.device)
+    if len(table) == 1:  # nothing but the identity
+        return x
+    pixels = table[chosen][:, None].expand(-1, x.shape[1], -1)  # (B, C, H W)
+    return x.flatten(2).gather(2, pixels).view(x.shape)
 
 
-def apply_symmetries(x: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-    """Each image of x (B, C, H, W) under its symmetry (B,)."""
-    out = torch.empty_like(x)
-    for symmetry in symmetries.unique().tolist():
-        chosen = symmetries == symmetry
-        turned = torch.rot90(x[chosen], symmetry % 4, (2, 3))
-        out[chosen] = turned.flip(3) if symmetry >= 4 else turned
-    return out
+@functools.lru_cache(maxsize=4)
+def symmetry_table(flips: str, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Which pixel goes where: a row for each symmetry that `flips` allows, (S, H W)."""
+    pixels = torch.arange(height * width).view(height, width)
+    rows = []
+    for symmetry in SYMMETRIES[flips]:
+        turned = torch.rot90(pixels, symmetry % 4, (0, 1))
+        rows.append((turned.flip(1) if symmetry >= 4 else turned).flatten())
+    return torch.stack(rows).to(device)

@@ -2,7 +2,8 @@
 
 `task.Task` says what the loop asks of a task. All random numbers of step k are seeded by (seed, k).
 So a resumed training draws the same numbers as an uninterrupted one, and only the parts of the task
-have to be restored.
+have to be restored. Between two lines of progress nothing is read back from the device, so a GPU
+never waits for the next step.
 """
 
 import math
@@ -133,19 +134,30 @@ def _log(log: Log | None, values: Mapping[str, float], step: int) -> None:
 
 
 def checked_losses(progress: Progress, checkpoint: Path) -> list[Losses]:
-    """The losses since the last line as numbers.
+    """The losses since the last line as numbers. Only here does a training wait for a GPU.
 
     Raises InputError for a loss that is not finite, unless fp16 has skipped that update.
     """
-    recent = [
-        {name: float(value) for name, value in losses.items()} for losses in progress["recent"]
-    ]
+    recent = as_numbers(progress["recent"])
     first_step = progress["step"] - len(recent) + 1
     for step, losses in reversed(list(enumerate(recent, first_step))):
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad and not losses.get("skipped"):
             raise InputError(_not_finite(bad[0], step, losses, checkpoint))
     return recent
+
+
+def as_numbers(recent: list[Losses]) -> list[dict[str, float]]:
+    """The losses of some steps with numbers for tensors, all read from the device at once."""
+    tensors = [value for losses in recent for value in losses.values() if torch.is_tensor(value)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [
+        {
+            name: next(numbers) if torch.is_tensor(value) else float(value)
+            for name, value in losses.items()
+        }
+        for losses in recent
+    ]
 
 
 def _not_finite(name: str, step: int, losses: Losses, checkpoint: Path) -> str:

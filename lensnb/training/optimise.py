@@ -1,10 +1,11 @@
-"""One optimiser's update: learning rate, weight average, fp16's loss scale.
+"""One optimiser's update: learning rate, gradients of all processes, fp16's loss scale.
 
 The result is the same for any number of processes.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,21 +14,6 @@ from accelerate import Accelerator
 from lensnb.recipes.schema import Optimiser
 
 Net = TypeVar("Net", bound=torch.nn.Module)
-Average = Callable[[torch.Tensor, torch.Tensor, int | torch.Tensor], torch.Tensor]
-
-
-def ramped_average(share: float) -> Average:
-    """The rule of an exponential moving average over the last `share` of the steps so far.
-
-    The decay grows with the number of steps n: average += (new - average) / (1 + share * n).
-    """
-
-    def average_weights(
-        average: torch.Tensor, new: torch.Tensor, n: int | torch.Tensor
-    ) -> torch.Tensor:
-        return average + (new - average) / (1 + share * n)
-
-    return average_weights
 
 
 # Learning rate ----------------------------------------------------------------------------------
@@ -92,12 +78,17 @@ def split_batch(
 class Update:
     """One optimiser's update of one network, the same for any number of processes.
 
-    Gradients are summed over the processes in one message after the last piece; the running
-    statistics of batch norm are averaged. So all processes hold the same numbers at any time, and
-    a checkpoint needs the numbers of only one process.
+    After the last piece one message goes to all processes: it sums the gradients and the scalars of
+    the step, and averages the running statistics of batch norm. So all processes hold the same
+    numbers at any time, and a checkpoint needs the numbers of only one process. Nothing here waits
+    for a GPU.
 
-    skipped : whether fp16 has skipped the last update
+    scalars : how many scalars each piece reports, its loss first
+    keep_gradients : whether gradients stay where they are in memory, which CUDA graphs need
+    skipped : with fp16, 1 if the last update was left out because a gradient was not finite, else 0
     """
+
+    is_trial = False  # see `trial`
 
     def __init__(
         self,
@@ -105,74 +96,107 @@ class Update:
         optimiser: torch.optim.Optimizer,
         accelerator: Accelerator,
         clip: float = math.inf,
+        scalars: int = 1,
+        keep_gradients: bool = False,
     ) -> None:
-        self.net = net
+        self.weights = [p for p in net.parameters() if p.requires_grad]
+        self.statistics = running_statistics(net)
         self.optimiser = optimiser
         self.accelerator = accelerator
         self.clip = clip
-        self.skipped = False
+        self.scalars = scalars
+        self.keep_gradients = keep_gradients
+        self.skipped: torch.Tensor | None = None
 
-    def __call__(self, losses: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Update with the gradients of the sum of `losses`; returns that sum, a scalar.
+    def __call__(self, pieces: Iterable[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """Update with the gradients of the sum of all losses; returns the sums of the scalars.
 
-        losses : scalars; an iterator may compute each one when it is asked for, to save memory
+        pieces : the scalars of each piece, its loss first, each times the piece's share of the
+        batch; an iterator may compute a piece when it is asked for it, to save memory
         """
-        self.optimiser.zero_grad()
-        total = torch.zeros((), device=self.accelerator.device)
-        for loss in losses:
-            self.accelerator.backward(loss)
-            total += loss.detach()
-        if self.accelerator.num_processes > 1:
-            self._combine_processes()
-        self._step()
-        return self.accelerator.reduce(total)
+        self._clear_gradients()
+        told = torch.zeros(self.scalars, device=self.accelerator.device)
+        for piece in pieces:
+            self.accelerator.backward(piece[0])
+            told += torch.stack([value.detach() for value in piece])
+        if not self.is_trial:
+            if self.accelerator.num_processes > 1:
+                self._combine_processes(told)
+            self._step()
+        return told
 
-    def _combine_processes(self) -> None:
-        """Sum the gradients and average the running statistics over the processes."""
-
-        def total(flat: torch.Tensor) -> torch.Tensor:
-            return self.accelerator.reduce(flat, "sum")
-
-        def mean(flat: torch.Tensor) -> torch.Tensor:
-            return self.accelerator.reduce(flat, "mean")
-
-        gradients = []
-        for p in self.net.parameters():
-            if p.requires_grad:
+    def _clear_gradients(self) -> None:
+        if self.keep_gradients:
+            for p in self.weights:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                gradients.append(p.grad)
-        replace_as_one(gradients, total)
-        replace_as_one([b for b in self.net.buffers() if b.is_floating_point()], mean)
+        self.optimiser.zero_grad(set_to_none=not self.keep_gradients)
+
+    @torch.no_grad()
+    def _combine_processes(self, told: torch.Tensor) -> None:
+        """Sum gradients and scalars and average the running statistics over the processes."""
+        pairs = []  # of what is summed, and of what lies in memory as it does in each process
+        for p in self.weights:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad  # no piece, no gradient
+            pairs.append((p.grad, p))
+        for statistic in self.statistics:
+            pairs.append((statistic.div_(self.accelerator.num_processes), statistic))
+        sum_as_one([*pairs, (told, told)])
 
     def _step(self) -> None:
         scaler = self.accelerator.scaler
         if scaler:
             scaler.unscale_(self.optimiser)
+            self.skipped = self._overflows()
         if self.clip < math.inf:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
         if scaler is None:
             self.optimiser.step()
             return
-        before = scaler.get_scale()
         # Where a gradient is not finite, the scaler leaves the step out and halves the scale.
         scaler.step(self.optimiser)
         scaler.update()
-        self.skipped = scaler.get_scale() < before
+
+    def _overflows(self) -> torch.Tensor:
+        """1 if a gradient is not finite, else 0. The scaler itself would wait for the GPU."""
+        gradients = [p.grad for p in self.weights if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, math.inf)
+        return (~largest.isfinite()).float()
 
 
-@torch.no_grad()
-def replace_as_one(
-    tensors: Sequence[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
-    """Replace tensors in place by `function` of all of them as one flat vector.
+@contextlib.contextmanager
+def trial() -> Iterator[None]:
+    """Within it updates compute gradients and stop there: no weight changes, no message is sent."""
+    Update.is_trial = True
+    try:
+        yield
+    finally:
+        Update.is_trial = False
 
-    Several processes then exchange one message instead of many.
+
+def running_statistics(net: torch.nn.Module) -> list[torch.Tensor]:
+    """Mean and variance that the batch norms of a network have seen."""
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    found = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    return [statistic for statistic in found if statistic is not None]
+
+
+def sum_as_one(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Replace tensors, in place, by their sums over all processes, in one message.
+
+    pairs : (tensor, a tensor of its shape). In the message the numbers have the order that the
+    second one has in memory: it is the same in all processes, and nothing is copied twice.
     """
-    if not tensors:
-        return
-    flat = function(torch.cat([t.flatten() for t in tensors]))
-    for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        t.copy_(part.view(t.shape))
+    views = [t.permute(_by_stride(like)) for t, like in pairs]
+    flat = torch.cat([view.flatten() for view in views])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([view.numel() for view in views])
+    sums = [part.view(view.shape) for part, view in zip(parts, views, strict=True)]
+    torch._foreach_copy_(views, sums)
+
+
+def _by_stride(t: torch.Tensor) -> list[int]:
+    """The dimensions of a tensor, from the slowest to the fastest in memory."""
+    return sorted(range(t.dim()), key=lambda d: -t.stride(d))
 
 
 # Devices ----------------------------------------------------------------------------------------
@@ -183,14 +207,13 @@ def scaler_part(accelerator: Accelerator) -> dict[str, Any]:
     return {"scaler": accelerator.scaler} if accelerator.scaler else {}
 
 
-def skipped_entry(*updates: Update) -> dict[str, float]:
+def skipped_entry(*updates: Update) -> dict[str, torch.Tensor]:
     """The entry "skipped" of a step's losses: 1 if fp16 has skipped one of the updates, else 0.
 
     Without fp16 there is no such entry.
     """
-    if not updates[0].accelerator.scaler:
-        return {}
-    return {"skipped": float(any(update.skipped for update in updates))}
+    found = [update.skipped for update in updates if update.skipped is not None]
+    return {"skipped": torch.stack(found).max()} if found else {}
 
 
 def has_fused(device: str) -> bool:

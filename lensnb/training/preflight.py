@@ -1,4 +1,4 @@
-"""What a training will take: seconds and memory, measured on one step that is undone.
+"""What a training will take: seconds and memory, measured on a few steps that are undone.
 
 Where memory does not suffice, one sentence says which settings would fit.
 """
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 from lensnb.kinds import Kind
-from lensnb.training import loader
+from lensnb.training import loader, optimise
+from lensnb.training.accelerator import largest
 from lensnb.training.loader import Batches
 from lensnb.training.task import Task
 
@@ -22,6 +23,7 @@ GIB = 2**30
 TRIAL_IMAGES = 4  # images of each process whose memory is measured
 USABLE_SHARE = 0.8  # share of the free memory that a training may plan with
 TIMED_STEPS = 4  # of these, one computes the GAN's penalties, which come at every fourth step
+TIMED_SECONDS = 4  # what they may take together; fewer are timed where they would take longer
 
 
 @contextlib.contextmanager
@@ -68,7 +70,7 @@ def step_bytes(
     # Compiled for a few images and then for many, the network would be slow for both.
     eager = torch.compiler.set_stance("force_eager")
     hooks = torch.autograd.graph.saved_tensors_hooks(saved, _unchanged)
-    with undone(task), eager, hooks:
+    with undone(task), optimise.trial(), eager, hooks:
         task.step(0, x, context, generator)
     task.pieces = pieces
     return saved.total
@@ -77,17 +79,44 @@ def step_bytes(
 def step_seconds(
     task: Task, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
 ) -> float:
-    """Mean seconds of an update with the batch x, after one update to warm up."""
+    """Mean seconds of an update with the batch x, after one update to warm up.
 
-    def seconds(k: int) -> float:
+    Several processes all time the same number of updates.
+    """
+
+    def seconds(steps: range) -> float:
         start = time.perf_counter()
-        losses = task.step(k, x, context, generator)
+        for k in steps:
+            losses = task.step(k, x, context, generator)
         float(next(iter(losses.values())))  # waits until a GPU is done
-        return time.perf_counter() - start
+        return largest(time.perf_counter() - start, x.device)
 
     with undone(task):
-        seconds(0)
-        return sum(seconds(k) for k in range(1, TIMED_STEPS + 1)) / TIMED_STEPS
+        warm = seconds(range(1, 2))
+        count = max(1, min(TIMED_STEPS, int(TIMED_SECONDS / warm)))
+        return seconds(range(1, count + 1)) / count
+
+
+def compile_now(
+    task: Task, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator
+) -> None:
+    """Compile what the task compiles, for the batch x. Where that fails, the task goes on without.
+
+    Nothing is compiled later: the training runs the same functions with the same shapes.
+    """
+    if not task.compiler.on:
+        return
+    failed = ""
+    try:
+        # Not step 0: at the first step of four a GAN computes penalties, which are not compiled.
+        with undone(task), optimise.trial():
+            task.step(1, x, context, generator)
+    except Exception as error:  # torch raises many kinds of errors
+        if _is_out_of_memory(error):
+            raise
+        failed = one_line(error, 120)
+    if largest(bool(failed), x.device):
+        task.compiler.give_up(failed or "in another process")
 
 
 class Estimate:
@@ -150,7 +179,8 @@ class Estimate:
         )
 
     def describe(self, steps: int) -> str:
-        """One line on size, time and memory; measures the time of a step."""
+        """One line on size, time and memory; compiles, then measures the time of a step."""
+        compile_now(self.task, self.x, self.context, self._generator())
         step = step_seconds(self.task, self.x, self.context, self._generator())
         size = sum(p.numel() for net in self.task.nets for p in net.parameters()) / 1e6
         return (
@@ -187,6 +217,6 @@ def explained(kind: Kind, estimate: Estimate | None = None) -> Iterator[None]:
         ) from None
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether torch could not get memory, on a GPU or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

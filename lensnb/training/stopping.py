@@ -10,7 +10,7 @@ import torch
 
 from lensnb.training.accelerator import is_distributed, is_main_process
 
-AGREE_EVERY = 5  # steps; several processes agree on whether to stop, for which a GPU must wait
+AGREE_EVERY = 5  # steps; several processes agree on whether to stop
 SAME_SIGNAL = 2.0  # seconds; the shell and the launcher may both pass on the same signal
 
 
@@ -25,6 +25,7 @@ class StopSignals:
         self.number: int | None = None  # of the signal that came first
         self.time = 0.0  # when it came
         self.handlers: dict[int, Any] = {}  # the handlers from before
+        self.asked: tuple[torch.Tensor, Any] | None = None  # on its way: see _exchange
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -46,15 +47,36 @@ class StopSignals:
     def requested(self, done: int, device: torch.device | str) -> int | None:
         """The number of the signal that asks to stop after `done` steps, or None.
 
-        Several processes exchange it every AGREE_EVERY steps.
+        Several processes exchange it every AGREE_EVERY steps. On GPUs they read the answer only
+        AGREE_EVERY steps later, when it has long been there, so that no GPU runs dry.
         """
         if not is_distributed():
             return self.number
         if done % AGREE_EVERY:
             return None
-        number = torch.tensor(self.number or 0, device=device)
+        earlier = self.asked
+        self.asked = self._exchange(torch.device(device))
+        if self.asked[1] is None:
+            return int(self.asked[0]) or None
+        if earlier is None:
+            return None
+        earlier[1].synchronize()
+        return int(earlier[0]) or None
+
+    def _exchange(self, device: torch.device) -> tuple[torch.Tensor, Any]:
+        """The largest number that any process has noted, on the CPU, and the event of its arrival.
+
+        The event is None if the number is there already.
+        """
+        number = torch.full((), self.number or 0, device=device)
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-        return int(number) or None
+        if device.type != "cuda":
+            return number, None
+        here = torch.empty((), dtype=number.dtype, pin_memory=True)
+        here.copy_(number, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return here, arrived
 
     def stop(self, number: int, done: int, steps: int) -> NoReturn:
         """Raise the exception that a signal stands for, once the first process has saved."""

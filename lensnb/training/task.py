@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch.optim.swa_utils import AveragedModel
+
+from lensnb.training.average import Average
+from lensnb.training.compiling import Compiler
 
 Losses = dict[str, Any]  # name -> scalar tensor or number, all that one step reports
 
@@ -14,15 +16,17 @@ class Task(Protocol):
 
     parts : name -> everything that has a state_dict; together they are the checkpoint
     model : the averaged network, whose weights are kept
+    compiler : compiles parts of the step, or none of them
     nets : the trained networks, for the count of weights
     pieces : how many micro-batches a batch is cut into
 
-    `loop.fit` can train a task without `model`, `nets` and `pieces`, as long as no weights are kept
-    on the way and nothing is watched.
+    `loop.fit` can train a task with `parts` and `step` alone, as long as no weights are kept on the
+    way and nothing is watched. A step never waits for a GPU: what it reports stays there.
     """
 
     parts: Mapping[str, Any]
-    model: AveragedModel
+    model: Average
+    compiler: Compiler
     nets: tuple[torch.nn.Module, ...]
     pieces: int
 
