@@ -42,13 +42,13 @@ class Batches:
         fits = devices.fitting_batch(trial, self.device)
         return math.ceil(n / math.ceil(n / min(fits, MOST_AT_A_TIME)))
 
-    def compile(self, wish: str, n: int) -> None:
-        """Have the network compiled if n images are many enough.
+    def compile(self, wish: str | bool, n: int) -> None:
+        """Have the network compiled to draw n images.
 
-        wish : always, never, or auto, which compiles on CUDA only
+        wish : true, false, or auto: on CUDA, if the images are many enough
         """
         pays = self.device.type == "cuda" and n * self.drawer.nfe >= LONG
-        if (wish == "always" or wish == "auto" and pays) and self.drawer.compiled is None:
+        if (pays if wish == "auto" else wish) and self.drawer.compiled is None:
             self.drawer.compiled = devices.Compiled(self.drawer.net)
 
     def drawn(

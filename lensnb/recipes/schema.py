@@ -6,7 +6,7 @@ such as a sampler, is read off the registry of that thing.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -49,8 +49,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        is_bool = isinstance(value, bool)
-        if is_bool and cls.model_fields[str(info.field_name)].annotation is not bool:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             raise ValueError("expected a value, not true or false")
         return value
 
@@ -282,7 +282,7 @@ class Sample(Section):
     n: Annotated[int, Field(ge=2)] = 256
     batch: Count | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: Literal["auto", "always", "never"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
     trajectory: Count = 4
     frames: Annotated[int, Field(ge=2, le=100)] = 40
     context: FilePath | None = None
