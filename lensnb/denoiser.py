@@ -150,7 +150,9 @@ class Denoiser(nn.Module):
         network in its own.
         """
         precise = torch.promote_types(x.dtype, torch.float32)
-        sigma = torch.as_tensor(sigma, dtype=precise, device=x.device).expand(len(x))  # (B,)
+        if not torch.is_tensor(sigma):  # filled on the device, so that nothing waits
+            sigma = torch.full((), float(sigma), dtype=precise, device=x.device)
+        sigma = sigma.to(x.device, precise).expand(len(x))  # (B,)
         at_pixels = sigma[:, None, None, None]  # (B, 1, 1, 1)
         c_skip, c_out, c_in = self.coefficients(at_pixels, self.sigma_data)
         own = self._network_type(precise)

@@ -14,9 +14,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lensnb import denoiser, sampler, schedule
+from lensnb import denoiser, devices, sampler, schedule
+from lensnb.batches import Batches
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
+from lensnb.devices import find_device
 from lensnb.errors import InputError, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
@@ -42,13 +44,33 @@ def sigmas_of(method: Method, diffusion: Diffusion) -> torch.Tensor:
 
 @dataclass
 class Drawer:
-    """What each kind draws with; it adds `nfe`, the number of network evaluations for an image."""
+    """What each kind draws with; it adds `nfe`, the number of network evaluations for an image.
+
+    precision : in which the network computes, fp32 or bf16; all else is float32
+    compiled : the network as torch.compile made it, or None to call the network itself
+    """
 
     net: Any
     params: Params
     method: Method
     dataset: Dataset
     device: str | torch.device
+    precision: str = "fp32"
+    compiled: devices.Compiled | None = None
+
+    def evaluate(self, *tensors: Any, **more: Any) -> torch.Tensor:
+        """The network of these tensors, in its precision."""
+        with devices.in_precision(self.precision, torch.device(self.device)):
+            out: torch.Tensor = (self.compiled or self.net)(*tensors, **more)
+        return out
+
+    def trial(self, seeds: list[int], context: torch.Tensor | None = None) -> None:
+        """What takes as much memory as drawing images of these seeds does."""
+        self.images(seeds, context)
+
+    def images(self, seeds: list[int], context: torch.Tensor | None = None) -> torch.Tensor:
+        """Finished images (B, C, H, W) in model units."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -62,17 +84,29 @@ class DiffusionDrawer(Drawer):
         self.sigmas = sigmas_of(method, self.params.diffusion)
         self.nfe = self.sampler.evaluations(method.steps) * (1 if method.guidance == 1 else 2)
 
+    def denoise(
+        self, x: torch.Tensor, sigma: float, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The clean images as the network predicts them (B, C, H, W)."""
+        level = x.new_full((len(x),), sigma)  # filled on the device, so that nothing waits
+        # One layout in memory, also of what the network itself returned: it is compiled once.
+        return self.evaluate(x.flatten().view(x.shape), level, context)
+
     def states(self, seeds: list[int], context: torch.Tensor | None = None) -> sampler.States:
         """The sampler's States for images of these seeds and contexts (B, K), in model units."""
         noise = sampler.ImageNoise(seeds)
         shape = self.dataset.images.shape[1:]
         x = sampler.start(self.sigmas, shape, noise, device=self.device)
-        denoise = denoiser.guided(self.net, context, self.method.guidance)
+        denoise = denoiser.guided(self.denoise, context, self.method.guidance)
         if self.method.clip:
             scaling = self.dataset.scaling
             denoise = denoiser.clipped(denoise, scaling.low, scaling.high)
         options = {name: getattr(self.method, name) for name in self.sampler.options}
         return self.sampler.run(denoise, self.sigmas, x, noise, **options)
+
+    def trial(self, seeds: list[int], context: torch.Tensor | None = None) -> None:
+        """The first step: all steps take the same memory."""
+        next(self.states(seeds, context))
 
     def images(self, seeds: list[int], context: torch.Tensor | None = None) -> torch.Tensor:
         """Finished images (B, C, H, W) in model units."""
@@ -101,8 +135,7 @@ class GanDrawer(Drawer):
         """Finished images (B, C, H, W) in model units."""
         noise = sampler.ImageNoise(seeds)
         drawn = [noise(shape, device=self.device) for shape in self.net.shapes]
-        images: torch.Tensor = self.net(*drawn, context=context)
-        return images
+        return self.evaluate(*drawn, context=context)
 
     def frames(self, seeds: list[int], count: int, context: torch.Tensor | None = None) -> Frames:
         """`count` images on the great circle through two latents of each seed: table, x, x0.
@@ -114,7 +147,7 @@ class GanDrawer(Drawer):
         b = noise(self.net.shapes[0], device=self.device)
         angle = np.linspace(0, 2 * np.pi, count)
         circle = [np.cos(t) * a + np.sin(t) * b for t in angle]
-        x = torch.stack([self.net(z, *rest, context=context) for z in circle])
+        x = torch.stack([self.evaluate(z, *rest, context=context) for z in circle])
         return {"step": list(range(count)), "angle_deg": np.degrees(angle).tolist()}, x, x
 
 
@@ -130,6 +163,7 @@ class Generator:
     """Any trained generator of a run, under one method of its recipe.
 
     net : the network in evaluation mode, on the device; nfe : network evaluations for an image
+    precision : in which the network computes, fp32 or bf16; all else is float32
     Image i of draw(n, seed) and trajectory(n, seed) is the same in any batch.
     """
 
@@ -148,6 +182,7 @@ class Generator:
         self.scaling = dataset.scaling
         self.kind = KINDS.find(method.model)
         self.inner = self.kind.drawer(net, params, method, dataset, device)
+        self.inner.precision = self.precision = self._precision()
         self.nfe = self.inner.nfe
         self.context = conditions.resolve(params.model.context, dataset)
         path = params.sample.context
@@ -157,6 +192,13 @@ class Generator:
                 "and these have no labels; leave them out"
             )
         self.table = conditions.read(path, self.context, dataset) if path else None
+
+    def _precision(self) -> str:
+        """What the recipe asks for; "auto" leaves fp32 to a network that is called only once."""
+        wish = self.params.sample.precision
+        if wish == "auto" and not self.kind.sampled:
+            return "fp32"
+        return devices.find_precision(wish, torch.device(self.device))
 
     def variant(self, steps: int, guidance: float = 1.0) -> "Generator":
         """The same network, drawn from in this number of steps and with this guidance.
@@ -199,27 +241,58 @@ class Generator:
         return encoded.to(self.device)
 
     def draw(
-        self, n: int, seed: int = 0, batch: int = 64, first: int = 0, table: Table | None = None
+        self,
+        n: int,
+        seed: int = 0,
+        batch: int | None = None,
+        first: int = 0,
+        table: Table | None = None,
     ) -> np.ndarray:
         """n images (n, C, H, W) in the user's units, float32.
+
+        batch : images at a time; None: as the recipe says, or as many as fit on the device
 
         Image i depends only on (seed, first + i) and its context. Pixels are clamped to a range
         three times as wide as the range of the training pixels, about the same middle.
         """
-        return np.concatenate(list(self.batches(n, seed, batch, first, table)))
+        drawn = np.empty((n, *self.dataset.images.shape[1:]), np.float32)
+        at = 0
+        for images in self.batches(n, seed, batch, first, table):
+            drawn[at : at + len(images)] = images
+            at += len(images)
+        return drawn
 
     @torch.inference_mode()
     def batches(
-        self, n: int, seed: int = 0, batch: int = 64, first: int = 0, table: Table | None = None
+        self,
+        n: int,
+        seed: int = 0,
+        batch: int | None = None,
+        first: int = 0,
+        table: Table | None = None,
     ) -> Iterator[np.ndarray]:
-        """The images of `draw`, `batch` of them at a time."""
-        span = self.scaling.high - self.scaling.low  # far outside, the inverse of asinh overflows
-        for at in range(first, first + n, batch):
-            count = min(batch, first + n - at)
-            context = self._encoded(self.asked(count, seed, at, table))
-            x = self.inner.images(image_seeds(seed, at, count), context).cpu()
-            x = x.clamp(self.scaling.low - span, self.scaling.high + span)
-            yield self.scaling.inverse(x).numpy()
+        """The images of `draw`, `batch` of them at a time.
+
+        While a batch travels to the host, the device draws the next one.
+        """
+        seeds = image_seeds(seed, first, n)
+        context = self._encoded(self.asked(n, seed, first, table))
+        many = Batches(self.inner, self.device)
+        batch = batch or self.params.sample.batch or many.fitting(seeds, context)
+        many.compile(self.params.sample.compile, n)
+        waiting: devices.Arriving | None = None
+        for x in many.drawn(seeds, context, batch):
+            arriving = devices.Arriving(self._in_units(x))
+            if waiting is not None:
+                yield waiting.array()
+            waiting = arriving
+        if waiting is not None:
+            yield waiting.array()
+
+    def _in_units(self, x: torch.Tensor) -> torch.Tensor:
+        """Images in the user's units; far outside, the inverse of asinh overflows."""
+        span = self.scaling.high - self.scaling.low
+        return self.scaling.inverse(x.clamp(self.scaling.low - span, self.scaling.high + span))
 
     @torch.inference_mode()
     def trajectory(
@@ -255,23 +328,7 @@ def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | 
             f"{weights[0]}: not the weights of this recipe ({one_line(error, 120)}); "
             "delete its folder and run notebooks/02_train.ipynb again"
         ) from None
-    return Generator(params, method, dataset, net.to(device).eval(), device)
-
-
-def find_device(name: str = "auto") -> torch.device:
-    """The torch device that a recipe asks for; "auto" is a GPU if there is one.
-
-    Raises InputError for a device that this machine does not have.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    best = next(device for device, available in there.items() if available)
-    if name != "auto" and not there[name]:
-        raise InputError(f"device: {name} is asked for, and this machine offers {best}")
-    return torch.device(best if name == "auto" else name)
+    return Generator(params, method, dataset, devices.placed(net, device), device)
 
 
 # Untrained networks of a recipe -------------------------------------------------------------------

@@ -27,8 +27,7 @@ class Kind:
     place : its place in the palette of the figures; None: its methods have places of their own
     best : whether the weights with the least kernel distance are kept, or the last ones
     untrained : (recipe, dataset) -> the untrained network that draws; set in generator.py
-    drawer : class with images(seeds, context) and frames(seeds, count, context); set in
-        generator.py
+    drawer : class of what draws from it, a `generator.Drawer`; set in generator.py
     task : class of the training task, a `training.task.Task`; set in training/
     """
 

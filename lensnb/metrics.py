@@ -121,11 +121,43 @@ def kid(a: np.ndarray, b: np.ndarray, chunk: int = 64) -> float:
     return float(within - 2 * total(known_a, known_b) / (len(a) * len(b)))
 
 
-def _mean_within(x: np.ndarray, total: float) -> float:
-    """Mean of the kernel over pairs of different rows of x (n, d); `total` is its sum over all."""
-    itself = (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()  # a row with itself
-    mean: float = (total - itself) / (len(x) * (len(x) - 1))
-    return mean
+def kid_resampled(
+    a: np.ndarray, b: np.ndarray, counts_a: np.ndarray, counts_b: np.ndarray, chunk: int = 64
+) -> np.ndarray:
+    """`kid` of many resampled sets, (times,), from one pass over all pairs of rows.
+
+    a (n, d), b (m, d); counts_a (times, n), counts_b (times, m) : how often each row is drawn, n
+    and m rows in all
+    """
+    a, b = as_rows(a, b, 2)
+    cross = _kernel_sums(a, b, counts_a, counts_b, chunk)
+    within = [
+        _mean_within(x, _kernel_sums(x, x, counts, counts, chunk), counts)
+        for x, counts in ((a, counts_a), (b, counts_b))
+    ]
+    found: np.ndarray = within[0] + within[1] - 2 * cross / (len(a) * len(b))
+    return found
+
+
+def _kernel_sums(
+    x: np.ndarray, y: np.ndarray, counts_x: np.ndarray, counts_y: np.ndarray, chunk: int
+) -> np.ndarray:
+    """`_kernel_sum` of many resampled sets, (times,)."""
+    totals = np.zeros(len(counts_x))
+    for i in range(0, len(x), chunk):
+        block = x[i : i + chunk] @ y.T / x.shape[1] + 1  # (chunk, m)
+        drawn = (block * block * block) @ counts_y.T  # (chunk, times)
+        totals += np.einsum("ct,tc->t", drawn, counts_x[:, i : i + chunk])
+    return totals
+
+
+def _mean_within(x: np.ndarray, total: Any, counts: Any = 1.0) -> Any:
+    """Mean of the kernel over pairs of different rows of x (n, d).
+
+    total : its sum over all pairs; counts : how often each row is there
+    """
+    itself = (counts * ((x * x).sum(1) / x.shape[1] + 1) ** 3).sum(-1)  # a row with itself
+    return (total - itself) / (len(x) * (len(x) - 1))
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray, chunk: int) -> float:

@@ -326,7 +326,7 @@ def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, fo
         names = [dataset.classes[i] for i in asked["class"]]
         io.write_table(folder / "context.csv", {**asked, "class": names})
     told = {"method": name, **made.method.model_dump(), "n": n, "seed": params.seed}
-    size = {"nfe": made.nfe, "parameters": made.parameters()}
+    size = {"nfe": made.nfe, "parameters": made.parameters(), "precision": made.precision}
     io.write_json(folder / "sample.json", told | size)
     timing = {"seconds_per_image": seconds, "device": str(made.device)}
     io.write_json(folder / "timing.json", timing)

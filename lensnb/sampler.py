@@ -356,7 +356,7 @@ def sample(
     sampler = SAMPLERS.find(name)
     _check_options(name, sampler, options)
     levels = _falling(sigmas)
-    made = []
+    made = np.empty((n, *shape), np.float32)
     with _evaluating(net) as device:
         for at in range(0, n, batch):
             noise = ImageNoise(image_seeds(seed, at, min(batch, n - at)))
@@ -366,8 +366,8 @@ def sample(
                 denoise = functools.partial(net, context=context[at : at + batch].to(device))
             for state in sampler.run(denoise, levels, x, noise, **options):
                 x = state.x
-            made.append(x.float().cpu())
-    return torch.cat(made).numpy() if made else np.empty((0, *shape), np.float32)
+            made[at : at + batch] = x.float().cpu().numpy()  # the one wait of a batch
+    return made
 
 
 def _check_options(name: str, sampler: Sampler, options: Iterable[str]) -> None:

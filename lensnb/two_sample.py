@@ -29,10 +29,13 @@ def two_sample(
     rows, weights, blocks = _deal(a, b, folds, permutations, np.random.default_rng(seed))
     terms = _quadratic(rows)
     everyone = np.arange(len(rows))
+    # The products of all training rows are those of all rows less those of the tested ones.
+    products = [terms[test].T @ terms[test] for test in blocks]
+    total = np.sum(products, axis=0)
     right, above = np.empty((2, *weights.shape))  # (2, u, 1 + permutations) each
-    for test in blocks:
+    for test, own in zip(blocks, products, strict=True):
         train = np.setdiff1d(everyone, test)
-        scores = _discriminant(terms[train], weights[:, train], terms[test])
+        scores = _discriminant(terms[train], weights[:, train], terms[test], total - own)
         right[:, test] = (1 + np.sign([scores, -scores])) / 2  # a score of zero counts half
         above[:, test] = np.stack(
             [_placements(s, weights[:, test, p]) for p, s in enumerate(scores.T)], axis=2
@@ -84,16 +87,21 @@ def _standardised(x: np.ndarray) -> np.ndarray:
 
 
 def _discriminant(
-    train: np.ndarray, weights: np.ndarray, test: np.ndarray, ridge: float = 10.0
+    train: np.ndarray,
+    weights: np.ndarray,
+    test: np.ndarray,
+    products: np.ndarray,
+    ridge: float = 10.0,
 ) -> np.ndarray:
     """Fisher's scores (t, p) of rows test (t, q), above zero for a.
 
-    train (u, q) with weights (2, u, p). The scores are zero if one side has no rows to learn from.
+    train (u, q) with weights (2, u, p); products (q, q) : train.T @ train. The scores are zero if
+    one side has no rows to learn from.
     """
     totals = weights.sum(1, keepdims=True)  # (2, 1, p)
     means = train.T @ weights / np.where(totals > 0, totals, 1)  # (2, q, p)
     gap = (means[0] - means[1]) * (totals > 0).all(0)
-    direction = np.linalg.solve(train.T @ train + ridge * np.eye(train.shape[1]), gap)
+    direction = np.linalg.solve(products + ridge * np.eye(len(products)), gap)
     middle = (direction * (means[0] + means[1])).sum(0) / 2
     scores: np.ndarray = test @ direction - middle
     return scores

@@ -198,13 +198,13 @@ def test_scores_are_those_of_fisher_with_a_ridge(rng):
     weights = rng.uniform(0, 0.04, (2, 30, 3))
     weights[:, :, 1] *= [[0.5], [2]]  # folds take more of one side than of the other
     weights[1, :, 2] = 0
-    scores = parts._discriminant(train, weights, test)
+    scores = parts._discriminant(train, weights, test, train.T @ train)
     for p in (0, 1):
         one, other = (np.average(train, axis=0, weights=side[:, p]) for side in weights)
         direction = np.linalg.inv(train.T @ train + 10 * np.eye(4)) @ (one - other)
         assert np.abs(scores[:, p] - (test - (one + other) / 2) @ direction).max() < 1e-12
     assert (scores[:, 2] == 0).all() and (
-        parts._discriminant(train, weights[::-1], test)[:, 2] == 0
+        parts._discriminant(train, weights[::-1], test, train.T @ train)[:, 2] == 0
     ).all()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lensnb import io
-from lensnb.evaluation.lensnet import LensNet, ToUnits, with_weights
+from lensnb.evaluation.lensnet import LensNet, ToUnits, outputs, with_weights
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "finder.safetensors"
 
@@ -38,22 +38,21 @@ def card() -> dict[str, Any]:
     return io.read_json(WEIGHTS.with_suffix(".json"))
 
 
-def load() -> Finder:
-    """The shipped finder, see `lensnet.with_weights`."""
-    return with_weights(Finder(), WEIGHTS)
+def load(device: str | torch.device = "cpu") -> Finder:
+    """The shipped finder on a device, see `lensnet.with_weights`."""
+    return with_weights(Finder(), WEIGHTS).to(device)
 
 
-@torch.inference_mode()
 def log_odds(
-    images: Any, units: ToUnits = torch.from_numpy, net: Finder | None = None, batch: int = 256
+    images: Any, units: ToUnits = torch.from_numpy, net: Finder | None = None
 ) -> np.ndarray:
     """Log odds (N,), float64, that images (N, C, H, W) show lenses.
 
     units : the comparison's `lensnet.Units`; by default the images are in the prior's units.
     """
     net = net or load()
-    parts = [net.odds(units(images[i : i + batch])) for i in range(0, len(images), batch)]
-    return torch.cat(parts).double().numpy()
+    odds: np.ndarray = torch.cat(outputs(images, units, net, net.odds)).cpu().double().numpy()
+    return odds
 
 
 def found(images: Any, units: ToUnits, net: Finder | None = None) -> np.ndarray:

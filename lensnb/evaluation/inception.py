@@ -14,8 +14,8 @@ from lensnb import io
 from lensnb.errors import InputError, one_line
 
 
-def load(weights: str | Path | None) -> Any:
-    """torch-fidelity's InceptionV3 with 2048 features.
+def load(weights: str | Path | None, device: str | torch.device = "cpu") -> Any:
+    """torch-fidelity's InceptionV3 with 2048 features, on a device.
 
     weights : the path of its .pth file, or "download".
     Raises InputError if torch-fidelity is not installed, and for a file that is not its weights.
@@ -29,12 +29,13 @@ def load(weights: str | Path | None) -> Any:
         ) from None
     path = None if weights == "download" else str(_harmless(io.locate(weights or "")))
     try:
-        return FeatureExtractorInceptionV3("lensnb", ["2048"], feature_extractor_weights_path=path)
+        net = FeatureExtractorInceptionV3("lensnb", ["2048"], feature_extractor_weights_path=path)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"evaluate.inception: {weights}: not the weights of torch-fidelity's InceptionV3, or "
             f"not to be downloaded ({one_line(error, 120)})"
         ) from None
+    return net.to(device)
 
 
 def _harmless(path: str | Path) -> str | Path:
@@ -56,14 +57,22 @@ def _harmless(path: str | Path) -> str | Path:
 
 
 @torch.inference_mode()
-def features(images: Any, low: float, high: float, net: Any, batch: int = 32) -> np.ndarray:
+def features(
+    images: Any,
+    low: float,
+    high: float,
+    net: Any,
+    batch: int = 32,
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
     """Features (N, 2048), float64, of images (N, C, H, W).
 
     Pixels in [low, high] become 0..255; a single channel is repeated three times.
     """
     found = []
     for at in range(0, len(images), batch):
-        x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32))
+        x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32)).to(device)
         x = ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
         found.append(net(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)[0])
-    return torch.cat(found).double().numpy()
+    rows: np.ndarray = torch.cat(found).cpu().double().numpy()
+    return rows

@@ -4,14 +4,16 @@ The floor of a distance is the same distance between two sets of real images.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from lensnb import io, metrics
 from lensnb.datasets.dataset import Dataset, comparison_rows
+from lensnb.devices import find_device
 from lensnb.errors import InputError
 from lensnb.evaluation import (
     image_stats,
@@ -22,23 +24,35 @@ from lensnb.evaluation import (
     uncertainty,
     usefulness,
 )
-from lensnb.evaluation.measures import LEAST, MEASURES, Measure, Reference, Rows, fit
+from lensnb.evaluation.measures import (
+    LEAST,
+    MEASURES,
+    Fitted,
+    Measure,
+    Reference,
+    Rows,
+    fit,
+    rows_of,
+)
+from lensnb.evaluation.workers import HERE, workers_for
 from lensnb.lensing.priors import PRIORS
 from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import FINDER, LENSNET
 
-CHUNK = 1024  # images that are measured at a time
+READ = "read"  # the key of the rows that hold what LensNet reads
 LEAST_CHI2 = 1e-6  # a constant image has chi2 = 0, which has no logarithm
 
 Asked = Mapping[str, np.ndarray]  # what images were asked to be: column -> (N,)
 Classes = tuple[np.ndarray, np.ndarray, np.ndarray]  # of generated, reference and other images
 Tree = dict[str, Any]
+T = TypeVar("T")
 
 
 class Judge:
     """The real images of a comparison, and what is measured on them once for all methods of a run.
 
     The reference images fix what must not depend on the generated ones: units, bins and levels.
+    Networks run on the recipe's device. Other work on many images is shared by worker processes.
     Raises InputError if there are fewer than LEAST images on a side.
     """
 
@@ -54,7 +68,11 @@ class Judge:
                 f"evaluate: {self.n} images on each side, and {LEAST} are needed; bring more "
                 "images, or raise data.holdout, evaluate.n or sample.n"
             )
-        self.reference = Reference(dataset.images[self.held], params.evaluate.inception)
+        self.device = judging_device(params.device)
+        self.workers = workers_for(self.n, params.evaluate.workers)
+        self.reference = Reference(
+            dataset.images[self.held], params.evaluate.inception, self.device, self.workers
+        )
         self.measures = {
             name: measure
             for name, measure in MEASURES.items()
@@ -67,6 +85,8 @@ class Judge:
         self.real = self.rows(self.reference.images)
         self.others = self.rows(dataset.part(self.other))
         self.optics = optics(params, dataset)
+        self._floors: dict[tuple[Any, ...], Any] = {}
+        self._last: tuple[Any, dict[str, np.ndarray]] | None = None
 
     def _fitted_rows(self) -> dict[str, Rows]:
         """Measure -> function from images to rows; measures of the same rows share the function."""
@@ -75,14 +95,25 @@ class Judge:
         return {name: fitted[measure.rows] for name, measure in self.measures.items()}
 
     def rows(self, images: Any) -> dict[str, np.ndarray]:
-        """The rows (N, d) of images (N, C, H, W) for each measure; shared rows are one array."""
-        parts: dict[Rows, list[np.ndarray]] = {make: [] for make in self.makers.values()}
-        for at in range(0, len(images), CHUNK):
-            some = images[at : at + CHUNK]
-            for make, found in parts.items():
-                found.append(make(some))
-        whole = {make: np.concatenate(found) for make, found in parts.items()}
-        return {name: whole[make] for name, make in self.makers.items()}
+        """The rows (N, d) of images (N, C, H, W) for each measure; shared rows are one array.
+
+        Beside the measures, READ holds what LensNet reads: the class, and lensnet.READS.
+        """
+        makers = self.makers | {READ: functools.partial(_read, self.reference.reader)}
+        there = {READ, *(name for name, m in self.measures.items() if _is_on_device(m.rows))}
+        if self.device.type == "cpu":
+            there = set()
+        found: dict[Rows, np.ndarray] = {}
+        for names, workers in ((there, HERE), (makers.keys() - there, self.workers)):
+            some = list(dict.fromkeys(make for name, make in makers.items() if name in names))
+            found |= zip(some, rows_of(some, images, workers), strict=True) if some else {}
+        return {name: found[make] for name, make in makers.items()}
+
+    def _rows_of_made(self, images: Any) -> dict[str, np.ndarray]:
+        """The rows of generated images; the last ones are kept, because several parts ask."""
+        if self._last is None or self._last[0] is not images:
+            self._last = images, self.rows(images)
+        return self._last[1]
 
     # ---- classes
 
@@ -91,15 +122,9 @@ class Judge:
         if asked is not None and self.dataset.labels is not None:
             known = self.dataset.labels
             return asked["class"][: self.n], known[self.held], known[self.other]
-        return self._read(images)["class"], *self._real_classes
-
-    @functools.cached_property
-    def _real_classes(self) -> tuple[np.ndarray, np.ndarray]:
-        others = self.dataset.part(self.other)
-        return self._read(self.reference.images)["class"], self._read(others)["class"]
-
-    def _read(self, images: Any) -> dict[str, np.ndarray]:
-        return lensnet.readings(images, self.reference.units, self.reference.net)
+        sets = (self._rows_of_made(images), self.real, self.others)
+        made, real, others = (rows[READ][:, 0].astype(int) for rows in sets)
+        return made, real, others
 
     # ---- distances
 
@@ -108,7 +133,7 @@ class Judge:
 
         The lens-model fit takes longer than all others and has a method of its own.
         """
-        made = self.rows(images)
+        made = self._rows_of_made(images)
         classes = self.classes(images, asked)
         found: Tree = {}
         for name in self.measures:
@@ -125,20 +150,48 @@ class Judge:
         """The tree of one measure for generated rows (n, d): key -> tree, one or several keys."""
         measure = self.measures[name]
         most = measure.most or self.n
+        distance = self.distances[name]
+        real = self.real[name][:most]
+        others = self.others[name][: 4 * most]
+        labels = classes if measure.by_class else None
+        s = self.settings
+
+        def floor() -> np.ndarray:
+            # what has a faster way is not worth the way to the workers
+            workers = HERE if measure.resampled else self.workers
+            known = None if labels is None else labels[1:]
+            return uncertainty.floor_values(
+                distance, real, others, s.floors, self.seed, known, workers
+            )
+
         found = uncertainty.measure(
-            self.distances[name],
+            distance,
             made[:most],
-            self.real[name][:most],
-            self.others[name][: 4 * most],
+            real,
+            others,
             measure.unit,
-            self.settings.bootstrap,
-            self.settings.floors,
+            s.bootstrap,
+            s.floors,
             self.seed,
             **measure.options,
-            labels=classes if measure.by_class else None,
+            labels=labels,
+            resampled=measure.resampled and measure.resampled(distance),
+            floor=self._once(floor, name, most, labels),
+            workers=self.workers,
         )
         trees = {name: found} if isinstance(measure.unit, str) else found
         return {key: tree | _reading(measure, key) for key, tree in trees.items()}
+
+    def _once(
+        self, make: Callable[[], T], name: str, most: int, labels: Classes | None = None
+    ) -> T:
+        """What `make` finds of real images with these classes, found once for all methods."""
+        classes = () if labels is None else tuple(part.tobytes() for part in labels[1:])
+        key = (name, most, *classes)
+        if key not in self._floors:
+            self._floors[key] = make()
+        found: T = self._floors[key]
+        return found
 
     def _more_of_frechet(self, made: np.ndarray) -> Tree:
         """The Frechet distance to training images, and its value without the bias of finite n.
@@ -175,14 +228,23 @@ class Judge:
         one_class = self.dataset.labels is None or len(np.unique(classes[1])) < 2
         if one_class or (read and "lenses_found" not in self.measures):
             return None
+        s = self.settings
+        real = self.real["frechet_lensnet"]
+        others = self.others["frechet_lensnet"]
+
+        def of_real() -> usefulness.Real:
+            return usefulness.of_real(real, others, classes[1:], s.floors, self.seed, self.workers)
+
         found = usefulness.measure(
             made,
-            self.real["frechet_lensnet"],
-            self.others["frechet_lensnet"],
+            real,
+            others,
             classes,
-            self.settings.bootstrap,
-            self.settings.floors,
+            s.bootstrap,
+            s.floors,
             self.seed,
+            self._once(of_real, "usefulness", self.n, classes),
+            self.workers,
         )
         whose = "read" if read else "asked"
         return found | _reading(MEASURES["usefulness"], "usefulness") | {"labels": whose}
@@ -225,7 +287,22 @@ class Judge:
         return self._chi2(self.reference.images[:n]), self._chi2(others)
 
     def _chi2(self, images: np.ndarray) -> np.ndarray:
-        return lens_fit.fit(images, **(self.optics or {})).chi2
+        """Reduced chi2 (N,); on a CPU each batch is fitted by one of the workers."""
+        if self.device.type == "cpu":
+            chi2_of = functools.partial(_reduced_chi2, optics=self.optics or {})
+            return rows_of([chi2_of], images, self.workers, lens_fit.CACHED)[0]
+        return _reduced_chi2(images, self.optics or {}, self.device)
+
+    def curves(self, images: np.ndarray) -> Tree:
+        """Mean power spectrum and radial profile with the standard error of the mean, as lists."""
+        makers = (image_stats.log_power, image_stats.radial_profile)
+        power, profile = rows_of(makers, images, self.workers)
+        return curves_of(power, profile, images.shape[-1], self.dataset.pixel_scale)
+
+    @functools.cached_property
+    def real_curves(self) -> Tree:
+        """`curves` of the reference."""
+        return self.curves(self.reference.images)
 
     def obedience(self, images: np.ndarray, asked: Asked) -> Tree | None:
         """What was asked for against what LensNet reads, and the same for real images.
@@ -235,12 +312,44 @@ class Judge:
         told = {name: column[: self.n] for name, column in asked.items()}
         known = obedience.known_of(self.dataset, self.held)
         both = {
-            "generated": obedience.compared(self._read(images), told, self.dataset, asked),
-            "real": obedience.compared(
-                self._read(self.reference.images), known, self.dataset, asked
-            ),
+            "generated": (self._rows_of_made(images), told),
+            "real": (self.real, known),
         }
-        return both if both["real"] else None
+        found = {
+            whose: obedience.compared(_columns(rows[READ]), columns, self.dataset, asked)
+            for whose, (rows, columns) in both.items()
+        }
+        return found if found["real"] else None
+
+
+def judging_device(name: str) -> torch.device:
+    """The device of a recipe, or the CPU where it does not know all that is needed, as float64.
+
+    Raises InputError for a device that this machine does not have.
+    """
+    device = find_device(name)
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _is_on_device(rows: Rows | Fitted | None) -> bool:
+    return isinstance(rows, Fitted) and rows.on_device
+
+
+def _read(reader: lensnet.Reader, images: np.ndarray) -> np.ndarray:
+    """What LensNet reads off images, (N, 6): the class, and the columns READS."""
+    read = reader.readings(images)
+    return np.stack([read[name] for name in ("class", *lensnet.READS)], axis=1)
+
+
+def _columns(read: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of `_read` by name."""
+    return {"class": read[:, 0].astype(int)} | dict(zip(lensnet.READS, read[:, 1:].T, strict=True))
+
+
+def _reduced_chi2(
+    images: np.ndarray, optics: Mapping[str, Any], device: str | torch.device = "cpu"
+) -> np.ndarray:
+    return lens_fit.fit(images, **optics, device=device).chi2
 
 
 def _reading(measure: Measure, key: str) -> Tree:
@@ -271,12 +380,9 @@ def optics(params: Params, dataset: Dataset) -> Tree | None:
     return {"pixel_scale": dataset.pixel_scale or 1, "psf_fwhm": psf_fwhm} if psf_fwhm else None
 
 
-def curves(images: np.ndarray, pixel_scale: float | None) -> Tree:
-    """Mean power spectrum and radial profile with the standard error of the mean, as lists."""
-    size = images.shape[-1]
-    root = np.sqrt(len(images))
-    power = image_stats.log_power(images)
-    profile = image_stats.radial_profile(images)
+def curves_of(power: np.ndarray, profile: np.ndarray, size: int, pixel_scale: float | None) -> Tree:
+    """Mean log10 power (N, rings) and radial profile (N, size // 2) with their errors, as lists."""
+    root = np.sqrt(len(power))
     return {
         "frequency": image_stats.frequencies(size, pixel_scale).tolist(),
         "log_power": power.mean(0).tolist(),
@@ -309,7 +415,11 @@ def evaluate(
         "finder": FINDER,
         "metrics": judge.measured(some, asked),
         "memorisation": memorisation.memorised(
-            some, dataset.part(dataset.train), dataset.part(dataset.heldout)
+            some,
+            dataset.part(dataset.train),
+            dataset.part(dataset.heldout),
+            device=judge.device,
+            workers=judge.workers,
         ),
     }
     if judge.settings.fit and judge.optics:
@@ -321,7 +431,5 @@ def evaluate(
     deviations = {key: column for key, column in columns.items() if column}
     io.write_table(folder / "deviations.csv", deviations)
     io.write_json(folder / "metrics.json", tree)
-    whose = {"generated": some, "real": judge.reference.images}
-    scale = dataset.pixel_scale
-    drawn = {key: curves(images, scale) for key, images in whose.items()}
-    io.write_json(folder / "curves.json", {"pixel_scale": scale, **drawn})
+    drawn = {"generated": judge.curves(some), "real": judge.real_curves}
+    io.write_json(folder / "curves.json", {"pixel_scale": dataset.pixel_scale, **drawn})

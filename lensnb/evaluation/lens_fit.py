@@ -11,6 +11,7 @@ doi:10.1007/BFb0067700). Brightness and background enter linearly and are solved
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from lensnb.errors import InputError
 from lensnb.evaluation import image_stats
-from lensnb.evaluation.lens_model import BOX, BROAD, HIGH, LOW, SCATTER, Optics, named
+from lensnb.evaluation.lens_model import BOX, BROAD, Optics, box, named
 from lensnb.evaluation.lens_model import deviation as deviation_of
 from lensnb.lensing import simulate
 from lensnb.lensing.priors import FLOOR, whole_number
@@ -27,6 +28,8 @@ FREE = len(BOX) + 2  # brightness and background
 # Rays a pixel and axis of the derivatives. These set only the direction of a step, so few rays do.
 SLOPE_RAYS = (1, 2)
 SEARCH = 12  # steps at most, from each start
+CACHED = 32  # images that are fitted at once on a CPU
+AT_A_TIME = 512  # and on other devices
 POLISH = 25  # steps at most, from the best of these
 ENOUGH = 0.01  # a descent ends where a step promises less gain in chi2; one error bar is 1
 FAINTEST = 1e-3  # share of an image's range: the least noise that it is taken to have
@@ -64,7 +67,8 @@ def fit(
     oversample: int = BROAD.oversample,
     starts: int = 3,
     seed: int = 0,
-    batch: int = 32,
+    batch: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> Fit:
     """Fit a smooth lens to images (N, C, H, W), channels averaged; returns a Fit.
 
@@ -79,7 +83,10 @@ def fit(
     oversample : rays a pixel and axis of the model.
     starts : number of descents; the seed displaces the start of all but the first at random.
 
-    Every image is fitted by itself, `batch` at once. Raises InputError for unusable arguments.
+    batch : images at once; by default CACHED on a CPU, and AT_A_TIME elsewhere
+    device : where they are fitted; it must know float64
+
+    Every image is fitted by itself. Raises InputError for unusable arguments.
     """
     maps = _checked_images(images)
     deviations, photons = _checked_noise(noise, maps, _checked("photons", photons, 0))
@@ -88,9 +95,14 @@ def fit(
     count = whole_number("starts", starts, 1)
     seed = whole_number("seed", seed, 0)
     fwhm = _checked("psf_fwhm", psf_fwhm, 0) / unit
-    batch = whole_number("batch", batch, 1)
+    device = torch.device(device)
+    usual = CACHED if device.type == "cpu" else AT_A_TIME
+    batch = usual if batch is None else whole_number("batch", batch, 1)
+    fine, *coarse = (Optics(maps.shape[1:], fwhm, r, device) for r in (rays, *SLOPE_RAYS))
     parts = [
-        _fit_batch(maps[i : i + batch], deviations[i : i + batch], photons, fwhm, rays, count, seed)
+        _fit_batch(
+            maps[i : i + batch], deviations[i : i + batch], photons, fine, coarse, count, seed
+        )
         for i in range(0, len(maps), batch)
     ]
     chi2, p, brightness, background, snr, model, residual, sky, start = (
@@ -174,22 +186,22 @@ def _fit_batch(
     maps: np.ndarray,
     noise: np.ndarray,
     photons: float,
-    fwhm: float,
-    oversample: int,
+    fine: Optics,
+    coarse: Sequence[Optics],
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, ...]:
     """The fit of maps (n, H, W) with noise (n, H, W).
 
+    fine, coarse : the optics of the model, and those of the derivatives, the coarsest first
     Returns chi2 (n,), parameters (n, 13), brightness, background and snr (n,), model and residual
     (n, 1, H, W), sky and start (n,).
     """
     numbers = np.s_[:, None, None]
     middle = np.median(maps, (1, 2))[numbers]
     sky = np.median(noise, (1, 2))[numbers]
-    image = torch.tensor((maps - middle) / sky).float()
-    relative = torch.tensor(noise / sky).float()
-    fine, *coarse = (Optics(maps.shape[1:], fwhm, rays) for rays in (oversample, *SLOPE_RAYS))
+    image = torch.tensor((maps - middle) / sky).float().to(fine.x.device)
+    relative = torch.tensor(noise / sky).float().to(fine.x.device)
     p, start = _search(image, relative, photons, coarse[0], count, seed)
     for optics in coarse:
         deviation = deviation_of(relative, fine.image(p), photons)
@@ -199,17 +211,17 @@ def _fit_batch(
     residual = (image - a * light - b) / deviation_of(relative, light, photons)
     chi2 = residual.double().square().sum((1, 2)) / (image[0].numel() - FREE)
     snr = torch.nan_to_num(simulate.ring_signal(a * light)) / math.sqrt(1 + photons)
-    model = (a * light + b).numpy() * sky + middle
+    model = (a * light + b).cpu().numpy() * sky + middle
     return (
-        chi2.numpy(),
-        p.numpy(),
-        (a.numpy() * sky)[:, 0, 0],
-        (b.numpy() * sky + middle)[:, 0, 0],
-        snr.numpy(),
+        chi2.cpu().numpy(),
+        p.cpu().numpy(),
+        (a.cpu().numpy() * sky)[:, 0, 0],
+        (b.cpu().numpy() * sky + middle)[:, 0, 0],
+        snr.cpu().numpy(),
         model[:, None].astype("float32"),
-        residual[:, None].numpy(),
+        residual[:, None].cpu().numpy(),
         sky[:, 0, 0],
-        start.numpy(),
+        start.cpu().numpy(),
     )
 
 
@@ -238,7 +250,7 @@ def _search(
         for values in _descend(first, each(image), deviation, optics, optics, SEARCH)
     )
     start = (chi2 <= chi2.amin(1, keepdim=True) + 1)[..., 0].int().argmax(1)
-    return p[torch.arange(len(p)), start], start
+    return p[torch.arange(len(p), device=p.device), start], start
 
 
 def _starts(seen: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -247,22 +259,23 @@ def _starts(seen: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     The circle is x^2 + y^2 = 2ax + 2by + c by weighted least squares. A round lens in the middle
     shows a source at (a, b) as a ring about (a, b): r = theta_E + a cos(phi) + b sin(phi).
     """
-    optics = Optics(seen.shape[1:], 0, 1)
+    low, high, scatter = box(seen.device)
+    optics = Optics(seen.shape[1:], 0, 1, seen.device)
     x, y = (v.double().flatten() for v in torch.meshgrid(optics.x, optics.y, indexing="xy"))
     basis = torch.stack([2 * x, 2 * y, torch.ones_like(x)])  # (3, HW)
     bright = (seen * (seen > 0.3 * seen.amax((1, 2), keepdim=True))).flatten(1).double()
     bright = bright / bright.sum(1, keepdim=True).clamp(min=FLOOR)
     # the 1e-6 is for an image without any bright pixel
-    normal = (bright[:, None] * basis) @ basis.T + 1e-6 * torch.eye(3)
+    normal = (bright[:, None] * basis) @ basis.T + 1e-6 * torch.eye(3, device=seen.device)
     a, b, c = torch.linalg.solve(normal, (bright * (x**2 + y**2)) @ basis.T).T.float()
-    ring = torch.sqrt((c + a**2 + b**2).clamp(min=0)).clamp(LOW[0], HIGH[0])
+    ring = torch.sqrt((c + a**2 + b**2).clamp(min=0)).clamp(low[0], high[0])
     o = torch.zeros_like(a)
     e = torch.full_like(a, 0.02)  # at e = 0 the angle has no derivative
     first = torch.stack([ring, e, e, o, o, o, o, a, b, 0.17 * ring, o + 1, e, e], 1)
     random = np.random.default_rng(seed).standard_normal((count, len(BOX)))
-    offsets = torch.tensor(random).float() * SCATTER
+    offsets = torch.tensor(random).float().to(scatter) * scatter
     offsets[0] = 0
-    return torch.clamp(first[:, None] + offsets, LOW, HIGH)
+    return torch.clamp(first[:, None] + offsets, low, high)
 
 
 def _descend(
@@ -278,7 +291,7 @@ def _descend(
     coarse : the optics of the derivatives.
     """
     p = p.clone()
-    live = torch.arange(len(p))
+    live = torch.arange(len(p), device=p.device)
     chi2, normal, pull = _measure(p, image, deviation, optics, coarse)
     damping = torch.full_like(chi2, 0.01)
     for _ in range(steps):
@@ -340,8 +353,9 @@ def _step(
 
     A parameter at its bound stays there if the step would lead beyond it.
     """
+    low, high, _ = box(p.device)
     inner = pull[:, : p.shape[1]]
-    held = (p <= LOW) & (inner < 0) | (p >= HIGH) & (inner > 0)
+    held = (p <= low) & (inner < 0) | (p >= high) & (inner > 0)
     free = torch.nn.functional.pad(~held, (0, FREE - p.shape[1]), value=True).double()
     normal = normal * free[:, :, None] * free[:, None, :]
     pull = pull * free
@@ -349,7 +363,7 @@ def _step(
     # the small terms are for slopes that are all 0
     extra = damping[:, None] * size + 1e-9 * size.amax(1, keepdim=True) + 1e-30
     step = torch.linalg.solve(normal + torch.diag_embed(extra), pull)
-    tried = torch.clamp(p + step[:, : p.shape[1]].float(), LOW, HIGH)
+    tried = torch.clamp(p + step[:, : p.shape[1]].float(), low, high)
     step[:, : p.shape[1]] = tried.double() - p
     return tried, (2 * pull * step).sum(1) - (step * (normal @ step[:, :, None])[:, :, 0]).sum(1)
 

@@ -1,5 +1,6 @@
 """The smooth lens that `lens_fit.py` fits: its 13 parameters, their bounds and its image."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -27,27 +28,43 @@ BOX = {
     "source_e1": (-0.5, 0.5, 0.05),
     "source_e2": (-0.5, 0.5, 0.05),
 }
-LOW, HIGH, SCATTER = torch.tensor(list(BOX.values())).T
+DEVICE_RAYS = 2**22  # traced at once on other devices than a CPU: some GiB with all derivatives
 LENGTHS = ("theta_E_smooth", "x", "y", "source_x", "source_y", "source_radius")
 
 
+@functools.lru_cache
+def box(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower bounds, upper bounds and scatter of the starts, (13,) each, on a device."""
+    low, high, scatter = torch.tensor(list(BOX.values()), device=device).T
+    return low, high, scatter
+
+
 class Optics:
-    """How (H, W) pixels see a source, traced by `rays` rays a pixel and axis.
+    """How (H, W) pixels see a source, traced by `rays` rays a pixel and axis on a device.
 
     Lengths are in half sides of the image.
     """
 
-    def __init__(self, shape: Sequence[int], fwhm: float, rays: int) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        fwhm: float,
+        rays: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
         step = 2 / min(shape) / rays
         self.y, self.x = (
-            (torch.arange(side * rays) - (side * rays - 1) / 2) * step for side in shape
+            (torch.arange(side * rays, device=device) - (side * rays - 1) / 2) * step
+            for side in shape
         )
         # width of the PSF in rays; the least value leaves the image as it is
         width = max(fwhm / math.sqrt(8 * math.log(2)) / step, 1e-3)
         self.blurs = [
-            simulate.psf_matrix(side, rays, width, BROAD.psf_truncation) for side in shape
+            simulate.psf_matrix(side, rays, width, BROAD.psf_truncation).to(device)
+            for side in shape
         ]
-        self.rows = max(1, simulate.CACHED_RAYS // (len(self.x) * len(self.y)))
+        at_once = simulate.CACHED_RAYS if self.x.device.type == "cpu" else DEVICE_RAYS
+        self.rows = max(1, at_once // (len(self.x) * len(self.y)))
 
     def image(self, p: torch.Tensor) -> torch.Tensor:
         """Images (n, H, W) of parameters (n, 13), for a brightness of 1 at the source radius."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lensnb import io
+from lensnb import devices, io
 from lensnb.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lensnet.safetensors"
@@ -23,6 +23,7 @@ CLASSES = 3
 READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # regressed, beside the class
 
 Net = TypeVar("Net", bound=nn.Module)
+T = TypeVar("T")
 ToUnits = Callable[[Any], torch.Tensor]  # such as Units: images (N, C, H, W) -> (N, 1, H, W)
 
 
@@ -112,36 +113,74 @@ def with_weights(net: Net, weights: Path) -> Net:
     return net.eval()
 
 
-def load() -> LensNet:
-    """The shipped LensNet, see `with_weights`."""
-    return with_weights(LensNet(), WEIGHTS)
+def load(device: str | torch.device = "cpu") -> LensNet:
+    """The shipped LensNet on a device, see `with_weights`."""
+    return with_weights(LensNet(), WEIGHTS).to(device)
 
 
 @torch.inference_mode()
-def features(
-    images: Any, units: ToUnits, net: LensNet | None = None, batch: int = 256
-) -> np.ndarray:
-    """Features (N, 64), float64, of images (N, C, H, W); `units` is the comparison's Units."""
-    net = net or load()
-    parts = [net(units(images[i : i + batch])) for i in range(0, len(images), batch)]
-    return torch.cat(parts).double().numpy()
+def outputs(
+    images: Any, units: ToUnits, net: nn.Module, of: Callable[[torch.Tensor], T], batch: int = 256
+) -> list[T]:
+    """of(x) for the images in the prior's units x (B, 1, H, W), `batch` at a time.
 
-
-@torch.inference_mode()
-def readings(
-    images: Any, units: ToUnits, net: LensNet | None = None, batch: int = 256
-) -> dict[str, np.ndarray]:
-    """What LensNet reads off images (N, C, H, W): "class" and READS -> (N,).
-
-    The class is a number; lengths are in arcsec of the broad prior.
+    x is where the network's weights are; float32 products are not rounded further there.
     """
-    net = net or load()
-    card = io.read_json(WEIGHTS.with_suffix(".json"))["held_out"]
-    parts = [net.read(units(images[i : i + batch])) for i in range(0, len(images), batch)]
-    logits = torch.cat([part[0] for part in parts])
-    scaled = torch.cat([part[1] for part in parts])
-    found = {"class": logits.argmax(1).numpy()}
-    for i, name in enumerate(READS):
-        column = scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name]
-        found[name] = (column.exp() if name == "snr" else column).numpy()
-    return found
+    device = next(net.parameters()).device
+    with devices.full_precision(device):
+        return [of(units(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)]
+
+
+class Reader:
+    """What LensNet says of images (N, C, H, W) in the units of a comparison.
+
+    Several measures ask for the same images one after the other, so the last answer is kept.
+    """
+
+    def __init__(self, units: ToUnits, net: LensNet | None = None) -> None:
+        self.units = units
+        self.net = net or load()
+        self._last: tuple[Any, torch.Tensor, torch.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}  # other processes get no images
+
+    def _said_of(self, images: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (N, 64) and the head's numbers (N, 8), on the CPU."""
+        if self._last is None or self._last[0] is not images:
+            parts = outputs(images, self.units, self.net, self._both)
+            features, heads = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+            self._last = (images, features, heads)
+        return self._last[1:]
+
+    def _both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.net(x)
+        return features, self.net.head(features)
+
+    def features(self, images: Any) -> np.ndarray:
+        """Features (N, 64), float64."""
+        found: np.ndarray = self._said_of(images)[0].double().numpy()
+        return found
+
+    def readings(self, images: Any) -> dict[str, np.ndarray]:
+        """What LensNet reads off the images: "class" and READS -> (N,).
+
+        The class is a number; lengths are in arcsec of the broad prior.
+        """
+        card = io.read_json(WEIGHTS.with_suffix(".json"))["held_out"]
+        logits, scaled = self._said_of(images)[1].split([CLASSES, len(READS)], dim=1)
+        found = {"class": logits.argmax(1).numpy()}
+        for i, name in enumerate(READS):
+            column = scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name]
+            found[name] = (column.exp() if name == "snr" else column).numpy()
+        return found
+
+
+def features(images: Any, units: ToUnits, net: LensNet | None = None) -> np.ndarray:
+    """Features (N, 64), float64, of images (N, C, H, W); `units` is the comparison's Units."""
+    return Reader(units, net).features(images)
+
+
+def readings(images: Any, units: ToUnits, net: LensNet | None = None) -> dict[str, np.ndarray]:
+    """What LensNet reads off images (N, C, H, W), see `Reader.readings`."""
+    return Reader(units, net).readings(images)

@@ -13,11 +13,12 @@ A measure of your own takes a few lines, in any module that is imported before a
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from lensnb import metrics
 from lensnb.evaluation import (
@@ -31,6 +32,7 @@ from lensnb.evaluation import (
     usefulness,
 )
 from lensnb.evaluation.morphology import mean_vector, wasserstein_columns
+from lensnb.evaluation.workers import HERE, Workers
 from lensnb.registry import Registry
 from lensnb.two_sample import two_sample
 
@@ -48,14 +50,29 @@ Distance = Callable[..., Any]  # of two sets of rows: a number, an array, or (va
 class Reference:
     """The real images that fix all units, bins and levels before anything is measured.
 
-    images : (N, C, H, W); inception : the weights of Inception, or None to do without it.
+    images : (N, C, H, W); inception : the weights of Inception, or None to do without it
+    device : where networks run; workers : who measures many images, if the device is a CPU
+    reader : LensNet in the units of these images
     """
 
-    def __init__(self, images: np.ndarray, inception: str | None = None) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        inception: str | None = None,
+        device: str | torch.device = "cpu",
+        workers: Workers = HERE,
+    ) -> None:
         self.images = images
         self.inception = inception
+        self.device = torch.device(device)
+        self.workers = workers
         self.units = lensnet.Units(images)
-        self.net = lensnet.load()
+        self.reader = lensnet.Reader(self.units, lensnet.load(device))
+
+    def rows(self, make: Rows) -> np.ndarray:
+        """The rows (N, d) of the reference images that networks `make`."""
+        workers = self.workers if self.device.type == "cpu" else HERE
+        return rows_of([make], self.images, workers)[0]
 
     @functools.cached_property
     def edges(self) -> np.ndarray:
@@ -63,14 +80,35 @@ class Reference:
         return image_stats.intensity_edges(self.images)
 
 
+def rows_of(
+    makers: Sequence[Rows], images: Any, workers: Workers = HERE, chunk: int = 256
+) -> list[np.ndarray]:
+    """The rows (N, d) of images (N, C, H, W) for each maker; workers measure `chunk` at a time."""
+    jobs = ((makers, images[at : at + chunk]) for at in range(0, len(images), chunk))
+    parts = workers.map(_rows_of_some, jobs)
+    return [np.concatenate(found) for found in zip(*parts, strict=True)]
+
+
+def _rows_of_some(makers: Sequence[Rows], images: np.ndarray) -> list[np.ndarray]:
+    return [make(images) for make in makers]
+
+
 @dataclass(frozen=True)
 class Fitted:
     """Rows or a distance that the reference images fix first: `make(reference)` returns them.
 
-    Use it as a decorator of `make`.
+    Use it as a decorator of `make`. Worker processes get a copy of the rows: what they hold on to
+    should not be the reference with all its images.
+    on_device : whether the rows are computed on the reference's device
     """
 
     make: Callable[[Reference], Callable[..., Any]]
+    on_device: bool = False
+
+
+def on_device(make: Callable[[Reference], Callable[..., Any]]) -> Fitted:
+    """A decorator: `Fitted` rows that are computed on the reference's device."""
+    return Fitted(make, on_device=True)
 
 
 def fit(part: Any, reference: Reference) -> Any:
@@ -95,6 +133,7 @@ class Measure:
     label : its name in figures and tables; or name -> label
     larger_is_better : True, False, or None where the value of real images is best; or name -> one
     options : `resample` and `ratio` of `uncertainty.measure`
+    resampled : distance -> a faster way to its resampled values, an `uncertainty.Resampled`
     by_class : whether the distance takes the classes of both sets, too
     most : images on each side, at most; None: no limit
     mean_unit : unit of the rows, whose mean is then told beside the distance; None: no mean
@@ -108,6 +147,7 @@ class Measure:
     label: str | Mapping[str, str]
     larger_is_better: bool | None | Mapping[str, bool | None] = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    resampled: Callable[[Distance], uncertainty.Resampled] | None = None
     by_class: bool = False
     most: int | None = None
     mean_unit: str | None = None
@@ -133,48 +173,51 @@ def label(key: str) -> str:
 # ---- features of networks
 
 
-@Fitted
+@on_device
 def lensnet_features(reference: Reference) -> Rows:
     """LensNet's features in standard deviations of the reference: (N, <= 64).
 
     A dead feature divided by its scatter would outweigh all others, so it is left out.
     """
-    units, net = reference.units, reference.net
-    std = lensnet.features(reference.images, units, net).std(axis=0)
+    features = reference.reader.features
+    std = reference.rows(features).std(axis=0)
     alive = std > 1e-3 * std.max()
-    return lambda images: lensnet.features(images, units, net)[:, alive] / std[alive]
+    return lambda images: features(images)[:, alive] / std[alive]
 
 
-@Fitted
+@on_device
 def lensnet_readings(reference: Reference) -> Rows:
     """The lens parameters that LensNet reads off: (N, 5), columns lensnet.READS."""
+    readings = reference.reader.readings
 
     def rows(images: np.ndarray) -> np.ndarray:
-        read = lensnet.readings(images, reference.units, reference.net)
+        read = readings(images)
         return np.stack([read[name] for name in lensnet.READS], axis=1)
 
     return rows
 
 
-@Fitted
+@on_device
 def found_by_finder(reference: Reference) -> Rows:
     """Whether the lens finder finds a lens: (N, 1) bool."""
-    net = finder.load()
-    return lambda images: finder.found(images, reference.units, net)[:, None]
+    net = finder.load(reference.device)
+    units = reference.units
+    return lambda images: finder.found(images, units, net)[:, None]
 
 
 def finder_knows(reference: Reference) -> bool:
     """Whether the finder, which knows lenses only, finds half of the real images or more."""
-    return bool(found_by_finder.make(reference)(reference.images).mean() >= 0.5)
+    return bool(reference.rows(found_by_finder.make(reference)).mean() >= 0.5)
 
 
-@Fitted
+@on_device
 def inception_features(reference: Reference) -> Rows:
     """Inception's features: (N, 2048)."""
-    net = inception.load(reference.inception)
+    device = reference.device
+    net = inception.load(reference.inception, device)
     low = float(reference.images.min())
     high = float(reference.images.max())
-    return functools.partial(inception.features, low=low, high=high, net=net)
+    return functools.partial(inception.features, low=low, high=high, net=net, device=device)
 
 
 def has_inception(reference: Reference) -> bool:
@@ -197,6 +240,11 @@ def share_found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return found["share"], found["error"]
 
 
+def by_pairs(distance: Distance) -> uncertainty.Resampled:
+    """The resampled values of the kernel distance."""
+    return metrics.kid_resampled
+
+
 def _add_features(name: str, distance: Distance, unit: Any, text: Any, **more: Any) -> None:
     """Enter a measure whose rows are LensNet's features."""
     MEASURES.add(name, Measure(lensnet_features, distance, unit, "features", text, **more))
@@ -210,7 +258,14 @@ _add_features(
     "Frechet distance (LensNet) by class",
     by_class=True,
 )
-_add_features("kid", metrics.kid, "1", "kernel distance (LensNet)", options={"ratio": False})
+_add_features(
+    "kid",
+    metrics.kid,
+    "1",
+    "kernel distance (LensNet)",
+    options={"ratio": False},
+    resampled=by_pairs,
+)
 _add_features(
     "neighbours",
     metrics.neighbours,
@@ -266,27 +321,27 @@ def intensity_shares(reference: Reference) -> Rows:
 def intensity_distance(reference: Reference) -> Distance:
     """Wasserstein-1 distance of pixel intensities, in standard deviations of real pixels."""
     widths = np.diff(reference.edges)
-    return lambda a, b: metrics.wasserstein(a, b, widths) / reference.units.std
+    std = reference.units.std
+    return lambda a, b: metrics.wasserstein(a, b, widths) / std
 
 
 @Fitted
 def profile_rows(reference: Reference) -> Rows:
     """Radial profile in standard deviations of real pixels."""
-    return lambda images: image_stats.radial_profile(images) / reference.units.std
+    std = reference.units.std
+    return lambda images: image_stats.radial_profile(images) / std
 
 
-MEASURES.add(
-    "intensity",
-    Measure(intensity_shares, intensity_distance, PIXEL_STD, "physics", "pixel intensities"),
-)
-MEASURES.add(
-    "spectrum",
-    Measure(image_stats.log_power, metrics.mean_distance, "dex", "physics", "power spectrum"),
-)
-MEASURES.add(
-    "profile",
-    Measure(profile_rows, metrics.mean_distance, PIXEL_STD, "physics", "radial profile"),
-)
+def _add_means(name: str, rows: Rows | Fitted, distance: Any, unit: str, text: str) -> None:
+    """Enter a measure whose distance depends on the mean rows alone."""
+    MEASURES.add(
+        name, Measure(rows, distance, unit, "physics", text, resampled=uncertainty.by_means)
+    )
+
+
+_add_means("intensity", intensity_shares, intensity_distance, PIXEL_STD, "pixel intensities")
+_add_means("spectrum", image_stats.log_power, metrics.mean_distance, "dex", "power spectrum")
+_add_means("profile", profile_rows, metrics.mean_distance, PIXEL_STD, "radial profile")
 
 
 # ---- physics: shapes
@@ -299,6 +354,12 @@ def minkowski_rows(reference: Reference) -> Rows:
     """Minkowski functionals above the levels that shares of the reference pixels exceed."""
     levels = morphology.excursion_levels(reference.images)
     return functools.partial(morphology.minkowski, levels=levels)
+
+
+@on_device
+def scattering_rows(reference: Reference) -> Rows:
+    """Wavelet scattering, on the device."""
+    return functools.partial(scattering.scattering, device=reference.device)
 
 
 def _add_shape(
@@ -316,7 +377,7 @@ _add_shape("ellipticity", morphology.ellipticity, wasserstein_columns, "elliptic
 _add_shape("multipoles", morphology.multipoles, mean_vector, "multipoles")
 _add_shape("peak_counts", morphology.peak_counts, wasserstein_columns, "peak counts")
 _add_shape("minkowski", minkowski_rows, mean_vector, "Minkowski functionals")
-_add_shape("scattering", scattering.scattering, mean_vector, "wavelet scattering")
+_add_shape("scattering", scattering_rows, mean_vector, "wavelet scattering")
 
 
 # ---- measures that not every run has

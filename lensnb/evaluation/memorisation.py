@@ -4,27 +4,34 @@ Images are compared as small smoothed maps under all eight symmetries of the squ
 flipped and turned copies are found.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from lensnb.evaluation.uncertainty import share_error
+from lensnb.evaluation.workers import HERE, Workers
 
 RARE = 0.01  # share of real images below the threshold under which an image counts as a copy
 # Most held-out images that fix the threshold; so many make RARE right to 0.2 %. Time grows as the
 # square of their number.
 YARDSTICK = 2500
+BLOCK = 1024  # images of a pool that are compared at a time
+CACHED = 256  # rows that are compared with them at a time on a CPU
+AT_A_TIME = 8192  # and on other devices: 0.3 GiB of cosines
 
 
-def maps(images: Any, size: int = 16, chunk: int = 1024) -> torch.Tensor:
+def maps(
+    images: Any, size: int = 16, chunk: int = 1024, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """Images (N, C, H, W) as rows (N, size^2) of area means, each with mean 0 and length 1.
 
-    float32; `chunk` images are read at a time.
+    float32, on the device; `chunk` images are read at a time.
     """
     grey = (
-        torch.tensor(np.asarray(images[i : i + chunk], np.float32)).mean(dim=1, keepdim=True)
+        torch.tensor(np.asarray(images[i : i + chunk], np.float32), device=device).mean(
+            dim=1, keepdim=True
+        )
         for i in range(0, len(images), chunk)
     )
     small = torch.cat(
@@ -42,44 +49,61 @@ def symmetric(rows: torch.Tensor) -> torch.Tensor:
     return torch.stack([t.flatten(1) for s in turned for t in (s, s.flip(2))])
 
 
-def blocks(images: Any, chunk: int = 1024) -> Iterator[torch.Tensor]:
-    """The maps of images (N, C, H, W), `chunk` at a time: a memory map is read piecewise."""
-    return (maps(images[at : at + chunk]) for at in range(0, len(images), chunk))
-
-
 def nearest(
     rows: torch.Tensor,
-    pool: Iterable[torch.Tensor],
+    pool: Any,
     own: np.ndarray | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
+    workers: Workers = HERE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the nearest map of a pool and its index, for each map of `rows` (N, d).
+    """Distance to the nearest image of a pool and its index, for each map of `rows` (N, d).
 
-    The distance is the least over all symmetries.
-    pool : its maps, in blocks (m, d) that are read once
-    own : the map of the pool that is the row's own image and does not count (N,), -1 for none
+    The distance is the least over all symmetries. It is sought where the rows are.
+    pool : images (M, C, H, W), read once, BLOCK of them at a time
+    own : the image of the pool that is the row's own and does not count (N,), -1 for none
+    chunk : rows at a time
     Returns (N,) float64 and (N,) int64.
     """
-    best = torch.full((len(rows),), -2.0)
-    index = torch.zeros(len(rows), dtype=torch.int64)
-    first = 0
-    itself = torch.full((len(rows),), -1) if own is None else torch.as_tensor(own)
-    for block in pool:
-        turned = symmetric(block).flatten(0, 1)
-        for some in torch.arange(len(rows)).split(chunk):
-            # the cosine at the best symmetry: (n, m)
-            cosine = (rows[some] @ turned.T).view(len(some), 8, len(block)).amax(1)
-            here = (itself[some] >= first) & (itself[some] < first + len(block))
-            cosine[here, itself[some][here] - first] = -1
-            value, at = cosine.max(1)
-            closer = some[value > best[some]]
-            best[closer] = value[closer - some[0]]
-            index[closer] = first + at[closer - some[0]]
-        first += len(block)
-    return (2 - 2 * best.double()).clamp(min=0).sqrt().numpy(), index.numpy()
+    own = np.full(len(rows), -1) if own is None else own
+    chunk = chunk or (CACHED if rows.device.type == "cpu" else AT_A_TIME)
+    firsts = range(0, len(pool), BLOCK)
+    jobs = ((rows, pool[at : at + BLOCK], torch.as_tensor(own - at), chunk) for at in firsts)
+    best = torch.full((len(rows),), -2.0, device=rows.device)
+    index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for at, (value, here) in zip(firsts, workers.map(_nearest_in, jobs), strict=True):
+        closer = value > best
+        best = torch.where(closer, value, best)
+        index = torch.where(closer, here + at, index)
+    distance = (2 - 2 * best.cpu().double()).clamp(min=0).sqrt()
+    return distance.numpy(), index.cpu().numpy()
 
 
-def memorised(generated: np.ndarray, train: Any, heldout: Any, pairs: int = 8) -> dict[str, Any]:
+def _nearest_in(
+    rows: torch.Tensor, images: Any, own: torch.Tensor, chunk: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest cosine (N,) of each row with a map of these images, and its index (N,).
+
+    On a GPU nothing waits for another block.
+    """
+    block = maps(images, size=int(rows.shape[1] ** 0.5), device=rows.device)
+    turned = symmetric(block).flatten(0, 1).T  # (d, 8 m)
+    itself = own.to(rows.device)[:, None] == torch.arange(len(block), device=rows.device)
+    found = []
+    for some, same in zip(rows.split(chunk), itself.split(chunk), strict=True):
+        cosine = (some @ turned).view(len(some), 8, len(block)).amax(1)  # at the best symmetry
+        found.append(cosine.masked_fill_(same, -1).max(1))
+    value, index = (torch.cat(part) for part in zip(*found, strict=True))
+    return value, index
+
+
+def memorised(
+    generated: np.ndarray,
+    train: Any,
+    heldout: Any,
+    pairs: int = 8,
+    device: str | torch.device = "cpu",
+    workers: Workers = HERE,
+) -> dict[str, Any]:
     """How often images (n, C, H, W) lie closer to a training image than real images do.
 
     The measure of an image is a ratio: the distance to its nearest training image over the
@@ -90,15 +114,17 @@ def memorised(generated: np.ndarray, train: Any, heldout: Any, pairs: int = 8) -
     ratio of generated and of real images, and the closest `pairs` as [generated index, training
     index, ratio]. The floor is the rate of false alarms. It is above RARE: the quantile of m
     ratios leaves (RARE (m - 1) + 1) / (m + 1) of other ratios below it on average.
-    `train` and `heldout` are read once, a block at a time.
+    `train` and `heldout` are read once, a block at a time. They are searched on the device; on a
+    CPU by the workers.
     """
     n = len(generated)
     most = min(len(heldout), YARDSTICK)
     own = np.arange(most) * len(heldout) // most  # evenly spread: files may be ordered by class
     usual_parts = np.array_split(own, most // 1024 + 1)
-    rows = torch.cat([maps(generated), *(maps(heldout[some]) for some in usual_parts)])
-    to_train, index = nearest(rows, blocks(train))
-    to_held, _ = nearest(rows, blocks(heldout), np.concatenate([np.full(n, -1), own]))
+    parts = [generated, *(heldout[some] for some in usual_parts)]
+    rows = torch.cat([maps(part, device=device) for part in parts])
+    to_train, index = nearest(rows, train, workers=workers)
+    to_held, _ = nearest(rows, heldout, np.concatenate([np.full(n, -1), own]), workers=workers)
     ratio, usual = np.split(to_train / np.maximum(to_held, 1e-12), [n])
     threshold = float(np.quantile(usual, RARE))
     share = float((ratio < threshold).mean())

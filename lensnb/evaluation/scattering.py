@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensnb.evaluation.image_stats import grey, in_chunks
+from lensnb.evaluation.image_stats import grey
+
+CACHED = 32  # images at a time, whose maps stay in the cache of a CPU
+AT_A_TIME = 512  # images at a time on other devices: about 2 GiB
+TINY = torch.finfo(torch.float32).tiny
 
 
 @functools.lru_cache
@@ -43,7 +47,7 @@ def _moduli(spectra: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
 
 def _low(spectra: torch.Tensor, half: int) -> torch.Tensor:
     """The lowest 2 * half frequencies in both directions."""
-    kept = torch.cat([torch.arange(half), torch.arange(-half, 0)])
+    kept = torch.arange(-half, half, device=spectra.device).roll(half)
     return spectra[..., kept, :][..., kept]
 
 
@@ -63,11 +67,15 @@ def _second_order(spectra: torch.Tensor, bank: torch.Tensor, half: int) -> torch
     """
     coarse = _moduli(_low(spectra, half)[:, :, None], _low(bank, half))  # (n, L, L, 2 half, 2 half)
     means = coarse.mean((-2, -1)) * (2 * half / spectra.shape[-1]) ** 2
-    return means.flatten(1) @ _by_angle(len(bank))
+    return means.flatten(1) @ _by_angle(len(bank)).to(means)
 
 
-@in_chunks(32)
-def scattering(images: Any, scales: int | None = None, orientations: int = 4) -> np.ndarray:
+def scattering(
+    images: Any,
+    scales: int | None = None,
+    orientations: int = 4,
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
     """log10 of mean wavelet moduli of first and second order, over pixels and orientations: (N, d).
 
     |x * psi_j| for each of J scales comes first, in the images' unit. Then comes
@@ -75,18 +83,27 @@ def scattering(images: Any, scales: int | None = None, orientations: int = 4) ->
     45, 90 degrees). J is log2(size) - 2 unless given: at 64 pixels J = 4 and d = 4 + 6 * 3. A
     modulus of 0 counts as the smallest positive float.
     """
+    chunk = CACHED if torch.device(device).type == "cpu" else AT_A_TIME
+    parts = (images[i : i + chunk] for i in range(0, len(images), chunk))
+    rows = [_scattering(some, scales, orientations, device) for some in parts]
+    return torch.cat(rows).cpu().double().clamp(min=TINY).log10().numpy()
+
+
+def _scattering(
+    images: Any, scales: int | None, orientations: int, device: str | torch.device
+) -> torch.Tensor:
+    """The means behind `scattering` (n, d), on the device."""
     grey_maps = grey(images)
-    maps = torch.from_numpy(grey_maps - grey_maps.mean((1, 2), keepdims=True)).float()
+    maps = torch.from_numpy(grey_maps - grey_maps.mean((1, 2), keepdims=True)).float().to(device)
     size = maps.shape[-1]
-    tiny = torch.finfo(torch.float32).tiny
     scales = scales or max(int(np.log2(size)) - 2, 1)
-    bank = wavelets(size, scales, orientations)
+    bank = wavelets(size, scales, orientations).to(device)
     first = _moduli(torch.fft.fft2(maps)[:, None, None], bank)  # (n, J, L, H, W)
     means = first.mean((-3, -2, -1))  # (n, J)
     spectra = torch.fft.fft2(first)  # (n, J, L, H, W)
     second = [
-        _second_order(spectra[:, j], bank[k], size >> max(k, 1)) / means[:, j, None].clamp(min=tiny)
+        _second_order(spectra[:, j], bank[k], size >> max(k, 1)) / means[:, j, None].clamp(min=TINY)
         for j in range(scales)
         for k in range(j + 1, scales)
     ]
-    return torch.cat([means, *second], 1).double().clamp(min=tiny).log10().numpy()
+    return torch.cat([means, *second], 1)

@@ -4,15 +4,20 @@ The real-vs-real floor is the same distance between two sets of real images: the
 perfect generator would get.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lensnb import metrics
+from lensnb.evaluation.workers import HERE, Workers
 
 Distance = Callable[..., Any]  # of two sets of rows: a number, an array (k,), or (value, error)
+# Distances (times,) of resampled sets, from rows a (n, d), b (m, d) and from how often each row is
+# drawn (times, n), (times, m).
+Resampled = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def frechet_at_infinity(
@@ -61,8 +66,29 @@ def frechet_at_infinity(
 # ---- resampling
 
 
+def by_means(distance: Distance) -> Resampled:
+    """The resampled values of a distance that depends on nothing but the two mean rows.
+
+    One product of matrices gives the means of all resampled sets.
+    """
+
+    def resampled(
+        a: np.ndarray, b: np.ndarray, counts_a: np.ndarray, counts_b: np.ndarray
+    ) -> np.ndarray:
+        means = zip(counts_a @ a / len(a), counts_b @ b / len(b), strict=True)
+        return np.array([distance(x[None], y[None]) for x, y in means])
+
+    return resampled
+
+
 def _deviations(
-    statistic: Distance, sets: Sequence[np.ndarray], times: int, seed: Any, resample: str
+    statistic: Distance,
+    sets: Sequence[np.ndarray],
+    times: int,
+    seed: Any,
+    resample: str,
+    resampled: Resampled | None = None,
+    workers: Workers = HERE,
 ) -> np.ndarray:
     """How statistic(*sets) deviates when the rows of every set are resampled `times` times.
 
@@ -92,8 +118,48 @@ def _deviations(
         return rng.integers(n, size=n) if with_replacement else rng.permutation(n)[: kept(n)]
 
     scale = 1.0 if with_replacement else np.mean([len(s) / kept(len(s)) - 1 for s in sets]) ** -0.5
-    drawn = np.array([statistic(*(rows[pick(len(rows))] for rows in sets)) for _ in range(times)])
+    picks = ([pick(len(rows)) for rows in sets] for _ in range(times))
+    if resampled is not None and with_replacement:
+        drawn = resampled(*sets, *_counts(picks, times, [len(rows) for rows in sets]))
+    else:
+        drawn = _each(statistic, sets, picks, times, workers)
     return scale * (drawn - drawn.mean(0))
+
+
+def _counts(
+    picks: Iterator[list[np.ndarray]], times: int, sizes: Sequence[int]
+) -> list[np.ndarray]:
+    """How often each row of each set is picked: an array (times, n) for each set."""
+    counts = [np.empty((times, n)) for n in sizes]
+    for t, picked in enumerate(picks):
+        for found, rows in zip(counts, picked, strict=True):
+            found[t] = np.bincount(rows, minlength=found.shape[1])
+    return counts
+
+
+def _each(
+    statistic: Distance,
+    sets: Sequence[np.ndarray],
+    picks: Iterator[list[np.ndarray]],
+    times: int,
+    workers: Workers,
+) -> np.ndarray:
+    """The statistic of every pick of rows, (times,) or (times, k)."""
+    if workers == HERE:
+        return np.array(_of_picks(statistic, sets, picks))
+    size = math.ceil(times / (2 * workers.count))
+    some = iter(lambda: list(itertools.islice(picks, size)), [])
+    parts = workers.map(_of_picks, ((statistic, sets, part) for part in some))
+    return np.array([value for part in parts for value in part])
+
+
+def _of_picks(
+    statistic: Distance, sets: Sequence[np.ndarray], picks: Iterable[list[np.ndarray]]
+) -> list[Any]:
+    return [
+        statistic(*(rows[some] for rows, some in zip(sets, picked, strict=True)))
+        for picked in picks
+    ]
 
 
 def bootstrap_error(
@@ -133,6 +199,31 @@ def _numbered(
 # ---- value, error, floor
 
 
+def floor_values(
+    distance: Distance,
+    reference: np.ndarray,
+    others: np.ndarray,
+    floors: int = 20,
+    seed: int = 0,
+    labels: Sequence[np.ndarray] | None = None,
+    workers: Workers = HERE,
+) -> np.ndarray:
+    """What a perfect generator would get, for `floors` draws of n random others: (floors,).
+
+    reference (n, d), others (m, d) : rows of real images; labels : of both sets, if the distance
+    takes them. The rows are (floors, k) for a distance that gives k numbers. Of (value, error) the
+    value counts. The draws depend on the seed, n and m alone.
+    """
+    sets: Sequence[np.ndarray] = (reference, others)
+    if labels is not None:
+        distance, sets = _numbered(distance, sets, labels)
+    real, spare = sets
+    rng = np.random.default_rng(seed)
+    draws = (rng.permutation(len(spare))[: len(real)] for _ in range(floors))
+    found = workers.map(distance, ((spare[rows], real) for rows in draws))
+    return np.array([value[0] if isinstance(value, tuple) else value for value in found])
+
+
 def measure(
     distance: Distance,
     generated: np.ndarray,
@@ -145,6 +236,9 @@ def measure(
     resample: str = "bootstrap",
     ratio: bool = True,
     labels: Sequence[np.ndarray] | None = None,
+    resampled: Resampled | None = None,
+    floor: np.ndarray | None = None,
+    workers: Workers = HERE,
 ) -> dict[str, Any]:
     """One metric as a result: value, standard error, n, real-vs-real floor, and z.
 
@@ -159,6 +253,8 @@ def measure(
     ratio : whether value / floor means anything. It does not for scores, nor where the floor is
         about zero (KID).
     labels : labels of the three sets, for a distance(a, b, labels_a, labels_b).
+    resampled : a faster way to the same values of all resampled sets, for "bootstrap".
+    floor : what `floor_values` gives for these real images, if it is known already.
 
     `z` says how far the value is beyond what real images get by chance, as deviations of a normal
     variable. It is (value - floor) / (floor_error sqrt(1 + n/m + (1 - n/m) / floors)), where m is
@@ -171,27 +267,25 @@ def measure(
     difference of their values: the reference's own scatter cancels.
     Raises ValueError for sets of sizes that do not fit.
     """
-    sets: Sequence[np.ndarray] = (generated, reference, others)
-    if labels is not None:
-        distance, sets = _numbered(distance, sets, labels)
-    made, real, spare = sets
-    n = len(real)
-    m = len(spare)
-    if len(made) != n or m <= n or floors < 2:
+    n = len(reference)
+    m = len(others)
+    if len(generated) != n or m <= n or floors < 2:
         raise ValueError(
             f"expected {n} generated rows, more others and 2 floors or more, "
-            f"got {len(made)}, {m} and {floors}"
+            f"got {len(generated)}, {m} and {floors}"
         )
+    if floor is None:
+        real_labels = None if labels is None else labels[1:]
+        floor = floor_values(distance, reference, others, floors, seed, real_labels, workers)
+    sets: Sequence[np.ndarray] = (generated, reference)
+    if labels is not None:
+        distance, sets = _numbered(distance, sets, labels[:2])
     own = resample == "own"
-    rng = np.random.default_rng(seed)
-    draws = (rng.permutation(m)[:n] for _ in range(floors))
-    chance = [distance(spare[rows], real) for rows in draws]
-    floor = np.array([value for value, _ in chance] if own else chance)  # (floors,), (floors, k)
-    value = distance(made, real)
+    value = distance(*sets)
     if own:
         value, spread = value
     else:
-        spread = _deviations(distance, (made, real), times, [seed, 1], resample)
+        spread = _deviations(distance, sets, times, [seed, 1], resample, resampled, workers)
     drawn = {"bootstrap": 0 if own else times, "floors": floors}
     shared = {"n": n, "resample": resample, "seed": seed, **drawn}
 

@@ -7,11 +7,12 @@ are small, so the classifier is logistic regression on LensNet's frozen features
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lensnb.evaluation import uncertainty
+from lensnb.evaluation.workers import HERE, Workers
 
 # scikit-learn's C on standardised features; fixed, because a choice by the data would scatter.
 STRENGTH = 0.1
@@ -36,7 +37,12 @@ def right(
 
 
 def _right_after_real(
-    spare: np.ndarray, spare_labels: np.ndarray, test: np.ndarray, labels: np.ndarray, seed: int
+    spare: np.ndarray,
+    spare_labels: np.ndarray,
+    test: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    workers: Workers,
 ) -> np.ndarray:
     """For each test row the share of REAL classifiers that are right: (n,).
 
@@ -44,7 +50,9 @@ def _right_after_real(
     """
     rng = np.random.default_rng([seed, 2])
     draws = [rng.permutation(len(spare))[: len(test)] for _ in range(REAL)]
-    return np.mean([right(spare[i], spare_labels[i], test, labels) for i in draws], axis=0)
+    jobs = ((spare[i], spare_labels[i], test, labels) for i in draws)
+    found: np.ndarray = np.mean(workers.map(right, jobs), axis=0)
+    return found
 
 
 def _ratio(a: np.ndarray, b: np.ndarray, labels_a: np.ndarray, labels_b: np.ndarray) -> np.floating:
@@ -58,6 +66,44 @@ def _with_column(rows: np.ndarray, column: np.ndarray) -> np.ndarray:
     return np.column_stack([rows, column])
 
 
+def _standardised(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Rows with the mean and standard deviation of the reference taken out of each column."""
+    std = reference.std(0)
+    scaled: np.ndarray = (rows - reference.mean(0)) / np.where(std > 0, std, 1)
+    return scaled
+
+
+class Real(NamedTuple):
+    """What is the same for all generated sets: see `of_real`."""
+
+    known: np.ndarray  # (n,), for each reference row the share of REAL classifiers that are right
+    floor: np.ndarray  # (floors,)
+
+
+def of_real(
+    reference: np.ndarray,
+    others: np.ndarray,
+    labels: Sequence[np.ndarray],
+    floors: int = 20,
+    seed: int = 0,
+    workers: Workers = HERE,
+) -> Real:
+    """What `measure` needs of real images; labels : the classes of the two sets."""
+    real = _standardised(reference, reference)
+    spare = _standardised(others, reference)
+    known = _right_after_real(spare, labels[1], real, labels[0], seed, workers)
+    floor = uncertainty.floor_values(
+        _ratio,
+        _with_column(real, known),
+        _with_column(spare, np.zeros(len(spare))),
+        floors,
+        seed,
+        labels,
+        workers,
+    )
+    return Real(known, floor)
+
+
 def measure(
     generated: np.ndarray,
     reference: np.ndarray,
@@ -66,33 +112,36 @@ def measure(
     times: int = 200,
     floors: int = 20,
     seed: int = 0,
+    of_others: Real | None = None,
+    workers: Workers = HERE,
 ) -> dict[str, Any]:
     """Accuracy on real images after training on generated ones, over the same after real ones.
 
-    generated, reference (n, d), others : features; labels : the classes of the three sets.
+    generated, reference (n, d), others : features; labels : the classes of the three sets
+    of_others : what `of_real` gives for these real images, if it is known already
+
     Returns a tree as `uncertainty.measure` does. Every classifier is tested on the reference. A
     real training set is n random others: the denominator of the ratio is the mean accuracy of REAL
     such sets, and the floor, about 1, is the mean ratio of `floors` more. The error resamples both
     training and test rows; how hard the test rows are cancels. `accuracy` holds the accuracies of
     both sides themselves.
     """
-    mean = reference.mean(0)
-    std = reference.std(0)
-    made, real, spare = (
-        (rows - mean) / np.where(std > 0, std, 1) for rows in (generated, reference, others)
-    )
-    known = _right_after_real(spare, labels[2], real, labels[1], seed)
+    known, floor = of_others or of_real(reference, others, labels[1:], floors, seed, workers)
+    made = _standardised(generated, reference)
+    real = _standardised(reference, reference)
     found = uncertainty.measure(
         _ratio,
         _with_column(made, np.zeros(len(made))),
         _with_column(real, known),
-        _with_column(spare, np.zeros(len(spare))),
+        others,  # their number alone counts: the floor is known
         UNIT,
         times,
         floors,
         seed,
         ratio=False,
         labels=labels,
+        floor=floor,
+        workers=workers,
     )
     return found | {
         "accuracy": {

@@ -292,7 +292,9 @@ class Sample(Section):
     """What is drawn from the trained generators."""
 
     n: Annotated[int, Field(ge=2)] = 256
-    batch: Count = 64
+    batch: Count | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
     trajectory: Count = 4
     frames: Annotated[int, Field(ge=2, le=100)] = 40
     context: FilePath | None = None
@@ -313,6 +315,7 @@ class Evaluate(Section):
     fit: Annotated[int, Field(ge=0)] = 32
     psf_fwhm: Positive | None = None
     inception: FilePath | None = None
+    workers: Count | None = None
 
     @field_validator("fit")
     @classmethod

@@ -257,7 +257,7 @@ def _model_recipe(run: Run, name: str) -> dict[str, Any]:
 
 def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     sample = run.tree["sample"]
-    shared = {key: sample[key] for key in ("n", "trajectory", "frames", "context")}
+    shared = {key: sample[key] for key in ("n", "precision", "trajectory", "frames", "context")}
     files = _fingerprints(sample["context"])
     method = sample["methods"][name]
     return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
@@ -265,7 +265,8 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
 
 def _evaluation_recipe(run: Run, name: str) -> dict[str, Any]:
     networks = {"lensnet": LENSNET, "finder": FINDER}
-    return {"seed": run.tree["seed"], "evaluate": run.tree["evaluate"], **networks}
+    evaluate = {key: value for key, value in run.tree["evaluate"].items() if key != "workers"}
+    return {"seed": run.tree["seed"], "evaluate": evaluate, **networks}
 
 
 def _comparison_recipe(run: Run, name: str) -> dict[str, Any]:
