@@ -19,7 +19,8 @@ from lensnb.lensing.priors import CLASSES, Prior, get_prior, whole_number
 from lensnb.lensing.truth_tables import SMOOTH, Table, altered, draw_points, draw_truth
 
 CACHED_RAYS = 2**19  # traced at once on a CPU; fields that fit its cache run twice as fast
-DEVICE_RAYS = 2**24  # and on a GPU: some 1 GB, and enough work to hide how kernels are started
+DEVICE_RAYS = 2**25  # and on a GPU: enough work to hide how kernels are started
+RAY_BYTES = 128  # memory that a ray takes at most, of what is free
 BATCH = 64  # images drawn and written at once from a CPU
 
 
@@ -59,9 +60,13 @@ def simulate(
 
 def batch_of(prior: Prior, device: str | torch.device) -> int:
     """How many images of a prior are rendered at once on a device."""
-    if torch.device(device).type == "cpu":
+    device = torch.device(device)
+    if device.type == "cpu":
         return BATCH
-    return max(1, DEVICE_RAYS // (prior.size * prior.oversample) ** 2)
+    rays = DEVICE_RAYS
+    if device.type == "cuda":
+        rays = min(rays, torch.cuda.mem_get_info(device)[0] // RAY_BYTES)
+    return max(1, rays // (prior.size * prior.oversample) ** 2)
 
 
 def joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
