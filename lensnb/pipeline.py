@@ -122,7 +122,8 @@ def make_data(run: Run) -> Dataset:
     """Simulate or read the images of a run and split them."""
 
     def make(folder: Path) -> None:
-        prepare_dataset(run.params.data, run.params.data_seed, folder)
+        device = generators.find_device(run.params.device)
+        prepare_dataset(run.params.data, run.params.data_seed, folder, device)
 
     return load_dataset(run.build("data", make))
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lensnb.errors import InputError, did_you_mean
 from lensnb.kinds import KINDS
+from lensnb.noise import ImageNoise
 from lensnb.registry import Registry
 from lensnb.seeds import image_seeds
 
@@ -39,31 +40,6 @@ class State(NamedTuple):
 
 
 States = Iterator[State]
-
-
-class ImageNoise:
-    """Standard normal noise with a seed of its own for each image.
-
-    Image i is the same in any batch. Noise is drawn on the CPU, so that it is the same on any
-    device.
-    """
-
-    def __init__(self, seeds: Iterable[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
-
-    def __call__(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-    ) -> Tensor:
-        """Noise (B, *shape); `shape` is the shape of one image."""
-        drawn = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self.generators]
-        return torch.stack(drawn).to(device)
-
-    def like(self, x: Tensor) -> Tensor:
-        """Noise of the shape, type and device of x (B, ...)."""
-        return self(x.shape[1:], x.dtype, x.device)
 
 
 def start(

@@ -12,7 +12,7 @@ from lensnb import denoiser, sampler, schedule
 from lensnb.errors import InputError
 from lensnb.recipes.schema import Method
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
-from lensnb.seeds import Purpose, derived_seed, image_seeds
+from lensnb.seeds import derived_seed, image_seeds
 from lensnb.unet import UNet
 
 # Gaussian data, whose denoiser is known
@@ -456,7 +456,7 @@ def test_sample_draws_gaussian_data(name):
 @pytest.mark.parametrize("name", list(sampler.SAMPLERS))
 def test_sample_goes_the_way_of_its_sampler_with_the_seeds_of_the_images(name):
     sigmas = Discrete(cosine_betas()).sample_sigmas(9)
-    noise = sampler.ImageNoise([derived_seed(7, Purpose.IMAGES, i) for i in range(3)])
+    noise = sampler.ImageNoise(image_seeds(7, 0, 3))
     x = sampler.start(sigmas, (2, 4, 4), noise)
     *_, end = sampler.SAMPLERS[name].run(wiggly, sigmas, x, noise)
     made = sampler.sample(wiggly, name, sigmas, n=3, shape=(2, 4, 4), seed=7)
@@ -544,8 +544,3 @@ def test_a_sampler_from_outside_is_one_function(monkeypatch):
     made = sampler.sample(gaussian_denoiser, "guess", [1e4, 0.0], 4, (1, 2, 2), eta=0.5)
     assert np.abs(made - MEAN - 0.5).max() < 1e-3
     assert sampler.evaluations("guess", 9) == 1 and sampler.SAMPLERS["guess"].label == "Best guess"
-
-
-def test_seeds_of_images_depend_on_their_number_and_purpose_alone():
-    assert image_seeds(5, 2, 3) == [derived_seed(5, Purpose.IMAGES, i) for i in (2, 3, 4)]
-    assert not {*image_seeds(5, 0, 9)} & {*image_seeds(5, 0, 9, Purpose.NOISE)}

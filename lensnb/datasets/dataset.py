@@ -189,10 +189,12 @@ def _shuffled(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
 # To a folder and back -----------------------------------------------------------------------------
 
 
-def prepare_dataset(params: Any, seed: int, folder: str | Path) -> None:
+def prepare_dataset(
+    params: Any, seed: int, folder: str | Path, device: str | torch.device = "cpu"
+) -> None:
     """Read or simulate the images that `params` asks for, into `folder`.
 
-    params : the data section of a recipe.
+    params : the data section of a recipe; device : where images are simulated.
 
     Writes images.npy, train.npy, heldout.npy, dataset.json and, where known, labels.npy and
     truth.csv. Raises InputError with one sentence for anything wrong with the source.
@@ -201,7 +203,7 @@ def prepare_dataset(params: Any, seed: int, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:  # removed, not overwritten: an old file may still be mapped
         (folder / name).unlink(missing_ok=True)
-    known = read_images(params, seed, folder)
+    known = read_images(params, seed, folder, device)
     images = np.lib.format.open_memmap(folder / "images.npy", mode="r+")
     truth = dict(known.truth)
     if params.scaling == "minmax":

@@ -13,11 +13,12 @@ import torch
 
 from lensnb.errors import InputError
 from lensnb.lensing.priors import Prior, get_prior, whole_number
-from lensnb.lensing.simulate import add_noise, psf_of, ring_signal, source_light
-from lensnb.lensing.truth_tables import draw_truth, random_stream
+from lensnb.lensing.photons import add_noise
+from lensnb.lensing.simulate import psf_of, ring_signal, source_light
+from lensnb.lensing.truth_tables import draw_truth
 from lensnb.seeds import Purpose, derived_seed
 
-LIGHT = 3  # random stream of a galaxy's shape; TRUTH, POINTS and NOISE are 0 to 2
+LIGHT = 3  # random stream of a galaxy's shape
 FAINT = 0.15  # brightest empty sky, as a share of a lens's signal
 
 Point = tuple[float, float]  # x, y in arcsec
@@ -201,7 +202,7 @@ def non_lenses(
     signal = math.sqrt(2) * prior.background * truth["snr"]
     images = []
     for i in range(n):
-        rng = random_stream(seed, i, LIGHT)
+        rng = np.random.Generator(np.random.Philox(key=[seed, LIGHT], counter=[0, i, 0, 0]))
         images.append(_clean(kinds[i % len(kinds)], rng, prior, signal[i]))
     return add_noise(torch.stack(images), truth, prior)[:, None].numpy()
 

@@ -6,126 +6,22 @@ the noise follow. Units and angles are as in truth_tables.py, where the tables a
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 
 from lensnb.errors import InputError
-from lensnb.lensing.priors import CLASSES, FLOOR, Prior, get_prior, whole_number
-from lensnb.lensing.truth_tables import (
-    NOISE,
-    SMOOTH,
-    Table,
-    altered,
-    draw_points,
-    draw_truth,
-    einstein_radius,
-    random_stream,
-)
+from lensnb.lensing.deflection import column_tensors, deflection, to_device
+from lensnb.lensing.photons import add_noise
+from lensnb.lensing.priors import CLASSES, Prior, get_prior, whole_number
+from lensnb.lensing.truth_tables import SMOOTH, Table, altered, draw_points, draw_truth
 
 CACHED_RAYS = 2**19  # traced at once on a CPU; fields that fit its cache run twice as fast
-
-
-# ---- deflections
-
-
-def deflection(
-    truth: Table, points: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor
-) -> torch.Tensor:
-    """Deflection [arcsec] by everything in n lenses, (2, n, H, W): its x and its y component.
-
-    x, y : places in the image [arcsec], which broadcast to (H, W).
-    """
-    from caustics.lenses import func
-
-    c = _column_tensors(truth, x)
-    ax, ay = func.reduced_deflection_angle_sie(
-        c["x"], c["y"], c["q"], c["phi"], c["theta_E_smooth"], x, y, FLOOR
-    )
-    g1 = c["gamma"] * torch.cos(2 * c["phi_gamma"])
-    g2 = c["gamma"] * torch.sin(2 * c["phi_gamma"])
-    sx, sy = func.reduced_deflection_angle_external_shear(c["x"], c["y"], g1, g2, x, y)
-    alpha = torch.stack([ax + sx, ay + sy])  # (2, n, H, W)
-    _add_points(alpha, points, x, y)
-    if not prior.vortex_points:
-        _add_lines(alpha, truth, prior, x, y)
-    return alpha
-
-
-def _column_tensors(table: Table, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Columns (n,) as tensors (n, 1, 1) of x's type and on x's device."""
-    return {name: torch.as_tensor(column).to(x)[:, None, None] for name, column in table.items()}
-
-
-def _add_points(alpha: torch.Tensor, points: Table, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Add t^2 (z - z_k) / |z - z_k|^2 to `alpha`, the k-th point of all lenses at once.
-
-    Lenses are sorted by their number of points, so that those with a k-th point come first. One
-    buffer serves all points.
-    """
-    count = (points["theta_E"] > 0).sum(1)
-    rows = np.argsort(-count)[: (count > 0).sum()]
-    added = torch.zeros_like(alpha[:, : len(rows)])
-    scratch = torch.empty_like(added[0])
-    for k in range(count.max()):
-        many = (count > k).sum()
-        p = _column_tensors({name: column[rows[:many], k] for name, column in points.items()}, x)
-        dx = x - p["x"]  # (many, 1, W) on a pixel grid
-        dy = y - p["y"]  # (many, H, 1)
-        r2 = torch.add(dx**2 + FLOOR**2, dy**2, out=scratch[:many])
-        pull = torch.div(p["theta_E"] ** 2, r2, out=r2)
-        added[0, :many].addcmul_(pull, dx)
-        added[1, :many].addcmul_(pull, dy)
-    alpha[:, rows] += added
-
-
-def _add_lines(
-    alpha: torch.Tensor, truth: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor
-) -> None:
-    """Add the deflection of each vortex, as a line of uniform mass, to `alpha`."""
-    rows = np.flatnonzero(truth["vortex_mass"])
-    line = {name: column[rows] for name, column in truth.items()}
-    line["theta_E"] = einstein_radius(line["vortex_mass"], prior)
-    c = _column_tensors(line, x)
-    added = line_deflection(
-        c["x"], c["y"], c["vortex_angle"], c["vortex_half_length"], c["theta_E"], x, y
-    )
-    alpha[:, rows] += torch.stack(added)
-
-
-def line_deflection(
-    x0: torch.Tensor,
-    y0: torch.Tensor,
-    angle: torch.Tensor,
-    half_length: torch.Tensor,
-    theta_E: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Deflection by a straight line of uniform mass, in closed form: its x and its y component.
-
-    x0, y0 : the line's centre. The tensors broadcast.
-
-    With z = x + iy along the line, the point at s deflects by t^2 / conj(z - s). The mean over
-    -L < s < L is the conjugate of t^2/(2L) log((z + L)/(z - L)), which is
-    t^2/(2L) [artanh(2Lx / (|z|^2 + L^2)), arctan2(2Ly, |z|^2 - L^2)].
-    """
-    cos = torch.cos(angle)
-    sin = torch.sin(angle)
-    along = (x - x0) * cos + (y - y0) * sin
-    across = (y - y0) * cos - (x - x0) * sin
-    r2 = along**2 + across**2
-    length = 2 * half_length
-    below_one = 1 - torch.finfo(r2.dtype).eps  # the deflection is infinite at the two ends
-    a = torch.atanh((length * along / (r2 + half_length**2)).clamp(-below_one, below_one))
-    b = torch.atan2(length * across, r2 - half_length**2)
-    pull = theta_E**2 / length
-    return pull * (a * cos - b * sin), pull * (a * sin + b * cos)
-
-
-# ---- images
+DEVICE_RAYS = 2**25  # and on a GPU: enough work to hide how kernels are started
+RAY_BYTES = 128  # memory that a ray takes at most, of what is free
+BATCH = 64  # images drawn and written at once from a CPU
 
 
 def simulate(
@@ -134,25 +30,68 @@ def simulate(
     seed: int = 0,
     size: int | None = None,
     device: str | torch.device = "cpu",
-    batch: int = 64,
+    batch: int | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draw and render n images: (float32 array (n, 1, H, W), truth columns as in draw_truth).
 
-    `out`, an array or memory map of that shape, is filled batch by batch in constant memory.
+    `out`, an array or memory map of that shape, is filled batch by batch in constant memory. On a
+    GPU a batch is copied back while the next one is rendered. Images of different devices agree to
+    rounding.
     Raises InputError for an unknown prior, n < 1, size < 8 and an `out` that does not fit.
     """
     prior = get_prior(prior, size)
-    batch = whole_number("batch", batch, 1)
+    batch = batch_of(prior, device) if batch is None else whole_number("batch", batch, 1)
     shape = (whole_number("n", n, 1), 1, prior.size, prior.size)
     out = np.empty(shape, np.float32) if out is None else out
     if out.shape != shape or out.dtype != np.float32:
         raise InputError(f"out is {out.dtype} {out.shape}, expected float32 {shape}")
     tables = []
+    arriving = []  # at most two batches: where they belong, and how they are waited for
     for start in range(0, n, batch):
         tables.append(draw_truth(min(batch, n - start), prior, seed, start))
-        out[start : start + batch] = render(tables[-1], prior, device, batch).cpu().numpy()
-    return out, {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+        images = render(tables[-1], prior, device, batch)
+        arriving.append((slice(start, start + batch), _to_host(images)))
+        if len(arriving) == 2:
+            _write(out, *arriving.pop(0))
+    _write(out, *arriving.pop())
+    return out, joined(tables)
+
+
+def batch_of(prior: Prior, device: str | torch.device) -> int:
+    """How many images of a prior are rendered at once on a device."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return BATCH
+    rays = DEVICE_RAYS
+    if device.type == "cuda":
+        rays = min(rays, torch.cuda.mem_get_info(device)[0] // RAY_BYTES)
+    return max(1, rays // (prior.size * prior.oversample) ** 2)
+
+
+def joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Truth tables one below the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _to_host(images: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy images to the host; the function that is returned waits until they are there."""
+    if not images.is_cuda:
+        return images.cpu().numpy
+    host = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
+    host.copy_(images, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(images.device))
+
+    def wait() -> np.ndarray:
+        copied.synchronize()
+        return host.numpy()
+
+    return wait
+
+
+def _write(out: np.ndarray, rows: slice, wait: Callable[[], np.ndarray]) -> None:
+    out[rows] = wait()
 
 
 def simulate_images(
@@ -182,7 +121,7 @@ def render(
     truth: Table,
     prior: str | Prior = "broad",
     device: str | torch.device = "cpu",
-    batch: int = 64,
+    batch: int = BATCH,
 ) -> torch.Tensor:
     """Images of the rows of a truth table, float32 tensor (n, 1, H, W) on `device`.
 
@@ -212,11 +151,11 @@ def clean_images(
     y = axis[:, None]
     ax, ay = deflection(truth, points, prior, x, y)
     light = source_light(truth, prior, x - ax, y - ay)  # (n, rays, rays)
-    blur = psf_of(prior).to(device)
+    blur = to_device(psf_of(prior).numpy(), light)
     image = blur @ light @ blur.T * prior.pixel_scale**2  # (n, H, W)
     if prior.snr is None:
         return image
-    signal = math.sqrt(2) * prior.background * torch.as_tensor(truth["snr"]).to(image)
+    signal = to_device(math.sqrt(2) * prior.background * truth["snr"], image)
     return image * (signal / ring_signal(image))[:, None, None]
 
 
@@ -224,7 +163,7 @@ def source_light(truth: Table, prior: Prior, x: torch.Tensor, y: torch.Tensor) -
     """Sersic brightness at x, y (n, H, W) in the source plane, per square arcsec."""
     from caustics.light.func import brightness_sersic, k_lenstronomy
 
-    c = _column_tensors(truth, x)
+    c = column_tensors(truth, x)
     major = c["source_radius"] / torch.sqrt(c["source_q"])  # caustics measures along this axis
     return brightness_sersic(
         c["source_x"],
@@ -268,31 +207,3 @@ def ring_signal(image: torch.Tensor) -> torch.Tensor:
     """Mean of the pixels above 30 % of the peak, (n, H, W) to (n,): the signal in `snr`."""
     bright = image > 0.3 * image.amax((-2, -1), keepdim=True)
     return (image * bright).sum((-2, -1)) / bright.sum((-2, -1))
-
-
-def add_noise(image: torch.Tensor, truth: Table, prior: Prior) -> torch.Tensor:
-    """Images (n, H, W) with sky and photon noise, from each image's own random stream.
-
-    Photon noise is a Gaussian of the photons' variance. A ring has hundreds of photons, so this is
-    accurate, and a last bit of rounding in the image moves a pixel by a last bit only. With
-    `counts` the noisy image is then exposed and its photons are counted, as DeepLenseSim's set 1
-    does on top of both noises.
-    """
-    if not prior.background:
-        return image
-    streams = [
-        random_stream(int(seed), int(index), NOISE)
-        for seed, index in zip(truth["seed"], truth["index"], strict=True)
-    ]
-    normal = np.stack([s.standard_normal(image.shape[1:], dtype=np.float32) for s in streams])
-    exposure = _column_tensors({"exposure": truth["exposure"]}, image)["exposure"]
-    noise_level = torch.sqrt(prior.background**2 + image / exposure)
-    noisy = image + noise_level * torch.tensor(normal).to(image)
-    return _count_photons(noisy, exposure, streams) if prior.counts else noisy
-
-
-def _count_photons(image: torch.Tensor, exposure: torch.Tensor, streams: list[Any]) -> torch.Tensor:
-    """Poisson counts of the exposed images, drawn from the streams that drew their noise."""
-    expected = (exposure * image).clamp(min=0).cpu().numpy()
-    counts = [stream.poisson(mean) for stream, mean in zip(streams, expected, strict=True)]
-    return torch.tensor(np.stack(counts)).to(image)

@@ -4,8 +4,8 @@ A table holds every lens, source and piece of dark substructure. The mass within
 shared between lens and substructure. Lengths are in arcsec and masses in solar masses. Position
 angles are in radians, from +x towards +y.
 
-Every image has random streams of its own, keyed by (seed, image number). So image i is the same
-however many images are drawn, and in whatever chunks.
+Every image has random numbers of its own, keyed by (seed, image number). So image i is the same
+however many images are drawn, and in whatever chunks. All rows are drawn at once.
 """
 
 import math
@@ -17,8 +17,9 @@ import numpy as np
 
 from lensnb.errors import InputError
 from lensnb.lensing.priors import CLASSES, FLOOR, Prior, Range, get_prior, whole_number
+from lensnb.noise import halves, uniforms
+from lensnb.seeds import Purpose, seeds_of
 
-TRUTH, POINTS, NOISE = range(3)  # the random streams of one image
 UNIFORMS = 19  # uniform numbers that one row of a table takes
 SMOOTH = (
     "theta_E",
@@ -69,9 +70,8 @@ def draw_truth(
     seed = whole_number("seed", seed, 0)
     start = whole_number("start", start, 0)
     index = np.arange(start, start + n)
-    rows = [random_stream(seed, i, TRUTH).random(UNIFORMS) for i in index.tolist()]
-    u = iter(np.array(rows).T.copy())  # contiguous (n,) each
     truth = {"seed": np.full(n, seed), "index": index, "class": index % len(CLASSES)}
+    u = iter(_uniform_columns(truth, Purpose.TRUTH, UNIFORMS))
     truth |= _draw_smooth(u, prior) | _draw_exposure(u, prior)
     truth |= _draw_substructure(u, prior, truth["class"])
     return truth | _share_mass(truth, prior)
@@ -89,9 +89,13 @@ def altered(truth: Table, prior: str | Prior, **columns: Any) -> dict[str, np.nd
     return table | _share_mass(table, prior)
 
 
-def random_stream(seed: int, index: int, stream: int) -> np.random.Generator:
-    """The random generator of image `index` of `seed`, for its TRUTH, POINTS or NOISE."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, index, 0, 0]))
+def _uniform_columns(truth: Table, purpose: Purpose, count: int) -> np.ndarray:
+    """Uniform numbers (count, n) for the images in the rows of a table; contiguous rows.
+
+    Numpy's functions can round the entries of strided arrays in another way.
+    """
+    seeds = seeds_of(truth["seed"], truth["index"], purpose)
+    return np.ascontiguousarray(uniforms(halves(seeds), count).T)
 
 
 def _between(u: np.ndarray, bounds: Any) -> np.ndarray:
@@ -180,23 +184,29 @@ def draw_points(truth: Table, prior: str | Prior = "broad") -> dict[str, np.ndar
     again.
     """
     prior = get_prior(prior)
-    count = np.where(truth["class"] == 2, prior.vortex_points, truth["subhalos"])
-    points = np.zeros((3, len(count), count.max()))
-    for row in np.flatnonzero(count):
-        one = {name: column[row] for name, column in truth.items()}
-        draw = _string if one["class"] == 2 else _subhalos
-        points[:, row, : count[row]] = draw(one, prior)
+    vortex = truth["class"] == 2
+    count = np.where(vortex, prior.vortex_points, truth["subhalos"])
+    points = np.zeros((3, len(count), count.max(initial=0)))
+    for draw, rows in ((_string, vortex), (_subhalos, ~vortex)):
+        rows = np.flatnonzero(rows & (count > 0))
+        if len(rows):
+            most = count[rows].max()
+            some = {name: column[rows] for name, column in truth.items()}
+            drawn = draw(some, prior, most)  # (3, rows, most)
+            there = np.arange(most) < count[rows, None]
+            points[:, rows, :most] = np.where(there, drawn, 0.0)
     x, y, mass = points
     return {"x": x, "y": y, "theta_E": einstein_radius(mass, prior)}
 
 
-def _subhalos(one: Mapping[str, Any], prior: Prior) -> tuple[np.ndarray, ...]:
-    """CDM subhalos of one row: x, y, mass.
+def _subhalos(truth: Table, prior: Prior, most: int) -> np.ndarray:
+    """CDM subhalos of all rows, `most` in each: x, y, mass (3, n, most).
 
-    dN/dm ~ m^slope is drawn by its inverse cumulative distribution.
+    dN/dm ~ m^slope is drawn by its inverse cumulative distribution. Subhalo k of a row is the same
+    for any `most`.
     """
-    stream = random_stream(int(one["seed"]), int(one["index"]), POINTS)
-    u, r, angle = stream.random((int(one["subhalos"]), 3)).T
+    drawn = _uniform_columns(truth, Purpose.SUBHALOS, 3 * most).reshape(most, 3, -1)
+    u, r, angle = np.ascontiguousarray(drawn.transpose(1, 2, 0))  # (n, most) each
     a = prior.cdm_slope + 1
     if abs(a) < 1e-9:
         mass = _log_between(u, prior.cdm_mass)
@@ -204,15 +214,21 @@ def _subhalos(one: Mapping[str, Any], prior: Prior) -> tuple[np.ndarray, ...]:
         mass = _between(u, np.power(prior.cdm_mass, a)) ** (1 / a)
     r = _between(r, prior.cdm_radius)
     angle = 2 * math.pi * angle
-    return one["x"] + r * np.cos(angle), one["y"] + r * np.sin(angle), mass
+    x = truth["x"][:, None] + r * np.cos(angle)
+    y = truth["y"][:, None] + r * np.sin(angle)
+    return np.stack([x, y, mass])
 
 
-def _string(one: Mapping[str, Any], prior: Prior) -> tuple[np.ndarray, ...]:
-    """DeepLense's vortex in one row, as equal points evenly spaced from end to end: x, y, mass."""
-    s = np.linspace(-1, 1, prior.vortex_points) * one["vortex_half_length"]
-    x = one["x"] + s * np.cos(one["vortex_angle"])
-    y = one["y"] + s * np.sin(one["vortex_angle"])
-    return x, y, np.full_like(s, one["vortex_mass"] / prior.vortex_points)
+def _string(truth: Table, prior: Prior, most: int) -> np.ndarray:
+    """DeepLense's vortex in all rows, as equal points evenly spaced from end to end.
+
+    x, y, mass (3, n, most).
+    """
+    s = np.linspace(-1, 1, most) * truth["vortex_half_length"][:, None]  # (n, most)
+    x = truth["x"][:, None] + s * np.cos(truth["vortex_angle"])[:, None]
+    y = truth["y"][:, None] + s * np.sin(truth["vortex_angle"])[:, None]
+    mass = np.broadcast_to(truth["vortex_mass"][:, None] / most, s.shape)
+    return np.stack([x, y, mass])
 
 
 # ---- mass and the ring
@@ -246,15 +262,19 @@ def _share_mass(truth: Table, prior: Prior) -> dict[str, np.ndarray]:
     and a point holds the square of its Einstein radius.
     """
     points = draw_points(truth, prior)
+    r2 = _elliptical(points, truth)
     whole = smooth = truth["theta_E"]
-    inside = _inside(whole, truth, points, prior)
+    inside = _inside(whole, r2, truth, points, prior)
     if prior.theta_E_is_whole:
         smooth = whole - inside / whole
         _check_smooth(smooth, truth)
     else:
         for _ in range(50):  # from below: a larger ring holds more mass, which widens it
+            before = whole
             whole = (smooth + np.sqrt(smooth**2 + 4 * inside)) / 2
-            inside = _inside(whole, truth, points, prior)
+            inside = _inside(whole, r2, truth, points, prior)
+            if np.array_equal(whole, before):
+                break
     return {
         "theta_E": whole,
         "theta_E_smooth": smooth,
@@ -270,19 +290,31 @@ def _check_smooth(smooth: np.ndarray, truth: Table) -> None:
         )
 
 
-def _inside(ring: np.ndarray, truth: Table, points: Table, prior: Prior) -> np.ndarray:
-    """Substructure within the ellipse of mean radius `ring`, in arcsec^2, (n,)."""
+def _elliptical(points: Table, truth: Table) -> np.ndarray:
+    """The squares of the mean radii of the ellipses that the points lie on, (K, n)."""
     q = truth["q"]
     cos = np.cos(truth["phi"])
     sin = np.sin(truth["phi"])
     dx = points["x"].T - truth["x"]  # (K, n)
     dy = points["y"].T - truth["y"]
-    r2 = q * (dx * cos + dy * sin) ** 2 + (dy * cos - dx * sin) ** 2 / q
-    # one point after the other: numpy's order of summing depends on the shape, so the last bit too
-    inside = sum(points["theta_E"].T ** 2 * (r2 < ring**2), np.zeros(len(ring)))
+    return q * (dx * cos + dy * sin) ** 2 + (dy * cos - dx * sin) ** 2 / q
+
+
+def _inside(
+    ring: np.ndarray, r2: np.ndarray, truth: Table, points: Table, prior: Prior
+) -> np.ndarray:
+    """Substructure within the ellipse of mean radius `ring`, in arcsec^2, (n,).
+
+    r2 : of `_elliptical`
+    """
+    inside = np.zeros(len(ring))
+    if len(r2):
+        # cumsum adds one point after the other; the order of sum, and so the last bit, depends on n
+        inside = np.cumsum(points["theta_E"].T ** 2 * (r2 < ring**2), axis=0)[-1]
     if prior.vortex_points:
         return inside
     angle = truth["vortex_angle"] - truth["phi"]
+    q = truth["q"]
     chord = ring / np.sqrt(q * np.cos(angle) ** 2 + np.sin(angle) ** 2 / q)
     within = np.minimum(1, chord / np.maximum(truth["vortex_half_length"], FLOOR))
     return inside + within * einstein_radius(truth["vortex_mass"], prior) ** 2

@@ -76,6 +76,7 @@ class Data(Section):
     labels: FilePath | None = None
     scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"
     holdout: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    workers: Count | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -234,7 +234,7 @@ class Stage(NamedTuple):
 
 
 def _data_recipe(run: Run, name: str) -> dict[str, Any]:
-    data = {key: value for key, value in run.tree["data"].items() if key != "seed"}
+    data = {key: v for key, v in run.tree["data"].items() if key not in ("seed", "workers")}
     files = _fingerprints(data["path"], data["labels"])
     return {"seed": run.params.data_seed, "data": data, "files": files}
 

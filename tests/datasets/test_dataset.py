@@ -260,11 +260,13 @@ def test_scaling_refusals():
 
 @pytest.fixture
 def fake_simulator(monkeypatch):
-    def simulate(n, prior, seed, size, out):
-        out[:] = np.random.default_rng(seed).normal(5, 2, (n, 1, size, size))
-        return out, {"theta_E": np.linspace(0.8, 1.6, n), "class": np.arange(n) % 3}
+    def simulate_file(path, prior, seed, device, workers):
+        out = np.lib.format.open_memmap(path, mode="r+")
+        n, _, size, _ = out.shape
+        out[:, :1] = np.random.default_rng(seed).normal(5, 2, (n, 1, size, size))
+        return {"theta_E": np.linspace(0.8, 1.6, n), "class": np.arange(n) % 3}
 
-    monkeypatch.setattr(sources, "simulate", simulate)
+    monkeypatch.setattr(sources, "simulate_file", simulate_file)
     broad = types.SimpleNamespace(size=64, pixel_scale=0.08)
     monkeypatch.setattr(sources, "PRIORS", Registry("prior", [("broad", broad)]))
 

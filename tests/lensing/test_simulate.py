@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage, stats
 
 from lensnb.errors import InputError
-from lensnb.lensing import priors, simulate, truth_tables
+from lensnb.lensing import deflection, priors, simulate, truth_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lenstronomy.npz"
 REAL = Path(__file__).parents[3] / "shared/data/deeplensesim"
@@ -85,11 +85,11 @@ def test_deflections_equal_lenstronomys():
     points = truth.pop("points")
     bare_lens = truth | {"vortex_mass": np.zeros(1)}
     prior = priors.PRIORS["broad"]
-    alpha = simulate.deflection(bare_lens, no_points(1), prior, x, y)[:, 0, 0]
+    alpha = deflection.deflection(bare_lens, no_points(1), prior, x, y)[:, 0, 0]
     assert np.abs(alpha.numpy() - smooth).max() < 4e-7
     # 100 points with both ends stand for a line longer by one spacing in all
     longer = truth | {"vortex_half_length": truth["vortex_half_length"] * 100 / 99}
-    line = simulate.deflection(longer, no_points(1), prior, x, y)[:, 0, 0] - alpha
+    line = deflection.deflection(longer, no_points(1), prior, x, y)[:, 0, 0] - alpha
     away = distance_from_line(truth, x[0].numpy(), y[0].numpy()) > 0.1
     error = np.abs(line.numpy() - points)[:, away]
     assert away.sum() > 150 and error.max() < 1e-4
@@ -221,7 +221,7 @@ def mean_convergence(truth, points, prior, steps=20_000):
     rim = theta * np.exp(1j * phi) * (np.cos(t) / np.sqrt(q) + 1j * np.sin(t) * np.sqrt(q))
     normal = theta * np.exp(1j * phi) * (np.cos(t) * np.sqrt(q) + 1j * np.sin(t) / np.sqrt(q))
     x, y = torch.tensor(np.stack([rim.real + truth["x"][0], rim.imag + truth["y"][0]]))[:, None]
-    ax, ay = simulate.deflection(truth, points, prior, x, y)[:, 0, 0].numpy()
+    ax, ay = deflection.deflection(truth, points, prior, x, y)[:, 0, 0].numpy()
     return (ax * normal.real + ay * normal.imag).mean() * 2 * np.pi / (2 * np.pi * theta**2)
 
 
@@ -230,7 +230,7 @@ def test_line_is_the_limit_of_many_points():
     x, y = np.random.default_rng(0).uniform(-3, 3, (2, 50))
     for half_length in (0.03, 0.7, 2.5):
         line = [torch.tensor(v, dtype=torch.float64) for v in (0.1, -0.2, 0.8, half_length, 0.3)]
-        found = simulate.line_deflection(*line, torch.tensor(x), torch.tensor(y))
+        found = deflection.line_deflection(*line, torch.tensor(x), torch.tensor(y))
         z = (x - 0.1) + 1j * (y + 0.2)
         z_s = s * half_length * np.exp(0.8j)
         expected = (0.09 / np.conj(z - z_s[:, None])).mean(0)
