@@ -134,7 +134,7 @@ class Update:
     @torch.no_grad()
     def _combine_processes(self, told: torch.Tensor) -> None:
         """Sum gradients and scalars and average the running statistics over the processes."""
-        pairs = []  # of what is summed, and of what lies in memory as it does in each process
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for p in self.weights:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad  # no piece, no gradient
             pairs.append((p.grad, p))
@@ -196,7 +196,8 @@ def sum_as_one(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 def _by_stride(t: torch.Tensor) -> list[int]:
     """The dimensions of a tensor, from the slowest to the fastest in memory."""
-    return sorted(range(t.dim()), key=lambda d: -t.stride(d))
+    strides = t.stride()
+    return sorted(range(t.dim()), key=lambda d: -strides[d])
 
 
 # Devices ----------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def compile_now(
         if _is_out_of_memory(error):
             raise
         failed = one_line(error, 120)
-    if largest(bool(failed), x.device):
+    if largest(len(failed), x.device):
         task.compiler.give_up(failed or "in another process")
 
 

@@ -11,6 +11,7 @@ from small_training import trained
 
 from lensnb import io
 from lensnb.errors import InputError
+from lensnb.training import accelerator
 from lensnb.training.accelerator import make_accelerator
 
 
@@ -26,6 +27,18 @@ def test_fp16_on_a_cpu_is_refused():
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         make_accelerator("auto", "fp16")
+
+
+def test_bf16_on_a_card_that_only_emulates_it_is_refused(monkeypatch):
+    monkeypatch.setattr(accelerator, "find_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA T4")
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation
+    )
+    with pytest.raises(
+        InputError, match="gan.precision: NVIDIA T4 has no bf16; set it to fp16 or fp32"
+    ):
+        make_accelerator("auto", "bf16", section="gan")
 
 
 def test_losses_go_to_tensorboard_and_not_into_the_model(dataset, tmp_path):

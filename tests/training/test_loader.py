@@ -24,9 +24,7 @@ def test_batches_go_through_every_image_before_any_comes_again():
 
 
 def at_random(x, flips):
-    return loader.apply_symmetries(
-        x, loader.draw_symmetries(flips, len(x), torch.Generator().manual_seed(0), x.device)
-    )
+    return loader.flipped_and_turned(x, flips, torch.Generator().manual_seed(0))
 
 
 def test_mirrored_images_are_mirrored_left_to_right_alone():

@@ -11,8 +11,9 @@ from small_training import recipe, trained
 from lensnb import io, pipeline
 from lensnb.errors import InputError
 from lensnb.recipes.schema import Train
-from lensnb.training import diffusion_task, optimise
+from lensnb.training import diffusion_task, loop, optimise
 from lensnb.training.accelerator import make_accelerator
+from lensnb.training.average import Average
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
@@ -62,18 +63,23 @@ def test_a_training_may_be_all_warm_up(shape):
     assert all(0 <= optimise.rate_factor(k, settings) <= 1 for k in range(4))
 
 
-def test_ramped_average_is_the_recursion_written_out():
-    average = torch.optim.swa_utils.AveragedModel(
-        torch.nn.Linear(1, 1, bias=False), avg_fn=optimise.ramped_average(0.1)
-    )
-    values = [3.0, -1.0, 4.0, 1.0, -5.0]
+def test_the_average_is_the_recursion_written_out():
+    net = torch.nn.BatchNorm1d(1)  # weights, buffers and a counter
+    average = Average(net, 0.1)
     expected = None
-    for n, value in enumerate(values):
-        model = torch.nn.Linear(1, 1, bias=False)
-        model.weight.data.fill_(value)
-        average.update_parameters(model)
+    for n, value in enumerate([3.0, -1.0, 4.0, 1.0, -5.0]):
+        net.weight.data.fill_(value)
+        net.running_mean.fill_(-value)
+        net.num_batches_tracked.fill_(n)
+        average.update()
         expected = value if n == 0 else expected + (value - expected) / (1 + 0.1 * n)
-    assert abs(average.module.weight.item() - expected) < 1e-6
+    found = average.module
+    assert abs(found.weight.item() - expected) < 1e-6
+    assert abs(found.running_mean.item() + expected) < 1e-6
+    assert found.num_batches_tracked.item() == 4
+    resumed = Average(torch.nn.BatchNorm1d(1), 0.1)
+    resumed.load_state_dict(average.state_dict())
+    assert resumed.updates == 5 and torch.equal(resumed.module.weight, found.weight)
 
 
 @pytest.mark.parametrize("pieces, processes, n", [(1, 1, 8), (2, 1, 8), (1, 3, 8), (2, 2, 3)])
@@ -93,6 +99,49 @@ def test_parts_are_the_batch_once_and_each_has_all_noise_levels(pieces, processe
     assert len(found) == min(n, pieces * processes) and all(
         part[0] < pieces * processes for (part, _), _ in found
     )
+
+
+@pytest.mark.parametrize(
+    "name, changes, updates",
+    [
+        ("diffusion", {"train": {"accumulate": 2}, "model": {"norm": "batch"}}, 1),
+        ("gan", {"gan": {"kind": "published"}}, 2),  # of the discriminator and of the generator
+    ],
+)
+def test_several_processes_exchange_one_message_an_update(
+    name, changes, updates, dataset, monkeypatch
+):
+    """What a step reports comes out of the same message: here twice what went in."""
+    sent = []
+
+    def all_reduce(flat):
+        sent.append(flat.clone())
+        flat *= 2
+
+    accelerator = make_accelerator("cpu")
+    task = loop.task(name, recipe(**changes), dataset, accelerator)
+    alone = {"process_index": 0, "num_processes": 1, "scaler": None, "device": accelerator.device}
+    two = SimpleNamespace(**alone | {"num_processes": 2}, backward=lambda loss: loss.backward())
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    for update in (
+        getattr(task, n) for n in ("update", "update_d", "update_g") if hasattr(task, n)
+    ):
+        update.accelerator = two
+    x = torch.randn(8, 1, 32, 32)
+    losses = task.step(0, x, torch.eye(2)[torch.arange(8) % 2], torch.Generator().manual_seed(0))
+    assert len(sent) == updates
+    told = {n: v for n, v in losses.items() if torch.is_tensor(v)}
+    assert {v.item() / 2 for v in told.values()} <= {v.item() for flat in sent for v in flat[-2:]}
+
+
+def test_a_message_holds_every_tensor_once_whatever_its_memory_order(monkeypatch):
+    maps = torch.randn(3, 4, 5, 2)
+    last = maps.clone(memory_format=torch.channels_last)
+    pairs = [(maps.clone(), last), (last.clone(), last), (torch.tensor(2.0), torch.tensor(0.0))]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(3))
+    optimise.sum_as_one(pairs)
+    assert all(torch.equal(t, 3 * maps) for t, _ in pairs[:2]) and pairs[2][0].item() == 6
+    assert pairs[1][0].stride() == last.stride()
 
 
 def test_a_batch_in_pieces_is_the_same_update(dataset, tmp_path):
