@@ -1,8 +1,9 @@
 """Images per second and memory of the simulator: python benchmarks/simulate.py
 
-Two cores are measured in two ways: as two torch threads in one process, and as one thread in each
-of two processes. The two processes draw different images (start) of the same seed. On a machine
-with other work, compare images per CPU second, not images per second.
+First by priors, in one process of one thread: CPU time an image, and the share of it that the
+truth tables take. Then as 01_data calls it (data.workers), the start of the processes included.
+Then threads, which help less. Last on a GPU, if there is one. On a machine with other work, compare
+images per CPU second, not images per second.
 """
 
 import multiprocessing
@@ -17,8 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve o
 import numpy as np
 import torch
 
-from lensnb.lensing.simulate import render, simulate
+from lensnb.lensing.priors import PRIORS, get_prior
+from lensnb.lensing.simulate import BATCH, render, simulate
 from lensnb.lensing.truth_tables import draw_truth
+from lensnb.lensing.workers import cores, simulate_file
 
 MEGABYTE = 2**20
 
@@ -67,13 +70,39 @@ def to_file(n):
         simulate(n, out=out)
 
 
-def share(n, start):
-    render(draw_truth(n, start=start))
+def chain(n, workers):
+    """What 01_data does with so many processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.lib.format.open_memmap(path, "w+", np.float32, (n, 1, 64, 64))
+        simulate_file(path, workers=workers)
 
 
 def run(threads, task, *arguments):
     torch.set_num_threads(threads)
     return measured(task, *arguments)
+
+
+def by_prior(name, n=256):
+    """CPU milliseconds an image of one process, and the share of its truth table."""
+    torch.set_num_threads(1)
+    simulate(16, name)
+    began = time.process_time()
+    truth = draw_truth(n, name)
+    table = time.process_time() - began
+    for start in range(0, n, BATCH):
+        render({column: values[start : start + BATCH] for column, values in truth.items()}, name)
+    return (time.process_time() - began) / n * 1e3, table / (time.process_time() - began)
+
+
+def on_gpu(name, n=20_000):
+    """Images a second on a GPU, copied back to memory; the second of two runs."""
+    out = np.empty((n, 1, get_prior(name).size, get_prior(name).size), np.float32)
+    for _ in range(2):
+        began = time.perf_counter()
+        simulate(n, name, device="cuda", out=out)
+        seconds = time.perf_counter() - began
+    return n / seconds
 
 
 def report(label, n, seconds, cpu, megabytes):
@@ -86,15 +115,22 @@ def report(label, n, seconds, cpu, megabytes):
 
 def main():
     context = multiprocessing.get_context("spawn")
-    for n in (1000, 4000):
-        with context.Pool(2) as pool:
-            halves = pool.starmap(run, [(1, share, n // 2, 0), (1, share, n // 2, n // 2)], 1)
-        seconds, cpu, megabytes = np.array(halves).T
-        report("two processes of one thread each", n, seconds.max(), cpu.sum(), megabytes.sum())
+    for name in PRIORS:
+        with context.Pool(1) as pool:
+            milliseconds, share = pool.apply(by_prior, (name,))
+        print(f"{name:32s} {milliseconds:.2f} CPU ms an image, truth tables {share:.1%}")
+    for workers in sorted({1, 2, cores()}):
+        for n in (5000, 20_000):
+            began = time.perf_counter()
+            chain(n, workers)
+            rate = n / (time.perf_counter() - began)
+            print(f"{f'01_data, {workers} processes':32s} n = {n:5d} {rate:5.0f} images/s")
     for task, label in ((in_memory, "to an array"), (to_file, "to a memory map")):
-        for n in (1000, 4000):
-            with context.Pool(1) as pool:
-                report(f"two threads, {label}", n, *pool.apply(run, (2, task, n)))
+        with context.Pool(1) as pool:
+            report(f"two threads, {label}", 2000, *pool.apply(run, (2, task, 2000)))
+    if torch.cuda.is_available():
+        for name in PRIORS:
+            print(f"{name:32s} {on_gpu(name):6.0f} images/s on {torch.cuda.get_device_name()}")
 
 
 if __name__ == "__main__":

@@ -49,4 +49,5 @@ def seeds_of(seed: Any, index: np.ndarray, purpose: Purpose) -> np.ndarray:
     own = np.full_like(low, purpose), np.full_like(low, SEEDS)
     key = halves(seed if isinstance(seed, np.ndarray) else [seed])
     words = philox((low, high, *own), (key[0], key[1]))
-    return ((words[0] << 32 | words[1]) >> 1).astype(np.int64)
+    seeds: np.ndarray = ((words[0] << 32 | words[1]) >> 1).astype(np.int64)
+    return seeds

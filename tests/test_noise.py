@@ -55,8 +55,8 @@ def test_philox_gives_the_published_answers(make, counter, key, expected):
 
 @pytest.mark.parametrize("make", [as_array, as_tensor])
 def test_counters_and_keys_broadcast(make):
-    counters, keys, _ = zip(*KNOWN, strict=True)
-    columns = [np.array(column, np.uint64) for column in (*zip(*counters), *zip(*keys))]
+    together = [counter + key for counter, key, _ in KNOWN]
+    columns = list(np.array(together, np.uint64).T)
     if make is as_tensor:
         columns = [torch.as_tensor(column.astype(np.int64)) for column in columns]
     words = noise.philox(columns[:4], columns[4:])

@@ -29,9 +29,7 @@ class Known(NamedTuple):
     source: str  # where the images come from, in words
 
 
-def read_images(
-    params: Any, seed: int, folder: Path, device: str | torch.device = "cpu"
-) -> Known:
+def read_images(params: Any, seed: int, folder: Path, device: str | torch.device = "cpu") -> Known:
     """Write the images that `params` asks for to images.npy in `folder`, which exists.
 
     params : the data section of a recipe; device : where images are simulated.
@@ -71,9 +69,7 @@ def _new_images(folder: Path, n: int, channels: int, size: int) -> np.memmap:
 # Simulated images ---------------------------------------------------------------------------------
 
 
-def _simulate_images(
-    params: Any, seed: int, folder: Path, device: str | torch.device
-) -> Known:
+def _simulate_images(params: Any, seed: int, folder: Path, device: str | torch.device) -> Known:
     prior = PRIORS.find(params.prior, "data.prior")
     if params.labels is not None:
         raise InputError(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from lensnb.errors import InputError
-from lensnb.lensing.priors import Prior, get_prior, whole_number
 from lensnb.lensing.photons import add_noise
+from lensnb.lensing.priors import Prior, get_prior, whole_number
 from lensnb.lensing.simulate import psf_of, ring_signal, source_light
 from lensnb.lensing.truth_tables import draw_truth
 from lensnb.seeds import Purpose, derived_seed

@@ -75,7 +75,7 @@ def joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _to_host(images: torch.Tensor) -> Callable[[], np.ndarray]:
-    """Begin to copy images to the host; the function that is returned waits until they are there."""
+    """Begin to copy images to the host; the function that is returned waits for them."""
     if not images.is_cuda:
         return images.cpu().numpy
     host = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)

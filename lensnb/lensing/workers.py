@@ -62,7 +62,7 @@ def simulate_file(
     starts = range(0, n, ROWS)
     tables = [draw_truth(min(ROWS, n - start), prior, seed, start) for start in starts]
     rays = n * (prior.size * prior.oversample) ** 2
-    task = Task(str(path), prior, seed)
+    task = Task(str(path.resolve()), prior, seed)
     with one_thread():
         task.share(1 + min(wanted - 1, rays // PAYING))
     return joined(tables)
@@ -130,8 +130,8 @@ class Task:
     def read(cls, text: str) -> "Task":
         """The task that `written` wrote."""
         tree = json.loads(text)
-        prior = {key: tuple(v) if isinstance(v, list) else v for key, v in tree["prior"].items()}
-        return cls(tree["path"], Prior(**prior), tree["seed"])
+        ranges = {name: tuple(v) for name, v in tree["prior"].items() if isinstance(v, list)}
+        return cls(tree["path"], Prior(**tree["prior"] | ranges), tree["seed"])
 
 
 class Helper:
@@ -144,8 +144,8 @@ class Helper:
         self.pieces = task.pieces
         self.ending = False
         self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
-        ones = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        paths = os.pathsep.join(path for path in sys.path if path)  # where this process finds lensnb
+        ones = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        paths = os.pathsep.join(filter(None, sys.path))  # where this process finds lensnb
         self.process: Any = subprocess.Popen(
             [*COMMAND, task.written()],
             stdin=subprocess.PIPE,
