@@ -24,6 +24,8 @@ ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)): no such variable; known are $(KNOWN); a key of the recipe goes into SET, as in SET="train.steps=10")
 endif
 REFERENCE := params/$(if $(filter cpu,$(TORCH)),reference-cpu,gpu).yaml
+# one thread on each core; a file stays on one core, where its fixtures are
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export LENSNB_RECIPE := $(RECIPE)
@@ -39,19 +41,21 @@ export LENSNB_PROFILE := $(PROFILE)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test fast lab report trust reference bench notebooks docs mutants lock clean
+.PHONY: run test fast coverage lab report trust reference bench notebooks docs mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	lensnb run
 
-test: .venv/ready-$(TORCH)             ## lint, types, unit tests and the tiny chain, one thread on each core; then the committed notebooks
+test: .venv/ready-$(TORCH)             ## lint, types, and every test: units, the tiny chain, the committed notebooks
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_notebooks.py --cov=lensnb --cov-report=
-	pytest tests/test_notebooks.py --cov=lensnb --cov-append --cov-report=term-missing:skip-covered
+	$(PYTEST)
+
+coverage: .venv/ready-$(TORCH)         ## every test, and the lines of the package that none of them reaches
+	$(PYTEST) --cov=lensnb --cov-report=term-missing:skip-covered
 
 fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	pytest -n 2 -q --dist loadfile -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
+	$(PYTEST) -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/00_start.ipynb

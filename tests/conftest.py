@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,29 @@ for variable in [name for name in os.environ if name.startswith("LENSNB_")]:
         del os.environ[variable]
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # two threads on a busy machine waste both
     os.environ.setdefault(variable, "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles the package anew
 
-from images import out, src  # noqa: E402, F401 - fixtures for every test file; numpy comes after its thread count
+from chain import tiny_chain  # noqa: E402, F401 - fixtures for every test file
+from images import out, src  # noqa: E402, F401 - numpy comes after its thread count
+
+# The files that take minutes, longest first: a worker that begins one last would work alone.
+LONGEST = (
+    "test_notebooks",
+    "test_execute",
+    "test_published",
+    "test_browser",
+    "test_launch",
+    "test_cluster",
+    "test_judge",
+    "test_loop",
+    "test_cli",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first; the rest stay in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(Path(item.path).stem, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="session")

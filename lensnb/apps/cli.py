@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.callback()
 def _start() -> None:
+    # jsonschema, which nbformat imports, would compile a grammar of web addresses for 3 s.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     os.environ.setdefault("LENSNB_FROM", str(Path.cwd()))  # relative paths belong there
     outputs = os.environ.get("LENSNB_OUTPUTS")
     if outputs:  # the notebooks work in the project's folder

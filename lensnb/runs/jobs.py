@@ -89,6 +89,8 @@ def is_done(run: Run, part: str) -> bool:
     """Whether a part of a run is done: whole, and made by its recipe from what is there now."""
     try:
         if part == REPORT:
+            if not all(is_done(run, step) for step in STEPS):
+                return False  # it will show other notebooks
             shown = run.record().get(REPORT, {}).get("notebooks")
             return _report_page(run).is_file() and shown == _notebooks(run)
         if "/" in part:

@@ -1,4 +1,4 @@
-"""The command line as a user gives it, in processes of their own."""
+"""The command line as a user gives it, once a behaviour in a process of its own."""
 
 import os
 import re
@@ -6,25 +6,39 @@ import shlex
 import shutil
 import subprocess
 import sys
+import unittest.mock
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 import lensnb
+from lensnb.apps import cli
 
 ROOT = Path(__file__).parents[2]
 
 
-def call(*arguments, cwd=ROOT, outputs=None, module=True, **env):
+def call(*arguments, cwd=ROOT, **given):
+    """The command in a process of its own; returns (exit code, stdout, stderr)."""
     command = [sys.executable, "-m", "lensnb", *map(str, arguments)]
-    given = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    if outputs:
-        given["LENSNB_OUTPUTS"] = str(outputs)
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=given)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **given}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """The command in this process, which has imported torch already: like `call`, in `outputs`."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "outputs"))
+
+    def call_here(*arguments):
+        with unittest.mock.patch.dict(os.environ), pytest.raises(SystemExit) as left:
+            cli.main([*map(str, arguments)])
+        return left.value.code, *capsys.readouterr()
+
+    return call_here
 
 
 def test_help_names_every_command():
@@ -66,22 +80,23 @@ def test_images_are_drawn_into_the_folder_where_the_command_is_given(tmp_path):
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_one_sentence_and_status_two(arguments, expected, tmp_path):
-    code, _, told = call(*arguments, outputs=tmp_path)
+def test_bad_input_is_one_sentence_and_status_two(arguments, expected, here):
+    code, _, told = here(*arguments)
     assert code == 2 and expected in told and len(told.strip().splitlines()) == 1, told
 
 
-def test_a_check_prints_recipe_estimate_and_what_would_be_made(tmp_path):
-    code, printed, told = call("check", "params/tiny.yaml", "-s", "train.steps=7", outputs=tmp_path)
+def test_a_check_prints_recipe_estimate_and_what_would_be_made(here, tmp_path):
+    code, printed, told = here("check", "params/tiny.yaml", "-s", "train.steps=7")
     assert code == 0, told
     assert "steps: 7" in printed and "million parameters; 7 steps in about" in printed
     assert "models/gan               would be made: not there" in printed
-    assert not (tmp_path / "tiny").exists()
+    assert not (tmp_path / "outputs/tiny").exists()
 
 
-def test_a_project_is_laid_out_and_works_there(tmp_path):
+def test_a_project_is_laid_out_and_works_there(here, tmp_path, monkeypatch):
+    monkeypatch.delenv("LENSNB_OUTPUTS")
     project = tmp_path / "project"
-    code, printed, told = call("init", project, cwd=tmp_path)
+    code, printed, told = here("init", project)
     assert code == 0 and "lensnb run" in printed, told
     assert {p.name for p in project.iterdir()} == {
         "notebooks",
@@ -91,54 +106,48 @@ def test_a_project_is_laid_out_and_works_there(tmp_path):
         "Snakefile",
         "outputs",
     }
-    code, _, told = call("init", project, cwd=tmp_path)
+    code, _, told = here("init", project)
     assert code == 2 and "is there and not empty" in told
     (project / "mine.npy").touch()
+    monkeypatch.chdir(project)
     overrides = "data.n=60 data.size=16 run=small"
-    arguments = ("run", "params/tiny.yaml", "--set", overrides, "--step", "01_data")
-    code, printed, told = call(*arguments, cwd=project)
+    code, _, told = here("run", "params/tiny.yaml", "--set", overrides, "--step", "01_data")
     assert code == 0 and (project / "outputs/small/notebooks/01_data.ipynb").is_file(), told
 
 
-def test_relative_paths_belong_to_the_folder_of_the_command(tmp_path):
+def test_relative_paths_belong_to_the_folder_of_the_command(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSNB_OUTPUTS", "runs")
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 16, 16)))
     arguments = ("run", ROOT / "params/tiny.yaml", "--step", "01_data")
     changes = ("-s", "data.path=mine.npy", "-s", "data.size=16", "-s", "evaluate.fit=0")
-    code, _, told = call(*arguments, *changes, cwd=tmp_path, LENSNB_OUTPUTS="runs")
+    code, _, told = here(*arguments, *changes)
     assert code == 0 and (tmp_path / "runs/tiny/data/images.npy").is_file(), told
 
 
-def test_a_run_is_made_as_a_whole_and_its_report_is_named(tmp_path):
+def test_a_run_is_made_as_a_whole_and_its_report_is_named(tiny_chain, here, tmp_path):
     """In folders with a space; what is whole is not made again; the report is of this recipe."""
-    outputs = tmp_path / "my outputs"
-    small = (
-        "data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 gan.watch_every=0 sample.n=12 "
-        "evaluate.n=12 evaluate.bootstrap=10 evaluate.floors=2 evaluate.fit=0"
-    )
-    arguments = ("run", "params/tiny.yaml", "--set", small)
-    code, printed, told = call(*arguments, outputs=outputs)
-    assert code == 0, printed + told
-    page = outputs / "tiny/report/index.html"
-    assert page.is_file() and printed.splitlines()[-1] == f"report: {os.path.relpath(page, ROOT)}"
-    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()}
-    code, printed, told = call(*arguments, outputs=outputs)
-    after = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()}
-    assert code == 0 and printed.splitlines()[-1].startswith("report: ")
-    assert after == before
-    code, _, told = call("report", "params/tiny.yaml", outputs=outputs)
-    assert code == 2 and "made with other parameters" in told
-    assert lensnb.Params.model_validate(recipe_in(outputs / "tiny")).train.steps == 4
-    code, printed, told = call("report", "tiny", outputs=outputs)
+    page = tiny_chain.outputs / "tiny/report/index.html"
+    named = f"report: {os.path.relpath(page, ROOT)}"
+    assert page.is_file() and tiny_chain.printed.splitlines()[-1] == named
+    files = [path for path in tiny_chain.outputs.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    code, printed, told = call("run", "params/tiny.yaml", LENSNB_OUTPUTS=str(tiny_chain.outputs))
+    assert code == 0 and printed == f"{named}\n", told
+    files = [path for path in tiny_chain.outputs.rglob("*") if path.is_file()]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    shutil.copytree(tiny_chain.outputs / "tiny", tmp_path / "outputs/tiny")
+    (tmp_path / "outputs/tiny/report/index.html").unlink()
+    code, printed, told = here("report", "tiny")
     assert code == 0 and printed.startswith("report: "), told
-
-
-def recipe_in(folder):
-    return yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert (tmp_path / "outputs/tiny/report/index.html").is_file()
+    other = tmp_path / "other.yaml"
+    other.write_text((ROOT / "params/tiny.yaml").read_text() + "\nseed: 1\n")
+    code, _, told = here("report", other)
+    assert code == 2 and "made with other parameters" in told
 
 
 def test_profile_and_spread_of_make_reach_the_engine(tmp_path, monkeypatch):
-    from lensnb.apps import cli
-
     seen = []
     monkeypatch.setattr(cli, "_snakemake", lambda *given: seen.append(given))
     monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))

@@ -4,6 +4,7 @@ They are killed at any moment and resumed, asked to stop, short of memory, and t
 """
 
 import contextlib
+import io
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -18,7 +20,8 @@ import pytest
 import safetensors.torch
 import yaml
 
-from lensnb import io
+from lensnb.apps import launch
+from lensnb.io import read_table, sha256
 
 PATIENCE = 3600  # seconds; beside other work a training may take many times as long as alone
 RECIPE = {
@@ -75,8 +78,13 @@ def command(folder, images, launcher=(), **changes):
 
 
 def finished(folder, images, launcher=(), **changes):
-    """Train to the end. Returns what the training prints."""
+    """Train to the end, without a launcher in this process. Returns what the training prints."""
     line, environment = command(folder, images, launcher, **changes)
+    if not launcher:
+        printed = io.StringIO()
+        with mock.patch.dict(os.environ, environment), contextlib.redirect_stdout(printed):
+            launch.launch(line[-1])
+        return printed.getvalue()
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -110,7 +118,7 @@ def hashes(models):
     A recipe names the folder of the images, which differs.
     """
     names = ("diffusion/model", "diffusion/step-20", "gan/model")
-    found = {name: io.sha256(models / f"{name}.safetensors") for name in names}
+    found = {name: sha256(models / f"{name}.safetensors") for name in names}
     return found | {
         name: (models / f"{name}.csv").read_text()
         for name in ("diffusion/history", "diffusion/watch", "gan/history", "gan/watch")
@@ -141,7 +149,6 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_pat
         (weights_kept, "diffusion"),
         (by_chance, "diffusion"),
         (writing, "gan"),
-        (by_chance, "gan"),
     ]
     killed = 0
     printed = ""
@@ -153,7 +160,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(images, whole, tmp_pat
         process.kill()
         printed += process.communicate()[0]
     printed += finished(tmp_path, images)
-    assert killed >= 4 and printed.count("resumed at step") >= 3
+    assert killed >= 3 and printed.count("resumed at step") >= 2
     assert hashes(models) == hashes(whole)
     assert not list(models.glob("*/.*")) and not list(models.glob("*/checkpoint.pt"))
 
@@ -173,7 +180,7 @@ def test_asked_to_stop_it_saves_first(number, status, images, whole, tmp_path):
     assert "stopped and saved after step" in out
     assert (tmp_path / "it/models/.diffusion.partial/checkpoint.pt").is_file()
     assert "resumed at step" in finished(tmp_path, images, train=seldom)
-    weights = io.sha256(tmp_path / "it/models/diffusion/model.safetensors")
+    weights = sha256(tmp_path / "it/models/diffusion/model.safetensors")
     assert weights == hashes(whole)["diffusion/model"]
 
 
@@ -218,7 +225,7 @@ def together(folder, images, launcher, **changes):
         for name in ("diffusion", "gan")
         for key, value in safetensors.torch.load_file(models / f"{name}/model.safetensors").items()
     }
-    return weights, io.read_table(models / "diffusion/history.csv")["loss"]
+    return weights, read_table(models / "diffusion/history.csv")["loss"]
 
 
 def apart(a, b):
@@ -250,15 +257,23 @@ def ask_the_second(launcher):
     second.terminate()
 
 
+LONGER = {"steps": 40, "checkpoint_every": 4}
+
+
+@pytest.fixture(scope="module")
+def longer(images, tmp_path_factory):
+    """The weights and losses of a longer training in one process."""
+    return together(tmp_path_factory.mktemp("longer"), images, (), **LONGER)
+
+
 @pytest.mark.parametrize(
     "first, then, end",
     [((), TWO, kill), (TWO, (), kill), (TWO, (), ask_the_second)],
     ids=["1 to 2", "2 to 1", "2 asked to stop"],
 )
-def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_path):
-    longer = {"steps": 40, "checkpoint_every": 4}
-    whole, losses = together(tmp_path / "whole", images, (), **longer)
-    changes = CALM | {"train": CALM["train"] | longer}
+def test_resumed_on_another_number_of_processes(first, then, end, images, longer, tmp_path):
+    whole, losses = longer
+    changes = CALM | {"train": CALM["train"] | LONGER}
     line, environment = command(tmp_path / "parts", images, first, **changes)
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
     out = ""
@@ -269,7 +284,7 @@ def test_resumed_on_another_number_of_processes(first, then, end, images, tmp_pa
     assert process.wait(timeout=PATIENCE) != 0 and "step 40/" not in out
     assert (tmp_path / "parts/it/models/.diffusion.partial/checkpoint.pt").is_file()
     assert ("stopped and saved after step" in out) == (end is ask_the_second)
-    resumed, same = together(tmp_path / "parts", images, then, **longer)
+    resumed, same = together(tmp_path / "parts", images, then, **LONGER)
     assert apart(whole, resumed) < 2e-4
     assert np.abs(losses - same).max() < 1e-5 * losses.max()
 
@@ -306,8 +321,6 @@ def test_out_of_memory_is_a_sentence_with_values_that_fit(images, tmp_path):
 def test_a_notebook_launches_the_same(images, whole, tmp_path, monkeypatch):
     """Without a GPU accelerate's notebook_launcher starts one process, with the same bits."""
     import accelerate
-
-    from lensnb.apps import launch
 
     command(tmp_path, images)
     monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))

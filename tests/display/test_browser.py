@@ -6,13 +6,11 @@ Screenshots go to outputs/screenshots/.
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from browsing import jupyterlab, launch, open_notebook, pictures, run_all
+from browsing import PICTURES, jupyterlab, launch, open_notebook, pictures, run_all
 
 from lensnb import io
 from lensnb.runs import artefact
@@ -21,6 +19,7 @@ from tools import publish_notebooks
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "outputs" / "screenshots"
+PATIENCE = 3_600_000  # ms, against a hang, not a slow machine
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +42,22 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def project(browser, tmp_path_factory):
-    """A copy of the project's notebooks, and the tiny chain as papermill ran it.
+def project(browser, tiny_chain, tmp_path_factory):
+    """A copy of the project's notebooks, and the tiny chain as papermill ran and signed it.
 
     The parameter cells of the notebooks hold the tiny recipe.
     """
     folder = tmp_path_factory.mktemp("project")
     for part in ("notebooks", "params"):
         shutil.copytree(ROOT / part, folder / part)
+    shutil.copytree(
+        tiny_chain.outputs / "tiny", folder / "outputs/tiny", copy_function=shutil.copy2
+    )
     env = os.environ | {
         "LENSNB_OUTPUTS": str(folder / "outputs"),
-        "JUPYTER_DATA_DIR": str(folder / "jupyter"),
+        "JUPYTER_DATA_DIR": str(tiny_chain.jupyter),
         "OMP_NUM_THREADS": "1",
     }
-    for step in (*STEPS, "report"):
-        done = subprocess.run(
-            [sys.executable, "-m", "lensnb", "run", "params/tiny.yaml", "--step", step],
-            cwd=folder,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
     tiny = yaml.safe_load((folder / "params/tiny.yaml").read_text()) | {"run": "inlab"}
     for path in (folder / "notebooks").glob("*.ipynb"):
         notebook = publish_notebooks.read(path)
@@ -89,20 +82,24 @@ def lab(project):
 @pytest.fixture
 def tab(browser):
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
-    page.set_default_timeout(3_600_000)  # against a hang, not a slow machine
+    page.set_default_timeout(PATIENCE)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     yield page
     page.close()
 
 
+CHANGED = f"""
+([before, inside]) => {{
+    const now = ({PICTURES})(inside);
+    return now.length && JSON.stringify(now) !== JSON.stringify(before) ? now : false;
+}}
+"""
+
+
 def changed(tab, before, inside=".jp-OutputArea"):
     """Wait until the pictures differ from `before`, and return them."""
-    for _ in range(100):
-        if (now := pictures(tab, inside)) != before and now:
-            return now
-        tab.wait_for_timeout(50)
-    raise AssertionError("no picture has changed")
+    return tab.wait_for_function(CHANGED, arg=[before, inside]).json_value()
 
 
 @pytest.mark.parametrize("name", publish_notebooks.NOTEBOOKS)
@@ -191,6 +188,7 @@ def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
     report = shutil.copytree(project[0] / "outputs/tiny/report", tmp_path / "sent to a colleague")
     context = browser.new_context(offline=True, viewport={"width": 1300, "height": 1000})
     tab = context.new_page()
+    tab.set_default_timeout(PATIENCE)
     asked = []
     problems = []
     tab.on("request", lambda request: asked.append(request.url))

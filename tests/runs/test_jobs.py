@@ -81,6 +81,7 @@ def test_what_is_deleted_is_planned_with_what_depends_on_it(whole):
         "04_evaluate": ["evaluation/ddim"],
         "05_compare": ["04_evaluate"],
         "evaluation/ddim": [],
+        "report": ["05_compare"],
     }
 
 
@@ -88,12 +89,12 @@ def test_what_was_made_otherwise_since_is_planned(whole):
     """Another evaluation in the same place: its notebook shows another digest."""
     shutil.rmtree(whole.folder("evaluation/ddim"))
     whole.build("evaluation/ddim", lambda folder: (folder / "file").write_text("other"))
-    assert set(planned(whole)) == {"04_evaluate", "05_compare"}
+    assert set(planned(whole)) == {"04_evaluate", "05_compare", "report"}
 
 
 def test_a_changed_parameter_plans_its_step_and_what_depends_on_it(whole):
     changed = Run(selection.expand([TINY], "evaluate.n=20", samplers=["ddim"])[0], whole.outputs)
-    assert set(planned(changed)) == {"evaluation/ddim", "04_evaluate", "05_compare"}
+    assert set(planned(changed)) == {"evaluation/ddim", "04_evaluate", "05_compare", "report"}
 
 
 def test_a_report_of_other_notebooks_is_planned(whole):
@@ -149,7 +150,7 @@ def test_a_changed_file_of_the_user_is_noticed_by_a_run_that_is_open(tmp_path):
 
 def test_a_spoiled_notebook_is_executed_again(whole):
     jobs.receipt(whole, "04_evaluate").with_suffix(".ipynb").write_text("spoiled")
-    assert set(planned(whole)) == {"04_evaluate"}
+    assert set(planned(whole)) == {"04_evaluate", "report"}
 
 
 def test_what_was_made_without_the_chain_can_be_opened_by_its_name(tmp_path):
