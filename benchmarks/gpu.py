@@ -148,8 +148,9 @@ def step_of(name: str, compile: bool, size: SimpleNamespace) -> Row:
     from lensnb.training import loader, loop
     from lensnb.training.accelerator import make_accelerator
 
-    overrides = f"train.compile={str(compile).lower()} train.batch={size.batch}"
-    overrides += f" gan.batch={size.batch} model.context=none {size.nets}"
+    overrides = f"train.batch={size.batch} gan.batch={size.batch} model.context=none {size.nets}"
+    for part in ("train", "gan"):
+        overrides += f" {part}.compile={str(compile).lower()}"
     recipe = load_recipe(io.home() / "params/gpu.yaml", overrides)
     settings = recipe.gan if name == "gan" else recipe.train
     precision = settings.precision if torch.cuda.is_available() else "fp32"
