@@ -29,7 +29,8 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
 LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
-NO_RESULT = ("hold", "tracker", "checkpoint_every")  # keys of a training that change no result
+# Keys of a training that change no result; compiling changes rounding, as another device does.
+NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every")
 
 
 def outputs_folder(path: str | Path | None = None) -> Path:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from lensnb.errors import InputError, one_line
 from lensnb.kinds import Kind
 from lensnb.training import loader, optimise
-from lensnb.training.accelerator import largest
+from lensnb.training.accelerator import is_main_process, largest
 from lensnb.training.loader import Batches
 from lensnb.training.task import Task
 
@@ -106,6 +106,8 @@ def compile_now(
     """
     if not task.compiler.on:
         return
+    if is_main_process():
+        print("compiling, which takes a minute or two on a GPU", flush=True)
     failed = ""
     try:
         # Not step 0: at the first step of four a GAN computes penalties, which are not compiled.
