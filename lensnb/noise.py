@@ -160,5 +160,6 @@ class ImageNoise:
         if device.type != "cuda":
             return self.seeds
         if device not in self._there:
-            self._there[device] = torch.as_tensor(self.seeds.astype(np.int64), device=device)
+            words = torch.as_tensor(self.seeds.astype(np.int64))
+            self._there[device] = words.to(device, non_blocking=True)
         return self._there[device]

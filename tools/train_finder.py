@@ -1,6 +1,7 @@
 """Train the lens finder anew: python -m tools.train_finder FOLDER.
 
-The published weights come from this program, without changes of its numbers.
+The published weights come from this program, without changes of its numbers, and from images of
+lensnb 0.1's simulator. Today's images have other random numbers of the same distributions.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Train LensNet anew on simulated lenses of the broad prior: python -m tools.train_lensnet FOLDER.
 
-The published weights come from this program, without changes of its numbers.
+The published weights come from this program, without changes of its numbers, and from images of
+lensnb 0.1's simulator. Today's images have other random numbers of the same distributions.
 """
 
 import argparse

@@ -6,12 +6,16 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lensnb
+from lensnb.datasets.dataset import prepare_dataset
 from lensnb.errors import InputError
 from lensnb.lensing import workers
 from lensnb.lensing.priors import PRIORS, get_prior
-from lensnb.lensing.simulate import simulate
+from lensnb.lensing.simulate import batch_of, render, simulate
+from lensnb.lensing.truth_tables import draw_truth
+from lensnb.recipes.schema import Data
 from lensnb.runs.run_folder import Run
 
 PRIOR = get_prior("broad", 16)
@@ -167,3 +171,52 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="device: cuda is asked for, and this machine offers"):
         lensnb.make_data(run)
     assert not run.folder("data").exists()
+
+
+# On a GPU -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device, used", [("cuda", "cuda"), ("mps", "cpu"), ("cpu", "cpu")])
+def test_a_gpu_simulates_by_itself(device, used, tmp_path, monkeypatch):
+    called = []
+
+    def on_gpu(n, prior, seed, device, out):
+        called.append(device)
+        return out, simulate(n, prior, seed, out=out)[1]
+
+    monkeypatch.setattr(workers, "simulate", on_gpu)
+    prepare_dataset(Data(n=20, size=16, channels=3), 5, tmp_path, torch.device(device))
+    assert [one.type for one in called] == ([used] if used == "cuda" else [])
+    images = np.load(tmp_path / "images.npy")
+    assert (images == images[:, :1]).all()
+    np.testing.assert_array_equal(images[:, :1], simulate(20, PRIOR, seed=5)[0])
+
+
+def test_a_batch_fits_what_is_free_on_the_card(monkeypatch):
+    broad = PRIORS["broad"]  # 256 x 256 rays
+    assert batch_of(broad, "cpu") == workers.BATCH
+    for free, expected in ((80 * 2**30, 512), (2**30, 128), (2**20, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, f=free: (f, 80 * 2**30))
+        assert batch_of(broad, "cuda") == expected
+
+
+class Calls(TorchDispatchMode):
+    """The operations that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("name", ["broad", "deeplensesim-1", "deeplensesim-2"])
+def test_rendering_reads_nothing_back(name):
+    """Each of these operations would let a GPU wait for the CPU."""
+    truth = draw_truth(6, get_prior(name, 16))
+    with Calls() as calls:
+        render(truth, get_prior(name, 16))
+    waiting = {"_local_scalar_dense", "nonzero", "index", "index_put_", "masked_select", "item"}
+    assert "bmm" in calls.names and not waiting & calls.names
