@@ -33,6 +33,11 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(best if name == "auto" else name)
 
 
+def with_doubles(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one that knows no float64 and lacks operations, as mps."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
 # Precision ----------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lensnb import metrics
+from lensnb.devices import find_device, with_doubles
 from lensnb.errors import InputError
 from lensnb.evaluation import image_stats, uncertainty
-from lensnb.evaluation.measures import LEAST, Reference, lensnet_features
+from lensnb.evaluation.measures import LEAST, lensnet_features
+from lensnb.evaluation.rows import Reference
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Distance:
 
 
 def frechet(
-    made: np.ndarray, real: np.ndarray, seed: int = 0, times: int = 200, floors: int = 20
+    made: np.ndarray,
+    real: np.ndarray,
+    seed: int = 0,
+    times: int = 200,
+    floors: int = 20,
+    device: str = "auto",
 ) -> Distance:
     """Frechet distance of images `made` from images `real`, in the features of LensNet.
 
@@ -51,6 +58,7 @@ def frechet(
         standard deviations of a real feature.
     seed : of all random draws; the same seed gives the same number.
     times, floors : resamplings behind the error, and real-vs-real draws behind the floor.
+    device : where LensNet runs: auto, cpu or cuda.
 
     n = min(N, M // 3) images are compared on each side, because the bias of the distance depends
     on n. They are drawn at random. The reference is n of the real images; it fixes the units of the
@@ -67,7 +75,8 @@ def frechet(
     reference = real[np.sort(order[:n])]
     if not reference.std(dtype=float) > 0:
         raise InputError("real: all pixels are the same, expected images that vary")
-    rows = lensnet_features.make(Reference(reference))
+    where = with_doubles(find_device(device))
+    rows = lensnet_features.make(Reference(reference, device=where))
     found = uncertainty.measure(
         metrics.frechet,
         rows(chosen),

@@ -91,6 +91,24 @@ def radial_profile(images: Any) -> np.ndarray:
     return _ring_means(grey(images), radius, np.arange(size // 2 + 1))
 
 
+def mean_curves(
+    power: np.ndarray, profile: np.ndarray, size: int, pixel_scale: float | None
+) -> dict[str, list[float]]:
+    """Mean log10 power (N, rings) and radial profile (N, size // 2) with their errors, as lists.
+
+    size : of the images in pixels. Frequencies and radii are in arcsec if the scale is known.
+    """
+    root = np.sqrt(len(power))
+    return {
+        "frequency": frequencies(size, pixel_scale).tolist(),
+        "log_power": power.mean(0).tolist(),
+        "log_power_error": (power.std(0, ddof=1) / root).tolist(),
+        "radius": ((np.arange(size // 2) + 0.5) * (pixel_scale or 1)).tolist(),
+        "profile": profile.mean(0).tolist(),
+        "profile_error": (profile.std(0, ddof=1) / root).tolist(),
+    }
+
+
 def intensity_edges(reference: Any, bins: int = 1000) -> np.ndarray:
     """Bin edges at even quantiles of the reference pixels: (<= bins + 201,).
 

@@ -13,7 +13,7 @@ import torch
 
 from lensnb import io, metrics
 from lensnb.datasets.dataset import Dataset, comparison_rows
-from lensnb.devices import find_device
+from lensnb.devices import find_device, with_doubles
 from lensnb.errors import InputError
 from lensnb.evaluation import (
     image_stats,
@@ -24,16 +24,8 @@ from lensnb.evaluation import (
     uncertainty,
     usefulness,
 )
-from lensnb.evaluation.measures import (
-    LEAST,
-    MEASURES,
-    Fitted,
-    Measure,
-    Reference,
-    Rows,
-    fit,
-    rows_of,
-)
+from lensnb.evaluation.measures import LEAST, MEASURES, Measure
+from lensnb.evaluation.rows import Fitted, Reference, Rows, all_rows, fit, rows_of
 from lensnb.evaluation.workers import HERE, workers_for
 from lensnb.lensing.priors import PRIORS
 from lensnb.recipes.recipe import Params
@@ -68,7 +60,7 @@ class Judge:
                 f"evaluate: {self.n} images on each side, and {LEAST} are needed; bring more "
                 "images, or raise data.holdout, evaluate.n or sample.n"
             )
-        self.device = judging_device(params.device)
+        self.device = with_doubles(find_device(params.device))
         self.workers = workers_for(self.n, params.evaluate.workers)
         self.reference = Reference(
             dataset.images[self.held], params.evaluate.inception, self.device, self.workers
@@ -99,15 +91,12 @@ class Judge:
 
         Beside the measures, READ holds what LensNet reads: the class, and lensnet.READS.
         """
-        makers = self.makers | {READ: functools.partial(_read, self.reference.reader)}
-        there = {READ, *(name for name, m in self.measures.items() if _is_on_device(m.rows))}
-        if self.device.type == "cpu":
-            there = set()
-        found: dict[Rows, np.ndarray] = {}
-        for names, workers in ((there, HERE), (makers.keys() - there, self.workers)):
-            some = list(dict.fromkeys(make for name, make in makers.items() if name in names))
-            found |= zip(some, rows_of(some, images, workers), strict=True) if some else {}
-        return {name: found[make] for name, make in makers.items()}
+        networks = {READ}
+        for name, measure in self.measures.items():
+            if isinstance(measure.rows, Fitted) and measure.rows.on_device:
+                networks.add(name)
+        makers = self.makers | {READ: self.reference.reader.table}
+        return all_rows(makers, networks, images, self.reference)
 
     def _rows_of_made(self, images: Any) -> dict[str, np.ndarray]:
         """The rows of generated images; the last ones are kept, because several parts ask."""
@@ -297,7 +286,8 @@ class Judge:
         """Mean power spectrum and radial profile with the standard error of the mean, as lists."""
         makers = (image_stats.log_power, image_stats.radial_profile)
         power, profile = rows_of(makers, images, self.workers)
-        return curves_of(power, profile, images.shape[-1], self.dataset.pixel_scale)
+        scale = self.dataset.pixel_scale
+        return image_stats.mean_curves(power, profile, images.shape[-1], scale)
 
     @functools.cached_property
     def real_curves(self) -> Tree:
@@ -316,34 +306,10 @@ class Judge:
             "real": (self.real, known),
         }
         found = {
-            whose: obedience.compared(_columns(rows[READ]), columns, self.dataset, asked)
+            whose: obedience.compared(lensnet.columns(rows[READ]), columns, self.dataset, asked)
             for whose, (rows, columns) in both.items()
         }
         return found if found["real"] else None
-
-
-def judging_device(name: str) -> torch.device:
-    """The device of a recipe, or the CPU where it does not know all that is needed, as float64.
-
-    Raises InputError for a device that this machine does not have.
-    """
-    device = find_device(name)
-    return device if device.type == "cuda" else torch.device("cpu")
-
-
-def _is_on_device(rows: Rows | Fitted | None) -> bool:
-    return isinstance(rows, Fitted) and rows.on_device
-
-
-def _read(reader: lensnet.Reader, images: np.ndarray) -> np.ndarray:
-    """What LensNet reads off images, (N, 6): the class, and the columns READS."""
-    read = reader.readings(images)
-    return np.stack([read[name] for name in ("class", *lensnet.READS)], axis=1)
-
-
-def _columns(read: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of `_read` by name."""
-    return {"class": read[:, 0].astype(int)} | dict(zip(lensnet.READS, read[:, 1:].T, strict=True))
 
 
 def _reduced_chi2(
@@ -378,19 +344,6 @@ def optics(params: Params, dataset: Dataset) -> Tree | None:
             "noise": prior.background if known else None,
         }
     return {"pixel_scale": dataset.pixel_scale or 1, "psf_fwhm": psf_fwhm} if psf_fwhm else None
-
-
-def curves_of(power: np.ndarray, profile: np.ndarray, size: int, pixel_scale: float | None) -> Tree:
-    """Mean log10 power (N, rings) and radial profile (N, size // 2) with their errors, as lists."""
-    root = np.sqrt(len(power))
-    return {
-        "frequency": image_stats.frequencies(size, pixel_scale).tolist(),
-        "log_power": power.mean(0).tolist(),
-        "log_power_error": (power.std(0, ddof=1) / root).tolist(),
-        "radius": ((np.arange(size // 2) + 0.5) * (pixel_scale or 1)).tolist(),
-        "profile": profile.mean(0).tolist(),
-        "profile_error": (profile.std(0, ddof=1) / root).tolist(),
-    }
 
 
 def evaluate(

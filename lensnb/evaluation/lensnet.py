@@ -20,6 +20,8 @@ from lensnb.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lensnet.safetensors"
 CLASSES = 3
+CACHED = 32  # images at a time, whose maps stay in the cache of a CPU: more take twice as long
+AT_A_TIME = 1024  # images at a time on other devices
 READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # regressed, beside the class
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -120,13 +122,14 @@ def load(device: str | torch.device = "cpu") -> LensNet:
 
 @torch.inference_mode()
 def outputs(
-    images: Any, units: ToUnits, net: nn.Module, of: Callable[[torch.Tensor], T], batch: int = 256
+    images: Any, units: ToUnits, net: nn.Module, of: Callable[[torch.Tensor], T]
 ) -> list[T]:
-    """of(x) for the images in the prior's units x (B, 1, H, W), `batch` at a time.
+    """of(x) for the images in the prior's units x (B, 1, H, W), some at a time.
 
     x is where the network's weights are; float32 products are not rounded further there.
     """
     device = next(net.parameters()).device
+    batch = CACHED if device.type == "cpu" else AT_A_TIME
     with devices.full_precision(device):
         return [of(units(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)]
 
@@ -174,6 +177,15 @@ class Reader:
             column = scaled[:, i].double() * card["prior_std"][name] + card["prior_mean"][name]
             found[name] = (column.exp() if name == "snr" else column).numpy()
         return found
+
+    def table(self, images: Any) -> np.ndarray:
+        """The readings as rows (N, 6): the class, and the columns READS."""
+        return np.stack(list(self.readings(images).values()), axis=1)
+
+
+def columns(table: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of `Reader.table` as readings: "class" and READS -> (N,)."""
+    return {"class": table[:, 0].astype(int)} | dict(zip(READS, table[:, 1:].T, strict=True))
 
 
 def features(images: Any, units: ToUnits, net: LensNet | None = None) -> np.ndarray:

@@ -13,12 +13,11 @@ A measure of your own takes a few lines, in any module that is imported before a
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from lensnb import metrics
 from lensnb.evaluation import (
@@ -32,7 +31,7 @@ from lensnb.evaluation import (
     usefulness,
 )
 from lensnb.evaluation.morphology import mean_vector, wasserstein_columns
-from lensnb.evaluation.workers import HERE, Workers
+from lensnb.evaluation.rows import Fitted, Reference, Rows, on_device
 from lensnb.registry import Registry
 from lensnb.two_sample import two_sample
 
@@ -43,82 +42,13 @@ LEAST = 8  # images on each side of any distance
 # Images on each side, at most, for measures whose time or memory would outgrow all others.
 MOST = 10_000
 
-Rows = Callable[[np.ndarray], np.ndarray]  # images (N, C, H, W) -> rows (N, d)
-Distance = Callable[..., Any]  # of two sets of rows: a number, an array, or (value, error)
-
-
-class Reference:
-    """The real images that fix all units, bins and levels before anything is measured.
-
-    images : (N, C, H, W); inception : the weights of Inception, or None to do without it
-    device : where networks run; workers : who measures many images, if the device is a CPU
-    reader : LensNet in the units of these images
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        inception: str | None = None,
-        device: str | torch.device = "cpu",
-        workers: Workers = HERE,
-    ) -> None:
-        self.images = images
-        self.inception = inception
-        self.device = torch.device(device)
-        self.workers = workers
-        self.units = lensnet.Units(images)
-        self.reader = lensnet.Reader(self.units, lensnet.load(device))
-
-    def rows(self, make: Rows) -> np.ndarray:
-        """The rows (N, d) of the reference images that networks `make`."""
-        workers = self.workers if self.device.type == "cpu" else HERE
-        return rows_of([make], self.images, workers)[0]
-
-    @functools.cached_property
-    def edges(self) -> np.ndarray:
-        """Edges of the bins of pixel intensity."""
-        return image_stats.intensity_edges(self.images)
-
-
-def rows_of(
-    makers: Sequence[Rows], images: Any, workers: Workers = HERE, chunk: int = 256
-) -> list[np.ndarray]:
-    """The rows (N, d) of images (N, C, H, W) for each maker; workers measure `chunk` at a time."""
-    jobs = ((makers, images[at : at + chunk]) for at in range(0, len(images), chunk))
-    parts = workers.map(_rows_of_some, jobs)
-    return [np.concatenate(found) for found in zip(*parts, strict=True)]
-
-
-def _rows_of_some(makers: Sequence[Rows], images: np.ndarray) -> list[np.ndarray]:
-    return [make(images) for make in makers]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Rows or a distance that the reference images fix first: `make(reference)` returns them.
-
-    Use it as a decorator of `make`. Worker processes get a copy of the rows: what they hold on to
-    should not be the reference with all its images.
-    on_device : whether the rows are computed on the reference's device
-    """
-
-    make: Callable[[Reference], Callable[..., Any]]
-    on_device: bool = False
-
-
-def on_device(make: Callable[[Reference], Callable[..., Any]]) -> Fitted:
-    """A decorator: `Fitted` rows that are computed on the reference's device."""
-    return Fitted(make, on_device=True)
-
-
-def fit(part: Any, reference: Reference) -> Any:
-    """The function behind rows or a distance, fitted to the reference images where it must be."""
-    return part.make(reference) if isinstance(part, Fitted) else part
-
 
 def always(reference: Reference) -> bool:
     """True: the measure says something about any images."""
     return True
+
+
+Distance = Callable[..., Any]  # of two sets of rows: a number, an array, or (value, error)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from lensnb import generator, metrics, sampler
 from lensnb.datasets.dataset import Dataset, monitoring_rows
+from lensnb.devices import with_doubles
 from lensnb.evaluation import lensnet
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
@@ -63,9 +64,8 @@ class Monitor:
             rng = np.random.default_rng(derived_seed(params.seed, Purpose.WATCH))
             rows = rng.permutation(dataset.train)[: 4 * DRAWN]
         real = dataset.images[np.sort(rows)]
-        self.units = lensnet.Units(real)
-        self.net = lensnet.load()
-        read = lensnet.features(real, self.units, self.net)
+        self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load(with_doubles(device)))
+        read = self.reader.features(real)
         std = read.std(axis=0)
         self.feature_std = np.maximum(std, 1e-3 * std.max())
         self.real = read / self.feature_std
@@ -89,7 +89,7 @@ class Monitor:
             self.params, self.method, self.dataset, model.eval(), self.device
         ).draw(DRAWN, derived_seed(self.seed, Purpose.WATCH, 1), DRAWN)
         model.train(was_training)
-        rows = lensnet.features(drawn, self.units, self.net) / self.feature_std
+        rows = self.reader.features(drawn) / self.feature_std
         row = {
             "kid": metrics.kid(rows, self.real),
             "kid_error": self.error,

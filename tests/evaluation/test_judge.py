@@ -11,8 +11,7 @@ import scipy.ndimage
 from lensnb import io
 from lensnb.datasets.dataset import Rows, load_dataset, prepare_dataset
 from lensnb.errors import InputError
-from lensnb.evaluation import compare, measures
-from lensnb.evaluation import judge as judge_module
+from lensnb.evaluation import compare, measures, rows
 from lensnb.evaluation.judge import Judge, evaluate, optics
 from lensnb.lensing.nonlenses import non_lenses
 from lensnb.lensing.priors import PRIORS
@@ -51,7 +50,7 @@ def as_real(judge, fresh):
 
 def test_images_are_measured_a_few_at_a_time(judge, fresh, monkeypatch):
     whole = judge.rows(fresh[0])
-    monkeypatch.setattr(judge_module, "CHUNK", 64)
+    monkeypatch.setattr(rows, "CHUNK", 64)
     parts = judge.rows(Rows(fresh[0], np.arange(N)))
     assert whole.keys() == parts.keys() and all(
         np.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-6) for name in whole

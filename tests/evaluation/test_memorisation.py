@@ -57,7 +57,7 @@ def test_the_floor_is_the_rate_of_false_alarms(held, monkeypatch):
     monkeypatch.setattr(
         memorisation,
         "nearest",
-        lambda rows, *_: (rng.lognormal(size=len(rows)), np.zeros(len(rows), int)),
+        lambda rows, *_, **__: (rng.lognormal(size=len(rows)), np.zeros(len(rows), int)),
     )
     found = [memorisation.memorised(images, images[:1], images[:held]) for _ in range(1000)]
     assert (
@@ -66,22 +66,25 @@ def test_the_floor_is_the_rate_of_false_alarms(held, monkeypatch):
     )
 
 
-def test_nearest_is_the_brute_force_minimum_over_all_symmetries():
+def test_nearest_is_the_brute_force_minimum_over_all_symmetries(monkeypatch):
     rng = np.random.default_rng(1)
-    a, b = (memorisation.maps(rng.normal(size=(n, 1, 32, 32))) for n in (7, 11))
+    made, pool = (rng.normal(size=(n, 1, 32, 32)) for n in (7, 11))
+    a, b = map(memorisation.maps, (made, pool))
     square = b.view(-1, 16, 16).numpy()
     ways = [np.rot90(m, k, (1, 2)) for m in (square, square[:, :, ::-1]) for k in range(4)]
     apart = np.stack(
         [np.linalg.norm(a.numpy()[:, None] - w.reshape(1, 11, 256), axis=2) for w in ways]
     ).min(0)
-    for pool in ([b], b.split(4)):
+    for block in (1024, 4):
+        monkeypatch.setattr(memorisation, "BLOCK", block)
         distance, index = memorisation.nearest(a, pool, chunk=3)
         assert np.abs(distance - apart.min(1)).max() < 1e-5 and np.array_equal(
             index, apart.argmin(1)
         )
-    alone, other = memorisation.nearest(a, a.split(3), np.arange(7), chunk=2)
+    monkeypatch.setattr(memorisation, "BLOCK", 3)
+    alone, other = memorisation.nearest(a, made, np.arange(7), chunk=2)
     assert (other != np.arange(7)).all() and alone.min() > 0.1
-    _, other = memorisation.nearest(a, a.split(3), np.array([0, -1, 2, 3, -1, 5, 6]), chunk=2)
+    _, other = memorisation.nearest(a, made, np.array([0, -1, 2, 3, -1, 5, 6]), chunk=2)
     assert np.array_equal(np.flatnonzero(other == np.arange(7)), [1, 4])
 
 
