@@ -55,7 +55,7 @@ coverage: .venv/ready-$(TORCH)         ## every test, and the lines of the packa
 
 fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	$(PYTEST) -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes --ignore tests/test_notebooks.py
+	$(PYTEST) -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes
 
 lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
 	jupyter lab notebooks/00_start.ipynb

@@ -136,6 +136,7 @@ def outputs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_quick_recipe_gives_the_committed_outputs_again(outputs):
     """The whole quick chain, cell by cell. It takes minutes."""
     code, printed = nbval(ROOT, outputs)
@@ -162,6 +163,7 @@ def other_digit(text):
     return changed if changed != text else text.swapcase()
 
 
+@pytest.mark.slow
 def test_a_changed_digit_of_any_checked_output_is_seen(tmp_path):
     """Nothing that the committed notebooks print is taken for a figure's size and let pass."""
     checked = [tagged(read(path), "nbval-check-output") for path in NOTEBOOKS]
