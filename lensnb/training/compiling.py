@@ -95,8 +95,9 @@ class Compiler:
 
 
 def forget(folder: Path) -> None:
-    """Delete what is kept in `folder`: a finished training is not resumed."""
-    kept_file(folder).unlink(missing_ok=True)
+    """Delete what all processes keep in `folder`: a finished training is not resumed."""
+    for path in folder.glob("compiled-*.bin"):
+        path.unlink(missing_ok=True)
 
 
 def kept_file(folder: Path) -> Path:

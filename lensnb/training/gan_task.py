@@ -124,8 +124,8 @@ class GanTask:
             real, fake = logits.float().chunk(2)
             loss = self.losses.discriminator(real, fake, self.gan.smoothing)
         penalty = gamma / 2 * gan.steepness(logits, both) / len(pair["x"]) if gamma else 0
-        pair["real"] = real
-        return (loss + penalty) * pair["share"], accuracy(real, fake) * pair["share"]
+        pair["real"] = real.detach()
+        return (loss + penalty) * pair["share"], share_right(real, fake) * pair["share"]
 
     def _generator_loss(self, pair: dict[str, Any]) -> torch.Tensor:
         """The generator's loss on a pair that the discriminator has just seen."""
@@ -141,7 +141,7 @@ def pixel_noise(dataset: Dataset) -> torch.Tensor:
     return gan_r3.noise_law(dataset.scaling.forward(images))[:, :, None, None]
 
 
-def accuracy(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+def share_right(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     """How often the discriminator is right, from its logits of real and of generated images."""
     return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
 
