@@ -20,13 +20,17 @@ from images import out, src  # noqa: E402, F401 - numpy comes after its thread c
 LONGEST = (
     "test_notebooks",
     "test_execute",
-    "test_published",
-    "test_browser",
     "test_launch",
+    "test_browser",
     "test_cluster",
+    "test_published",
     "test_judge",
     "test_loop",
+    "test_uncertainty",
     "test_cli",
+    "test_lens_fit",
+    "test_growth",
+    "test_determinism",
 )
 
 

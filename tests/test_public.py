@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import lensnb
-from lensnb.recipes.recipe import load_recipe
+from lensnb.recipes import selection
 
 pytestmark = pytest.mark.slow  # minutes: left out by make fast
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    "data.n=200 data.holdout=0.2 train.steps=4 gan.steps=4 sample.n=16 sample.trajectory=2 "
+    "data.n=200 data.holdout=0.2 sample.n=16 sample.trajectory=2 "
     "evaluate.n=16 evaluate.fit=0 evaluate.bootstrap=10 evaluate.floors=2"
 )
 
@@ -30,7 +30,8 @@ def outputs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LENSNB_OUTPUTS", str(folder))
         for name, steps in (("quick", 4), ("longer", 6)):
-            recipe = load_recipe("params/tiny.yaml", f"run={name} {SMALL} train.steps={steps}")
+            changes = f"run={name} {SMALL} train.steps={steps}"
+            (recipe,) = selection.expand(["params/tiny.yaml"], changes, samplers=["ddim"])
             whole(lensnb.open_run(recipe))
     return folder
 

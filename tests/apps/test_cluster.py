@@ -17,11 +17,12 @@ import psutil
 import pytest
 import yaml
 
-from lensnb import io
+from lensnb import io, pipeline
+from lensnb.apps.execute import execute
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import load_recipe
 from lensnb.runs import artefact
-from lensnb.runs.run_folder import STEPS, Run
+from lensnb.runs.run_folder import STEPS
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "cluster"
@@ -81,10 +82,6 @@ def jobs(outputs, **given):
 STEPS = dict.fromkeys(STEPS, 1)
 
 
-def test_one_recipe_is_one_job_a_step(tmp_path):
-    assert jobs(tmp_path) == STEPS | {"report": 1, "all": 1}
-
-
 def test_recipes_and_seeds_multiply_and_spread_makes_jobs_of_models_and_methods(tmp_path):
     once = jobs(
         tmp_path, RECIPE=f"{TINY} {ROOT / 'params/mnist.yaml'}", SEEDS="0 1 2", SAMPLERS="ddim"
@@ -96,13 +93,6 @@ def test_recipes_and_seeds_multiply_and_spread_makes_jobs_of_models_and_methods(
         "model": 4,
         "samples": 6,
         "evaluation": 6,
-    }
-    assert jobs(tmp_path, GENERATORS="gan", SPREAD="1") == STEPS | {
-        "report": 1,
-        "all": 1,
-        "model": 1,
-        "samples": 1,
-        "evaluation": 1,
     }
 
 
@@ -133,18 +123,21 @@ def test_a_profile_sets_memory_time_and_gpu_of_rules_that_there_are(profile):
 # As jobs -----------------------------------------------------------------------------------------
 
 
+GIVEN = {"SET": CUT, "SAMPLERS": "ddim", "SPREAD": "1"}
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """Two runs as jobs. The training of the second is lost in the middle."""
+    """A run as jobs. Its training is lost in the middle."""
     folder = tmp_path_factory.mktemp("outputs")
     (folder / "cluster").mkdir()
-    given = environment(folder, SET=CUT, SEEDS="0 1", SAMPLERS="ddim", SPREAD="1")
+    given = environment(folder, **GIVEN)
     with open(folder / "log", "w") as log:
         chain = subprocess.Popen(
             snakemake(folder, "--profile", str(HERE)), env=given, stdout=log, stderr=log, cwd=ROOT
         )
     try:
-        lose(folder / "many-seed1/models/.diffusion.partial/checkpoint.pt", chain)
+        lose(folder / "many/models/.diffusion.partial/checkpoint.pt", chain)
         assert chain.wait(timeout=PATIENCE) == 0, (folder / "log").read_text()[-5000:]
     finally:
         chain.kill()
@@ -172,68 +165,82 @@ def logs(outputs):
 
 def test_every_job_has_a_process_of_its_own_and_the_lost_one_a_second(outputs):
     ended = [path.read_text().strip() for path in (outputs / "cluster").glob("*.rc")]
-    assert ended == ["0"] * 18  # the lost job wrote no status
-    assert len(logs(outputs)) == 19
+    assert ended == ["0"] * 9  # the lost job wrote no status
+    assert len(logs(outputs)) == 10
     resumed = [text for text in logs(outputs).values() if "resumed at step" in text]
-    assert len(resumed) == 1 and "many-seed1" in resumed[0]
+    assert len(resumed) == 1 and "models/diffusion" in resumed[0]
+    assert (outputs / "many/report/index.html").is_file()
 
 
-def test_the_trainings_have_the_bits_of_those_that_nobody_disturbed(outputs, tmp_path):
-    for recipe in selection.expand([TINY], CUT, [0, 1], samplers=["ddim"]):
-        path = Run(recipe, tmp_path).write_recipe()
-        subprocess.run(
-            [sys.executable, "-m", "lensnb", "train", str(path)],
-            env=environment(tmp_path),
-            check=True,
-            capture_output=True,
-            timeout=PATIENCE,
-        )
-        for stage in ("data", "models/diffusion"):
-            ours, theirs = (
-                artefact.digest(top / recipe.run / stage) for top in (outputs, tmp_path)
-            )
-            assert ours == theirs, (recipe.run, stage)
-
-    def digests(stage):
-        return {artefact.digest(outputs / f"many-seed{k}" / stage) for k in (0, 1)}
-
-    assert len(digests("data")) == 1 and len(digests("models/diffusion")) == 2
-
-
-def test_both_comparisons_show_mean_and_spread_over_the_seeds(outputs):
-    tables = [io.read_table(outputs / f"many-seed{k}" / "comparison/seeds.csv") for k in (0, 1)]
-    assert all(np.array_equal(tables[0][key], tables[1][key]) for key in tables[0])
-    assert (tables[0]["seeds"] == 2).all()
-    values = []
-    for k in (0, 1):
-        rows = io.read_json(outputs / f"many-seed{k}" / "comparison/table.json")["rows"]
-        values.append({(row["method"], row["metric"]): row["value"] for row in rows})
-    columns = (tables[0][key] for key in ("method", "metric", "mean", "spread"))
-    for method, metric, mean, spread in zip(*columns, strict=True):
-        one, two = (value[method, metric] for value in values)
-        assert np.isclose(mean, (one + two) / 2)
-        assert np.isclose(spread, abs(one - two) / 2**0.5)
-    notebook = nbformat.read(outputs / "many-seed0/notebooks/05_compare.ipynb", as_version=4)
-    assert "Over 2 training seeds" in nbformat.writes(notebook)
-    assert (outputs / "many-seed0/figures/seeds.pdf").is_file()
+def test_the_training_has_the_bits_of_one_that_nobody_disturbed(outputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))
+    run = pipeline.open_run(load_recipe(outputs / "many/recipe.yaml"))
+    pipeline.make_data(run)
+    pipeline.train_model(run, "diffusion")
+    for stage in ("data", "models/diffusion"):
+        ours, theirs = (artefact.digest(top / "many" / stage) for top in (outputs, tmp_path))
+        assert ours == theirs, stage
 
 
 def test_what_is_done_is_not_done_again_and_what_is_deleted_is(outputs):
-    given = {"SET": CUT, "SEEDS": "0 1", "SAMPLERS": "ddim", "SPREAD": "1"}
-
     def again():
         return subprocess.run(
             snakemake(outputs, "--cores", "1", "--dry-run", "--quiet", "rules"),
-            env=environment(outputs, **given),
+            env=environment(outputs, **GIVEN),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
         ).stdout
 
     assert not re.search(r"(0\d_\w+|model|samples|evaluation|report) +\d", again())
-    (outputs / "many-seed1/evaluation/ddim/metrics.json").unlink()
-    assert not load_recipe(outputs / "many-seed0/recipe.yaml").data.seed
+    (outputs / "many/evaluation/ddim/metrics.json").unlink()
     found = again()
     assert re.search(r"evaluation +1\n", found), found
-    assert re.search(r"05_compare +2\n", found), found
+    assert re.search(r"05_compare +1\n", found), found
     assert not re.search(r"model +\d", found), found
+
+
+# Over seeds --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """Two runs of two seeds, whose stages are made here. One comparison is executed."""
+    folder = tmp_path_factory.mktemp("seeded")
+    recipes = selection.expand([TINY], f"{CUT} train.steps=10", [0, 1], samplers=["ddim"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSNB_OUTPUTS", str(folder))
+        runs = [pipeline.open_run(recipe) for recipe in recipes]
+        for run in runs:
+            pipeline.make_data(run)
+            pipeline.train_model(run, "diffusion")
+            pipeline.draw_samples(run, "ddim")
+            pipeline.evaluate_method(run, "ddim")
+        execute("05_compare", recipes[0])
+        pipeline.compare_methods(runs[1])
+    return folder
+
+
+def test_the_seeds_share_the_images_and_not_the_training(seeded):
+    def digests(stage):
+        return {artefact.digest(seeded / f"many-seed{k}" / stage) for k in (0, 1)}
+
+    assert len(digests("data")) == 1 and len(digests("models/diffusion")) == 2
+
+
+def test_both_comparisons_show_mean_and_spread_over_the_seeds(seeded):
+    tables = [io.read_table(seeded / f"many-seed{k}" / "comparison/seeds.csv") for k in (0, 1)]
+    assert all(np.array_equal(tables[0][key], tables[1][key]) for key in tables[0])
+    assert (tables[0]["seeds"] == 2).all()
+    values = []
+    for k in (0, 1):
+        rows = io.read_json(seeded / f"many-seed{k}" / "comparison/table.json")["rows"]
+        values.append({(row["method"], row["metric"]): row["value"] for row in rows})
+    columns = (tables[0][key] for key in ("method", "metric", "mean", "spread"))
+    for method, metric, mean, spread in zip(*columns, strict=True):
+        one, two = (value[method, metric] for value in values)
+        assert np.isclose(mean, (one + two) / 2)
+        assert np.isclose(spread, abs(one - two) / 2**0.5)
+    notebook = nbformat.read(seeded / "many-seed0/notebooks/05_compare.ipynb", as_version=4)
+    assert "Over 2 training seeds" in nbformat.writes(notebook)
+    assert (seeded / "many-seed0/figures/seeds.pdf").is_file()

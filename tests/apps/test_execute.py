@@ -14,8 +14,11 @@ import psutil
 import pytest
 import yaml
 
-from lensnb import io
-from lensnb.runs import artefact
+from lensnb import io, pipeline
+from lensnb.apps.execute import execute
+from lensnb.errors import InputError
+from lensnb.recipes.recipe import load_recipe
+from lensnb.runs import artefact, jobs
 from lensnb.runs.run_folder import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +26,14 @@ TINY = "params/tiny.yaml"
 PATIENCE = 7200  # seconds; beside other work a chain may take many times as long as alone
 
 
-def call(*command, outputs, cwd=ROOT, **env):
-    """Run a command as a user would; returns (exit code, everything printed)."""
+def environment(outputs, **given):
+    """The environment of a command that keeps its runs in `outputs`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "LENSNB_OUTPUTS": str(outputs)} | given
+
+
+def call(*command, outputs, cwd=ROOT, **given):
+    """Run a command as a user would; returns (exit code, everything printed)."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -33,46 +41,41 @@ def call(*command, outputs, cwd=ROOT, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=PATIENCE,
-        env={**os.environ, "PATH": path, "LENSNB_OUTPUTS": str(outputs), **env},
+        env=environment(outputs, **given),
     )
     return done.returncode, done.stdout
 
 
-def snakemake(outputs, recipe=TINY, overrides="", *flags, **env):
+def engine(outputs, *targets):
     """The engine that `lensnb run` starts, its own state kept beside the outputs."""
-    return call(
-        "snakemake",
-        "--cores",
-        "1",
-        "--quiet",
-        "all",
-        "--nolock",
-        "--rerun-incomplete",
-        "--directory",
-        str(outputs),
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        *flags,
-        outputs=outputs,
-        LENSNB_RECIPE=str(ROOT / recipe),
-        LENSNB_SET=overrides,
-        **env,
-    )
+    return [
+        *("snakemake", "--cores", "1", "--quiet", "all", "--nolock", "--rerun-incomplete"),
+        *("--directory", str(outputs), "--snakefile", str(ROOT / "Snakefile")),
+        *targets,
+    ]
 
 
-def step(outputs, name, overrides="", recipe=TINY, **kwargs):
-    changes = ["--set", overrides] if overrides else []
-    command = [sys.executable, "-m", "lensnb", "run", str(recipe), *changes, "--step", name]
-    return call(*command, outputs=outputs, **kwargs)
+def meant(recipe, overrides):
+    """The variables that tell the engine what is meant."""
+    return {"LENSNB_RECIPE": str(ROOT / recipe), "LENSNB_SET": overrides}
+
+
+def snakemake(outputs, recipe=TINY, overrides="", *targets, **given):
+    command = engine(outputs, *targets)
+    return call(*command, outputs=outputs, **meant(recipe, overrides), **given)
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
+def outputs(tiny_chain):
     """The tiny chain, run once from nothing."""
-    folder = tmp_path_factory.mktemp("outputs")
-    code, printed = snakemake(folder)
-    assert code == 0, printed
-    return folder
+    return tiny_chain.outputs
+
+
+@pytest.fixture
+def copy(outputs, tmp_path, monkeypatch):
+    """A copy of the tiny chain, where runs of this process are kept."""
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "copy"))
+    return shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
 
 
 def hashes(folder):
@@ -144,143 +147,113 @@ def test_every_method_writes_files_of_the_same_shape(outputs):
     assert np.abs(np.load(samples / "ddim" / "x0.npy")[-1] - shown).max() < 1e-3
 
 
-def test_nothing_is_done_twice(outputs):
-    before = hashes(outputs)
-    pages = [*outputs.rglob("notebooks/*.json"), *outputs.rglob("report/index.html")]
-    written = [path.stat().st_mtime_ns for path in pages]
-    code, printed = snakemake(outputs)
-    assert code == 0 and hashes(outputs) == before, printed
-    assert len(pages) == 6 and [path.stat().st_mtime_ns for path in pages] == written
+def different(before, after):
+    """The stages that were written since."""
+    assert after.keys() == before.keys()
+    return {stage for stage in after if after[stage] != before[stage]}
 
 
-def test_a_changed_parameter_runs_its_step_and_what_depends_on_it(outputs, tmp_path):
-    shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
-    before = hashes(tmp_path / "copy")
-    code, printed = snakemake(tmp_path / "copy", TINY, "gan.steps=3")
-    after = hashes(tmp_path / "copy")
-    assert code == 0, printed
-    changed = {stage for stage in after if after[stage] != before[stage]}
-    assert changed == {
-        f"tiny/{s}"
-        for s in ("models/gan", "samples/gan", "evaluation/gan", "comparison", "figures")
+def contents(found):
+    """The digests alone, without the figures, one of which shows seconds."""
+    return {stage: digest for stage, (digest, _) in found.items() if "figures" not in stage}
+
+
+def test_a_changed_parameter_makes_its_stage_and_what_depends_on_it(copy):
+    """Which notebooks are executed for it is tested in runs/test_jobs.py."""
+    before = hashes(copy)
+    run = pipeline.open_run(load_recipe(TINY, "gan.steps=3"))
+    assert set(jobs.plan([run.params], spread=True)) == {
+        ("tiny", part)
+        for part in (*STEPS[1:], "models/gan", "samples/gan", "evaluation/gan", "report")
+    }
+    pipeline.make_data(run)
+    for stage in run.stages("02_train"):
+        pipeline.train_model(run, stage.partition("/")[2])
+    for method in run.params.sample.methods:
+        pipeline.draw_samples(run, method)
+        pipeline.evaluate_method(run, method)
+    pipeline.compare_methods(run)
+    assert different(before, hashes(copy)) == {
+        f"tiny/{stage}" for stage in ("models/gan", "samples/gan", "evaluation/gan", "comparison")
     }
 
 
-def test_a_deleted_file_is_made_again_with_the_same_content(outputs, tmp_path):
-    shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
-    before = hashes(tmp_path / "copy")
-    (tmp_path / "copy/tiny/samples/ddim/images.npy").unlink()
-    code, printed = snakemake(tmp_path / "copy")
-    after = hashes(tmp_path / "copy")
+def test_what_was_made_otherwise_by_hand_or_deleted_is_made_again_and_nothing_else(copy):
+    """What was run alone with other parameters replaces its stage. The chain makes it again."""
+    before = hashes(copy)
+    pipeline.train_model(pipeline.open_run(load_recipe(TINY, "gan.steps=2")), "gan")
+    assert different(before, hashes(copy)) == {"tiny/models/gan"}
+    made_otherwise = "models/gan: made with other parameters or from other files"
+    with pytest.raises(InputError, match=f"{made_otherwise}; run notebooks/02_train.ipynb again"):
+        pipeline.draw_samples(pipeline.open_run(load_recipe(TINY)), "gan")
+    (copy / "tiny/samples/ddim/images.npy").unlink()
+    code, printed = snakemake(copy)
+    after = hashes(copy)
     assert code == 0, printed
-    assert (
-        after["tiny/samples/ddim"][0] == before["tiny/samples/ddim"][0]
-        and after["tiny/samples/ddpm"] == before["tiny/samples/ddpm"]
-    )
+    assert contents(after) == contents(before)
+    assert different(before, after) == {"tiny/models/gan", "tiny/samples/ddim"}
 
 
-def test_plain_papermill_writes_the_same_files(outputs, tmp_path):
-    for name in STEPS:
+def test_plain_papermill_writes_the_same_files(outputs, copy, tmp_path):
+    """The first notebook from nothing, the last from what the chain has made before it."""
+    for stage in ("data", "comparison", "figures"):
+        shutil.rmtree(copy / "tiny" / stage)
+    for name in (STEPS[0], STEPS[-1]):
         code, printed = call(
-            "papermill",
-            f"notebooks/{name}.ipynb",
-            str(tmp_path / "out.ipynb"),
-            "-f",
-            TINY,
-            "-k",
-            "python3",
-            outputs=tmp_path,
+            *("papermill", f"notebooks/{name}.ipynb", str(tmp_path / "out.ipynb")),
+            *("-f", TINY, "-k", "python3"),
+            outputs=copy,
         )
         assert code == 0, printed
-    ours = hashes(outputs / "tiny")
-    plain = hashes(tmp_path / "tiny")
-    assert plain.keys() == ours.keys()
-    assert {s: d for s, (d, _) in plain.items() if s != "figures"} == {
-        s: d for s, (d, _) in ours.items() if s != "figures"
-    }
+    before = hashes(outputs)
+    after = hashes(copy)
+    assert contents(after) == contents(before)
+    assert different(before, after) == {"tiny/data", "tiny/comparison", "tiny/figures"}
 
 
-def test_what_was_made_otherwise_by_hand_is_noticed(outputs, tmp_path):
-    """A notebook run alone with other parameters replaces its stage. The chain makes it again."""
-    shutil.copytree(outputs, tmp_path / "copy", copy_function=shutil.copy2)
-    before = hashes(tmp_path / "copy")
-    code, printed = step(tmp_path / "copy", "02_train", "gan.steps=2")
-    assert code == 0, printed
-    code, printed = step(tmp_path / "copy", "03_sample")
-    made_otherwise = "models/gan: made with other parameters or from other files"
-    assert code == 2
-    assert f"{made_otherwise}; run notebooks/02_train.ipynb again" in printed
-    code, printed = snakemake(tmp_path / "copy")
-    after = hashes(tmp_path / "copy")
-    assert code == 0, printed
-    assert (
-        after["tiny/models/gan"][0] == before["tiny/models/gan"][0]
-        and after["tiny/models/diffusion"] == before["tiny/models/diffusion"]
-    )
-
-
-def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(outputs, tmp_path):
-    long = "train.steps=400 train.checkpoint_every=20"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "LENSNB_RECIPE": str(ROOT / TINY),
-        "LENSNB_SET": long,
-    }
-    command = [
-        "snakemake",
-        "--cores",
-        "1",
-        "--quiet",
-        "all",
-        "--nolock",
-        "--rerun-incomplete",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-    ]
-
-    def trained(folder):
-        return ".snakemake/lensnb/one/tiny/02_train"  # the mark of the job
-
+def test_a_chain_killed_in_its_training_goes_on_and_ends_with_the_same_bits(
+    outputs, tmp_path, monkeypatch
+):
+    """Snakemake, papermill and the kernel at once, as when a machine is lost."""
+    long = "train.steps=150 train.checkpoint_every=10"
     for folder in ("cut", "whole"):
-        shutil.copytree(
-            outputs / "tiny" / "data",
-            tmp_path / folder / "tiny" / "data",
-            copy_function=shutil.copy2,
-        )
+        data = tmp_path / folder / "tiny/data"
+        shutil.copytree(outputs / "tiny/data", data, copy_function=shutil.copy2)
+    given = {"LENSNB_CALL": "one", "LENSNB_SAMPLERS": "ddim"}  # and so no GAN
+    mark = ".snakemake/lensnb/one/tiny/02_train"  # of the job
     cut = subprocess.Popen(
-        [*command, "--directory", str(tmp_path / "cut"), trained("cut")],
+        engine(tmp_path / "cut", mark),
         cwd=ROOT,
-        env={**environment, "LENSNB_CALL": "one", "LENSNB_OUTPUTS": str(tmp_path / "cut")},
+        env=environment(tmp_path / "cut", **meant(TINY, long), **given),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     checkpoint = tmp_path / "cut/tiny/models/.diffusion.partial/checkpoint.pt"
-    deadline = time.time() + PATIENCE
-    while not checkpoint.exists() and time.time() < deadline:
-        time.sleep(0.05)
-    for process in (
-        *psutil.Process(cut.pid).children(recursive=True),
-        cut,
-    ):  # Snakemake, papermill and the kernel at once
+    while not checkpoint.exists() and cut.poll() is None:
+        time.sleep(0.02)
+    for process in (*psutil.Process(cut.pid).children(recursive=True), cut):
         process.kill()
     cut.wait()
     assert checkpoint.exists() and not (tmp_path / "cut/tiny/models/diffusion").exists()
-    for folder in ("cut", "whole"):
-        code, printed = snakemake(tmp_path / folder, TINY, long, trained(folder), LENSNB_CALL="one")
-        assert code == 0, printed
-        assert ("resumed at step" in printed) == (folder == "cut")
-    assert artefact.digest(tmp_path / "cut/tiny/models/diffusion") == artefact.digest(
-        tmp_path / "whole/tiny/models/diffusion"
+    code, printed = snakemake(tmp_path / "cut", TINY, long, mark, **given)
+    assert code == 0 and "resumed at step" in printed, printed
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "whole"))
+    recipe = load_recipe(tmp_path / "cut/tiny/recipe.yaml")
+    pipeline.train_model(pipeline.open_run(recipe), "diffusion")
+    ours, theirs = (
+        artefact.digest(tmp_path / folder / "tiny/models/diffusion") for folder in ("cut", "whole")
     )
+    assert ours == theirs
 
 
-def test_executed_notebooks_are_trusted(outputs):
+def test_executed_notebooks_are_trusted(tiny_chain):
     from nbformat.sign import NotebookNotary
 
-    for path in (outputs / "tiny" / "notebooks").glob("*.ipynb"):
-        assert NotebookNotary().check_signature(nbformat.read(path, as_version=4)), path.name
+    notary = NotebookNotary(data_dir=str(tiny_chain.jupyter))
+    paths = sorted((tiny_chain.outputs / "tiny" / "notebooks").glob("*.ipynb"))
+    assert [path.stem for path in paths] == list(STEPS)
+    for path in paths:
+        assert notary.check_signature(nbformat.read(path, as_version=4)), path.name
 
 
 def test_a_wrong_recipe_stops_the_chain_with_one_sentence(tmp_path):
@@ -314,14 +287,15 @@ def project_with(tmp_path, name, source, tags=()):
         ("raise SystemExit(0)", "code cell"),
         ("import os; os._exit(0)", "kernel died in code cell 3"),
         ("1 / 0", "cell 3 raised ZeroDivisionError: division by zero"),
-        ("import lensnb; raise lensnb.InputError('say this')", "lensnb: say this"),
+        ("import lensnb; raise lensnb.InputError('say this')", "^say this$"),
     ],
     ids=["exit", "dead", "error", "input"],
 )
-def test_a_notebook_that_does_not_complete_fails_the_run(tmp_path, source, expected):
-    project = project_with(tmp_path, "01_data", source)
-    code, printed = step(tmp_path / "out", "01_data", cwd=project, recipe="params/tiny.yaml")
-    assert code == 2 and expected in printed, printed
+def test_a_notebook_that_does_not_complete_fails_the_run(tmp_path, monkeypatch, source, expected):
+    monkeypatch.chdir(project_with(tmp_path, "01_data", source))
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "out"))
+    with pytest.raises(InputError, match=expected):
+        execute("01_data", load_recipe("params/tiny.yaml"))
     assert not list((tmp_path / "out").rglob("01_data.json")) and not list(
         (tmp_path / "out").rglob("01_data.ipynb")
     )
@@ -359,19 +333,21 @@ def test_ctrl_c_is_one_sentence_and_takes_the_kernel_along(tmp_path):
     assert kernels and not psutil.wait_procs(kernels, timeout=PATIENCE)[1]
 
 
-def test_a_notebook_that_forgets_its_files_fails_the_run(tmp_path):
-    project = project_with(tmp_path, "01_data", "pass")
-    path = project / "notebooks" / "01_data.ipynb"
+def test_a_notebook_that_forgets_its_files_fails_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(project_with(tmp_path, "01_data", "pass"))
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "out"))
+    path = tmp_path / "notebooks" / "01_data.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = notebook.cells[:3]
     nbformat.write(notebook, path)
-    code, printed = step(tmp_path / "out", "01_data", cwd=project, recipe="params/tiny.yaml")
-    assert code == 2 and "ended without writing" in printed and "tiny/data" in printed
+    with pytest.raises(InputError, match="ended without writing .*tiny/data"):
+        execute("01_data", load_recipe("params/tiny.yaml"))
 
 
-def test_steps_out_of_order_are_told_what_is_missing(tmp_path):
-    code, printed = step(tmp_path, "03_sample", "threads=1")
-    assert code == 2 and "run notebooks/01_data.ipynb first" in printed.splitlines()[-1]
+def test_steps_out_of_order_are_told_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path))
+    with pytest.raises(InputError, match="run notebooks/01_data.ipynb first"):
+        pipeline.load_data(pipeline.open_run(load_recipe(TINY)))
 
 
 def test_bad_images_end_the_chain_with_one_sentence(tmp_path):
@@ -392,8 +368,11 @@ def test_the_recipe_in_the_run_folder_is_complete(outputs):
     assert tree["train"]["clip"] == 1.0 and tree["run"] == "tiny"
 
 
-def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path):
-    """DeepLenseSim's own output: a folder of classes, noise-free, of other units and size."""
+def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path, monkeypatch):
+    """DeepLenseSim's own output: a folder of classes, noise-free, of other units and size.
+
+    The stages are made in this process; the first and the last notebook show them.
+    """
     shared = ROOT.parent / "shared" / "data" / "deeplensesim"
     if not shared.is_dir():
         pytest.skip(f"{shared.name}: the folder of real DeepLenseSim output is not here")
@@ -402,13 +381,20 @@ def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path):
         folder.mkdir(parents=True)
         for i, image in enumerate(np.load(shared / f"model_II_{theirs}.npz")["images"]):
             np.save(folder / f"{i}.npy", image.astype(">f8"))
-    code, printed = snakemake(
-        tmp_path / "out",
+    monkeypatch.setenv("LENSNB_OUTPUTS", str(tmp_path / "out"))
+    recipe = load_recipe(
         TINY,
         f"data.path='{tmp_path / 'lenses'}' data.pixel_scale=0.101 data.scaling=minmax "
         "model.context=class sample.n=16",
     )
-    assert code == 0, printed
+    execute("01_data", recipe)
+    opened = pipeline.open_run(recipe)
+    for stage in opened.stages("02_train"):
+        pipeline.train_model(opened, stage.partition("/")[2])
+    for method in recipe.sample.methods:
+        pipeline.draw_samples(opened, method)
+        pipeline.evaluate_method(opened, method)
+    execute("05_compare", recipe)
     run = tmp_path / "out" / "tiny"
     table = io.read_table(run / "comparison" / "table.csv")
     assert (

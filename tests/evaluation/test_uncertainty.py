@@ -257,7 +257,7 @@ def test_z_of_real_images_has_unit_scatter(rng, many):
     assert abs(z.std() - 1) < 0.05 and abs(z.mean()) < 0.08 and (np.abs(z) > 2.5).mean() < 0.025
 
 
-def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
+def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4, floors=20):
     """One of the metrics as the comparison would call it, on Gaussian sets."""
     made = rng.normal(size=(n, 3)) + fault
     reference = rng.normal(size=(n, 3))
@@ -276,7 +276,7 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
         **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
         **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS},
     }[name]
-    return uncertainty.measure(metric, made, reference, others, "", times, 20, seed, **options)
+    return uncertainty.measure(metric, made, reference, others, "", times, floors, seed, **options)
 
 
 @pytest.mark.parametrize(
@@ -287,8 +287,11 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4):
     ],
 )
 def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
-    times = 100 if name == "auc" else 200
-    z = np.array([measured(name, rng, seed=i, times=2, many=many)["z"] for i in range(times)])
+    # a fit of a classifier takes long: half as many experiments, and a third of the floors
+    times, floors = (100, 7) if name == "auc" else (200, 20)
+    z = np.array(
+        [measured(name, rng, seed=i, times=2, many=many, floors=floors)["z"] for i in range(times)]
+    )
     assert (np.abs(z) > 3).mean() <= 0.02 and abs(z.mean()) < 0.4  # skewed ones: up to 1 in 50
     # z of an area under the curve scatters less, which is the safe side
     assert (0.8 if name == "auc" else 0.82) < z.std() < 1.12
@@ -485,3 +488,38 @@ def test_any_two_sets_are_resampled_alike(rng, name):
 
 def test_frechet_at_infinity_refuses_sets_that_cannot_be_compared():
     assert_refuses_incomparable_sets(uncertainty.frechet_at_infinity)
+
+
+# ---- faster ways to the same numbers
+
+
+@pytest.mark.parametrize(
+    "distance, faster",
+    [
+        (metrics.kid, metrics.kid_resampled),
+        (metrics.mean_distance, uncertainty.by_means(metrics.mean_distance)),
+    ],
+)
+def test_the_faster_way_gives_the_values_of_every_resampled_set(distance, faster):
+    rng = np.random.default_rng(5)
+    sets = rng.normal(size=(70, 4)), rng.normal(0.3, 1, size=(50, 4))
+    plain, quick = (
+        uncertainty._deviations(distance, sets, 30, 1, "bootstrap", way) for way in (None, faster)
+    )
+    assert np.abs(plain - quick).max() < 1e-12 and plain.std() > 1e-3
+
+
+def test_a_known_floor_is_not_computed_again():
+    rng = np.random.default_rng(6)
+    a, b, others = (rng.normal(size=(n, 2)) for n in (30, 30, 70))
+    calls = []
+
+    def counted(x, y):
+        calls.append(len(x))
+        return metrics.mean_distance(x, y)
+
+    floor = uncertainty.floor_values(counted, b, others, 7, 2)
+    assert len(calls) == 7
+    known = uncertainty.measure(counted, a, b, others, "1", 10, 7, 2, floor=floor)
+    assert len(calls) == 18  # the value, and ten resamplings
+    assert known == uncertainty.measure(metrics.mean_distance, a, b, others, "1", 10, 7, 2)
