@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from torch._functorch.aot_autograd import make_boxed_func
 from small_training import recipe
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.decomposition import select_decomp_table
 
 from lensnb import Denoiser, UNet, denoiser, io, pipeline
