@@ -8,7 +8,8 @@ from scipy import ndimage, stats
 from skimage import measure
 
 from lensnb.evaluation import image_stats, morphology, scattering
-from lensnb.evaluation.measures import MEASURES, Reference, fit
+from lensnb.evaluation.measures import MEASURES
+from lensnb.evaluation.rows import Reference, fit
 from lensnb.lensing.simulate import simulate
 
 SIZE = 64
