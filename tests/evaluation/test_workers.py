@@ -24,6 +24,13 @@ TWO = Workers(2)
 ROOT = Path(__file__).parents[2]
 
 
+# A shell that starts tests in the background has them ignore Ctrl-C, and all their children.
+ignored = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="SIGINT is ignored from the start"
+)
+
+
+@ignored
 def test_work_goes_to_other_processes_with_one_thread_and_keeps_its_order():
     outside = 10
 
@@ -90,6 +97,7 @@ except KeyboardInterrupt:
 """
 
 
+@ignored
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_asked(how, tmp_path):
     (tmp_path / "pids").mkdir()
