@@ -49,7 +49,7 @@ def test_training_lowers_the_loss(dataset, tmp_path):
     pipeline.train_generator(
         "diffusion",
         recipe(
-            train={"steps": 100, "log_every": 25, "rate": 3e-3},
+            train={"steps": 200, "log_every": 50, "rate": 3e-3},
             model={"dropout": 0},
             diffusion={"prediction": "v"},
         ),
@@ -57,8 +57,8 @@ def test_training_lowers_the_loss(dataset, tmp_path):
         tmp_path,
     )
     table = io.read_table(tmp_path / "history.csv")
-    assert table["step"].tolist() == [25, 50, 75, 100]
-    assert table["images"].tolist() == [200, 400, 600, 800]
+    assert table["step"].tolist() == [50, 100, 150, 200]
+    assert table["images"].tolist() == [400, 800, 1200, 1600]
     assert table["loss"][-1] < 0.7 * table["loss"][0]
 
 
