@@ -29,7 +29,7 @@ from lensnb.lensing.priors import Prior, get_prior, whole_number
 from lensnb.lensing.simulate import BATCH, joined, render, simulate
 from lensnb.lensing.truth_tables import draw_truth
 
-PAYING = 2**26  # rays to trace for each process; a process needs as long to start
+PAYING = 2**26  # rays to trace for each process: 1,000 images; it needs as long to start
 POLL = 0.05  # seconds between two looks at what other processes have done
 ROWS = 4096  # of a truth table that are drawn at once
 COMMAND = (sys.executable, "-P", "-m", "lensnb.lensing.workers")  # -P: no module of the user's
@@ -64,7 +64,7 @@ def simulate_file(
     rays = n * (prior.size * prior.oversample) ** 2
     task = Task(str(path.resolve()), prior, seed)
     with one_thread():
-        task.share(1 + min(wanted - 1, rays // PAYING))
+        task.share(max(1, min(wanted, rays // PAYING)))
     return joined(tables)
 
 

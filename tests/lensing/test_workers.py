@@ -129,7 +129,7 @@ def test_processes_are_as_many_as_pay(monkeypatch, tmp_path):
         path = tmp_path / f"{n}.npy"
         np.lib.format.open_memmap(path, "w+", np.float32, (n, 1, 16, 16))
         workers.simulate_file(path, workers=given)
-    assert asked == [1, 4, 6, 2, 1]
+    assert asked == [1, 3, 6, 2, 1]
 
 
 @pytest.mark.parametrize("text, most", [("max 100000", 10**6), ("250000 100000", 3), ("", 10**6)])
