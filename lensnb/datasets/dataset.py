@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lensnb import io
+from lensnb.datasets import duplicates
 from lensnb.datasets.arrays import open_array
 from lensnb.datasets.pixels import chunks
 from lensnb.datasets.sources import held_out, read_images
@@ -144,11 +145,70 @@ class Dataset:
 # Which images are for what ------------------------------------------------------------------------
 
 
-def split(n: int, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted index arrays (train, heldout) of n images; `held_out` says how many are held out."""
+def split(
+    n: int, holdout: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted index arrays (train, heldout) of n images; `held_out` says how many are held out.
+
+    groups : (n,) images of one value stay together; fewer are held out where groups do not fit.
+    """
     held = held_out(n, holdout)
     order = np.random.default_rng([seed, 0]).permutation(n)
-    return np.sort(order[held:]), np.sort(order[:held])
+    if groups is None or len(np.unique(groups)) == n:
+        return np.sort(order[held:]), np.sort(order[:held])
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    chosen = np.zeros(len(sizes), bool)
+    seen = np.zeros(len(sizes), bool)
+    room = held
+    for i in group[order]:
+        if not seen[i] and sizes[i] <= room:
+            chosen[i] = True
+            room -= sizes[i]
+        seen[i] = True
+    return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
+
+
+def _split_of_files(
+    images: np.ndarray, holdout: float, seed: int, group: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The split of images from files, with copies and groups on one side; and what was found.
+
+    Raises InputError where too few are left on a side.
+    """
+    n = len(images)
+    groups = duplicates.exact(images)
+    copies = n - len(np.unique(groups))
+    if group is not None:
+        groups = duplicates.joined(groups, group)
+    train, heldout = split(n, holdout, seed, groups)
+    near: set[tuple[int, int]] = set()
+    for _ in range(duplicates.ROUNDS):
+        if min(len(train), len(heldout)) < 2:
+            break
+        found = duplicates.near_pairs(images, train, heldout)
+        if not found:
+            break
+        near |= set(found)
+        groups = duplicates.joined(groups, found)
+        train, heldout = split(n, holdout, seed, groups)
+    else:
+        stray = [row for row, _ in duplicates.near_pairs(images, train, heldout)]
+        train, heldout = np.union1d(train, stray).astype(int), np.setdiff1d(heldout, stray)
+    if min(len(train), len(heldout)) < 2:
+        raise InputError(
+            f"{n} images that belong together in {len(np.unique(groups))} groups (copies, near "
+            f"copies or data.group) leave {len(train)} for training and {len(heldout)} held out; "
+            "at least 2 of each are needed, so bring more groups or raise data.holdout"
+        )
+    told = []
+    if copies:
+        told.append(f"{copies} copies of other images")
+    if near:
+        told.append(f"{len({row for pair in near for row in pair})} near copies")
+    if group is not None:
+        told.append(f"{len(np.unique(group))} groups")
+    note = f"; {', '.join(told)}: each kept on one side of the split" if told else ""
+    return train, heldout, note
 
 
 def comparison_rows(dataset: Dataset, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,13 +269,17 @@ def prepare_dataset(
     if params.scaling == "minmax":
         truth |= _to_unit_range(images)
         images.flush()
-    train, heldout = split(len(images), params.holdout, seed)
+    note = ""
+    if known.is_simulated:
+        train, heldout = split(len(images), params.holdout, seed)
+    else:
+        train, heldout, note = _split_of_files(images, params.holdout, seed, known.group)
     scaling = Scaling.fit(images, params.scaling, train)
     np.save(folder / "train.npy", train)
     np.save(folder / "heldout.npy", heldout)
     _write_labels_and_truth(folder, known.labels, truth)
     notes = {
-        "source": known.source,
+        "source": known.source + note,
         "classes": list(known.classes),
         "pixel_scale": known.pixel_scale,
         "scaling": dataclasses.asdict(scaling),

@@ -429,7 +429,9 @@ def test_too_few_labels_and_single_pictures(src, out):
     save(src, cuttings(n=3))
     assert "at least 2 of each" in refusal(src, out)
     assert "class sub-folders" in refusal(src, out, labels="labels.npy")
-    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "000.png", out)
+    assert "expected a folder of npy, npz, fits, hdf5, picture, tiff or MNIST files" in refusal(
+        src / "000.png", out
+    )
 
 
 def test_without_pillow_a_sentence_says_so(src, out, monkeypatch):
