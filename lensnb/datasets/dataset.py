@@ -171,44 +171,63 @@ def split(
 def _split_of_files(
     images: np.ndarray, holdout: float, seed: int, group: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """The split of images from files, with copies and groups on one side; and what was found.
+    """The split of images from files, with groups and copies on one side; and a note on them.
 
-    Raises InputError where too few are left on a side.
+    Copies part where half of the held-out images would be lost otherwise, as in a set of few
+    different images; the note says so. Raises InputError where data.group leaves too few.
     """
     n = len(images)
-    groups = duplicates.exact(images)
-    copies = n - len(np.unique(groups))
-    if group is not None:
-        groups = duplicates.joined(groups, group)
-    train, heldout = split(n, holdout, seed, groups)
-    near: set[tuple[int, int]] = set()
+    alone = np.arange(n) if group is None else np.unique(group, return_inverse=True)[1]
+    least = max(2, held_out(n, holdout) // 2)
+    parts = split(n, holdout, seed, alone)
+    notes = [] if group is None else [f"{len(np.unique(alone))} groups kept on one side each"]
+    if group is not None and min(map(len, parts)) < 2:
+        raise InputError(
+            f"data.group: {len(np.unique(alone))} groups of {n} images leave {len(parts[0])} for "
+            f"training and {len(parts[1])} held out; at least 2 of each are needed, so bring more "
+            "groups or raise data.holdout"
+        )
+    same = duplicates.exact(images)
+    copies = n - len(np.unique(same))
+    groups = duplicates.joined(alone, same)
+    apart = split(n, holdout, seed, groups)
+    if copies and len(apart[1]) < least:
+        notes.append(f"{copies} copies of others, on both sides as too few images differ")
+        return *parts, _told(notes)
+    if copies:
+        notes.append(f"{copies} copies of others kept on the side of their twin")
+    nearer, near = _without_near_copies(images, holdout, seed, groups, apart)
+    if near and len(nearer[1]) < least:
+        notes.append(f"{near} near copies on both sides, as too few images differ")
+    elif near:
+        notes.append(f"{near} near copies kept on the side of their twin")
+        apart = nearer
+    return *apart, _told(notes)
+
+
+def _told(notes: list[str]) -> str:
+    return "".join(f"; {note}" for note in notes)
+
+
+def _without_near_copies(
+    images: np.ndarray,
+    holdout: float,
+    seed: int,
+    groups: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray],
+) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    """A split (train, heldout) with near copies on one side, and how many images those are."""
+    near: set[int] = set()
     for _ in range(duplicates.ROUNDS):
-        if min(len(train), len(heldout)) < 2:
+        if min(map(len, parts)) < 2:
             break
-        found = duplicates.near_pairs(images, train, heldout)
+        found = duplicates.near_pairs(images, *parts)
         if not found:
             break
-        near |= set(found)
+        near |= {row for pair in found for row in pair}
         groups = duplicates.joined(groups, found)
-        train, heldout = split(n, holdout, seed, groups)
-    else:
-        stray = [row for row, _ in duplicates.near_pairs(images, train, heldout)]
-        train, heldout = np.union1d(train, stray).astype(int), np.setdiff1d(heldout, stray)
-    if min(len(train), len(heldout)) < 2:
-        raise InputError(
-            f"{n} images that belong together in {len(np.unique(groups))} groups (copies, near "
-            f"copies or data.group) leave {len(train)} for training and {len(heldout)} held out; "
-            "at least 2 of each are needed, so bring more groups or raise data.holdout"
-        )
-    told = []
-    if copies:
-        told.append(f"{copies} copies of other images")
-    if near:
-        told.append(f"{len({row for pair in near for row in pair})} near copies")
-    if group is not None:
-        told.append(f"{len(np.unique(group))} groups")
-    note = f"; {', '.join(told)}: each kept on one side of the split" if told else ""
-    return train, heldout, note
+        parts = split(len(images), holdout, seed, groups)
+    return parts, len(near)
 
 
 def comparison_rows(dataset: Dataset, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

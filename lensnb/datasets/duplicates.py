@@ -1,7 +1,7 @@
 """Images that belong together, so that none of them is trained on while another is held out.
 
 They are copies to the bit, near copies, and images of one group that the recipe names. A near copy
-differs by less than a twentieth of an image's contrast, perhaps turned by quarters or mirrored:
+differs by less than a fiftieth of an image's contrast, perhaps turned by quarters or mirrored:
 the same picture saved again with a little loss, or an augmented set.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from lensnb.datasets.pixels import chunks, resize
 
-NEAR = 0.045  # rms difference of near copies over the standard deviation of the image
+NEAR = 0.02  # rms difference of near copies over the standard deviation of the image
 SMALL = 8  # pixels on a side of what is searched for the nearest image
 ROUNDS = 5  # splits that are tried; each finds copies that the one before has parted
 

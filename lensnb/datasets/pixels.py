@@ -93,7 +93,7 @@ def _check_pixels(x: np.ndarray, names: Sequence[str]) -> None:
     for i in np.flatnonzero(bad.astype(bool) | constant):
         why = (
             f"{bad[i]} of {x[i].size} pixels are NaN, infinite or beyond single precision; "
-            "expected finite numbers, so mask or drop it, crop it (data.crop), or fill NaN (data.fill=0)"
+            "expected finite numbers, so mask or drop it, crop it, or fill NaN (data.fill=0)"
             if bad[i]
             else f"constant image, every pixel is {x[i].flat[0]:g}; drop it"
         )

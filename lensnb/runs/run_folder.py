@@ -171,7 +171,8 @@ class Run:
         The stage is verified anew, the user's files included. It is noted in run.json.
         """
         self._verified.clear()
-        folder = artefact.build(self.folder(stage), self.recipe(stage), make)
+        with artefact.scanned_once():
+            folder = artefact.build(self.folder(stage), self.recipe(stage), make)
         self.note("artefacts", stage, io.read_json(folder / artefact.LIST))
         if not (self.path / artefact.RECIPE).is_file():
             self.write_recipe()  # by which the run is opened by its name

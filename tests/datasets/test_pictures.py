@@ -263,7 +263,7 @@ def test_jpeg_is_the_photograph_to_its_quality(src, out):
     assert read(src, out, size=96).images.shape == (8, 1, 96, 96)
 
 
-@pytest.mark.parametrize("kind", ["gif", "webp", "tif", "png"])
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_the_first_frame_of_an_animation(kind, src, out):
     arrays = [grey(c) for c in cuttings(height=48, width=48)]
     options = {"save_all": True} | ({"lossless": True} if kind == "webp" else {})
