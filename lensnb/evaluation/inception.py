@@ -74,7 +74,6 @@ def features(
     for at in range(0, len(images), batch):
         x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32)).to(device)
         x = ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
-        colour = x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         if x.shape[1] not in (1, 3):  # the network sees colours: other bands are averaged
             x = x.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
         found.append(net(x.expand(-1, 3, -1, -1))[0])
