@@ -106,17 +106,21 @@ def one_shape(
     one_size = isinstance(crop, int) or may_resize
     bad = []
     for (_, name), (_, *shape) in zip(named, shapes, strict=True):
-        is_other = shape[0] != first[0] if one_size else tuple(shape) != first
         if crop is None and shape[1] != shape[2]:
-            bad.append((name, f"{name}: found shape {tuple(shape)}, images that are not square; "
-                        "data.crop=centre takes the central square of each"))  # fmt: skip
-        elif is_other:
-            hint = "" if shape[0] != first[0] else (
-                "; data.resize=true brings every image to data.size, and data.crop=64 cuts the "
-                "central 64 pixels of each"
-            )  # fmt: skip
-            bad.append((name, f"{name}: an image has shape {tuple(shape)} where {named[0][1]} has "
-                        f"{first}; expected one shape (C, H, W) for all{hint}"))  # fmt: skip
+            why = (
+                f"found shape {tuple(shape)}, images that are not square; crop them: "
+                "data.crop=centre takes the central square of each"
+            )
+        elif shape[0] != first[0] if one_size else tuple(shape) != first:
+            why = (
+                f"an image has shape {tuple(shape)} where {named[0][1]} has {first}; expected one "
+                "shape (C, H, W) for all"
+            )
+            if shape[0] == first[0]:
+                why += "; data.resize=true or data.crop=64, a number of pixels, makes them one size"
+        else:
+            continue
+        bad.append((name, f"{name}: {why}"))
     refuse_all(bad)
     same = all(shape[2:] == shapes[0][2:] for shape in shapes)
     return (first[0], first[1], first[2]) if same else (first[0], None, None)

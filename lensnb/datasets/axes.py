@@ -4,7 +4,7 @@ A shape with one reading is read. A shape with two readings is refused, and the 
 and the key `data.axes`, which decides.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,10 +60,10 @@ def _words(shape: Shape, axes: str) -> str:
 
 
 def _not_square(shape: Shape, name: str) -> InputError:
-    last = "is N the last axis? then set data.axes=HWN; " if len(shape) == 3 else ""
+    last = "is N the last axis? then set data.axes=HWN; else " if len(shape) == 3 else ""
     return InputError(
-        f"{name}: found shape {shape}, images that are not square; {last}data.crop=centre takes "
-        "the central square of each"
+        f"{name}: found shape {shape}, images that are not square; {last}crop them: "
+        "data.crop=centre takes the central square of each"
     )
 
 
@@ -84,7 +84,9 @@ def _of_three(shapes: Sequence[Shape], data: Any) -> list[str]:
     if trailing:
         few = max(last) <= MOST_BANDS
         is_colour = last <= {1, 3} or (bands and few)
-        return ["HWC"] if is_colour else (["HWN", "HWC"] if few else ["HWN", "NHW"])
+        if is_colour:
+            return ["HWC"]
+        return ["HWN", "HWC"] if few else []
     lengths_differ = len(first) > 1 or first == {1} or max(first) > MOST_BANDS
     if lengths_differ or (len(shapes) == 1 and not bands):
         return ["NHW"]
@@ -119,8 +121,3 @@ def arrange(array: np.ndarray, axes: str) -> np.ndarray:
 def shape_of(shape: Shape, axes: str) -> Shape:
     """The shape (N, C, H, W) that `arrange` gives an array of this shape."""
     return tuple(shape[axes.index(axis)] if axis in axes else 1 for axis in "NCHW")
-
-
-def count_of(shapes: Iterable[Shape]) -> list[int]:
-    """Images in each of some files of the shapes (N, C, H, W)."""
-    return [shape[0] for shape in shapes]

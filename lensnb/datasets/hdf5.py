@@ -127,7 +127,7 @@ def _datasets(group: Any, prefix: str = "") -> dict[str, Any]:
     """The datasets in a group and below it that lie in this very file, path -> dataset."""
     import h5py
 
-    found = {}
+    found: dict[str, Any] = {}
     for key in group:
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             continue

@@ -90,7 +90,7 @@ def _check_pixels(x: np.ndarray, names: Sequence[str]) -> None:
     bad = (~(np.abs(x) <= np.finfo(np.float32).max)).sum(axis=axes)
     constant = x.min(axis=axes) == x.max(axis=axes)  # NaN equals nothing
     found = []
-    for i in np.flatnonzero(bad.astype(bool) | constant):
+    for i in np.flatnonzero(bad.astype(bool) | constant).tolist():
         why = (
             f"{bad[i]} of {x[i].size} pixels are NaN, infinite or beyond single precision; "
             "expected finite numbers, so mask or drop it, crop it, or fill NaN (data.fill=0)"
