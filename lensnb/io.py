@@ -3,6 +3,7 @@
 Also `locate` and `home`, which say where a relative path of the user leads.
 """
 
+import codecs
 import contextlib
 import csv
 import hashlib
@@ -134,7 +135,7 @@ def known(path: str | Path, tree: Any) -> Any:
 
 def write_table(path: str | Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
     """Write equally long columns (name -> sequence) as CSV, atomically."""
-    with atomic(path, newline="") as file:
+    with atomic(path, newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(columns)
         rows.writerows(zip(*columns.values(), strict=True))
@@ -146,16 +147,45 @@ def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a CSV file, name -> array; a column that holds no numbers stays text."""
-    with open(path, newline="") as file:
-        names, *rows = list(csv.reader(file)) or [[]]
-    columns = {}
-    for name, column in zip(names, zip(*rows, strict=True), strict=False):
-        try:
-            columns[name] = np.array(column, dtype=float)
-        except ValueError:
-            columns[name] = np.array(column)
-    return columns
+    """The columns of a CSV file, name -> array; a column that holds no numbers stays text.
+
+    Other programs' tables are read, too: with a byte-order mark, with `;` or tabs between cells
+    and then perhaps decimal commas, with blank lines, with spaces around cells. An empty cell in a
+    column of numbers is NaN. Raises ValueError for rows of different lengths.
+    """
+    text = _decoded(Path(path).read_bytes())
+    header = text.lstrip().partition("\n")[0]
+    mark = max(",;\t", key=header.count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=mark)]
+    names, *rows = [row for row in rows if any(row)] or [[]]
+    for i, row in enumerate(rows):
+        if len(row) != len(names):
+            raise ValueError(f"row {i + 1} has {len(row)} cells where the header has {len(names)}")
+    columns = zip(*rows, strict=True)
+    return {name: _column(cells, mark) for name, cells in zip(names, columns, strict=False)}
+
+
+def _decoded(content: bytes) -> str:
+    """Text as UTF-8, as UTF-16 where a byte-order mark says so, or else as Windows writes it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _column(cells: Sequence[str], mark: str) -> np.ndarray:
+    """Cells as numbers if all are, else as they are."""
+    given = [cell or "nan" for cell in cells]
+    if mark == ";":
+        given = [cell.replace(",", ".") for cell in given]
+    try:
+        if any(cells):
+            return np.array(given, dtype=float)
+    except ValueError:
+        pass
+    return np.array(cells)
 
 
 # Images -------------------------------------------------------------------------------------------

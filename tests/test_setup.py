@@ -65,6 +65,9 @@ def test_training_needs_nothing_but_the_core():
     hidden = (
         "caustics",
         "astropy",
+        "h5py",
+        "tifffile",
+        "pyarrow",
         "scipy",
         "skimage",
         "matplotlib",

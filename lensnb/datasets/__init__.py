@@ -3,6 +3,6 @@
 The modules imported here register the readers of image files; see readers.py.
 """
 
-from lensnb.datasets import arrays, pictures
+from lensnb.datasets import archives, arrays, fits, hdf5, pictures, tiffs
 
-__all__ = ["arrays", "pictures"]
+__all__ = ["archives", "arrays", "fits", "hdf5", "pictures", "tiffs"]

@@ -8,50 +8,135 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from lensnb.datasets import pickles
-from lensnb.datasets.readers import READERS, ImageShape, NamedFile, check_regular, reading
+from lensnb.datasets import axes, pickles
+from lensnb.datasets.axes import SHAPES
+from lensnb.datasets.readers import (
+    READERS,
+    ImageShape,
+    NamedFile,
+    check_regular,
+    look_at_all,
+    reading,
+    refuse_all,
+)
 from lensnb.errors import FULL, InputError
 
-SHAPES = "(H,W), (N,H,W), (N,C,H,W) or (N,H,W,C) with C 1 or 3"
 OBJECT = np.dtype(object)
 
 
-class ArrayReader:
-    """Reads images from .npy files; one file may hold one image or many."""
+class Peek(NamedTuple):
+    """What the head of a file says of its array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class StackReader:
+    """What the readers of arrays share: one file holds one image or many, in any layout of `axes`.
+
+    A format adds `suffixes`, `peek` and `load`.
+    """
+
+    suffixes: tuple[str, ...] = ()
+
+    def __init__(self, data: Any = None) -> None:
+        self.data = data  # the data section of a recipe, or None
+        self.axes: dict[int, str] = {}  # number of axes -> axes, once files were surveyed
+        self.fixed: dict[int, str] = {}  # the same, where the file itself or the recipe says so
+
+    def told(self, data: Any) -> "StackReader":
+        """The same reader, which heeds the data section of a recipe."""
+        return type(self)(data)
+
+    def peek(self, path: Path, name: str) -> Peek:
+        """Shape and type of the array in a file, off its head."""
+        raise NotImplementedError
+
+    def load(self, path: Path, name: str) -> tuple[Any, float]:
+        """The array of a file, as it lies there, and its mass or NaN; best memory-mapped."""
+        raise NotImplementedError
+
+    def survey(self, named: Sequence[NamedFile]) -> tuple[list[int], ImageShape]:
+        """How many images each file holds, and the shape (C, H, W) of all.
+
+        H and W are None where sizes differ, which the data section must allow. Raises InputError
+        for files that cannot be read, for images that are not square and are not to be cropped, and
+        for images of another shape than the first file's.
+        """
+
+        def look(path: Path, name: str) -> tuple[int, ...]:
+            found = self.peek(path, name)
+            _check_kind(found.dtype, name)
+            return found.shape
+
+        found = look_at_all(named, look)
+        by_ndim: dict[int, list[int]] = {}
+        for i, shape in enumerate(found):
+            by_ndim.setdefault(len(shape), []).append(i)
+        for ndim, rows in by_ndim.items():
+            name = named[rows[0]][1]
+            known = self.fixed.get(ndim)
+            self.axes[ndim] = known or axes.decide([found[i] for i in rows], name, self.data)
+        shapes = [axes.shape_of(shape, self.axes[len(shape)]) for shape in found]
+        return [shape[0] for shape in shapes], one_shape(named, shapes, self.data)
+
+    def open_images(self, path: Path, name: str) -> tuple[Any, float]:
+        """The images (N, C, H, W) of a file and their mass, or NaN.
+
+        Raises InputError as `load` and `layout` do.
+        """
+        array, mass = self.load(path, name)
+        known = self.fixed.get(array.ndim) or self.axes.get(array.ndim)
+        return layout(array, name, known, self.data), mass
+
+
+def one_shape(
+    named: Sequence[NamedFile], shapes: Sequence[tuple[int, ...]], data: Any = None
+) -> ImageShape:
+    """The one shape (C, H, W) of images of these shapes (N, C, H, W); H and W None if they differ.
+
+    Raises InputError for images that do not become one size by data.crop or data.resize.
+    """
+    first = shapes[0][1:]
+    crop, may_resize = getattr(data, "crop", None), getattr(data, "resize", None)
+    one_size = isinstance(crop, int) or may_resize
+    bad = []
+    for (_, name), (_, *shape) in zip(named, shapes, strict=True):
+        if crop is None and shape[1] != shape[2]:
+            why = (
+                f"found shape {tuple(shape)}, images that are not square; crop them: "
+                "data.crop=centre takes the central square of each"
+            )
+        elif shape[0] != first[0] if one_size else tuple(shape) != first:
+            why = (
+                f"an image has shape {tuple(shape)} where {named[0][1]} has {first}; expected one "
+                "shape (C, H, W) for all"
+            )
+            if shape[0] == first[0]:
+                why += "; data.resize=true or data.crop=64, a number of pixels, makes them one size"
+        else:
+            continue
+        bad.append((name, f"{name}: {why}"))
+    refuse_all(bad)
+    same = all(shape[2:] == shapes[0][2:] for shape in shapes)
+    return (first[0], first[1], first[2]) if same else (first[0], None, None)
+
+
+class ArrayReader(StackReader):
+    """Reads images from .npy files."""
 
     suffixes: tuple[str, ...] = (".npy",)
 
-    def survey(self, named: Sequence[NamedFile]) -> tuple[list[int], ImageShape]:
-        """How many images each file holds, and the shape (C, H, H) of all.
+    def peek(self, path: Path, name: str) -> Peek:
+        array, _ = open_array(path, name)
+        return Peek(array.shape, array.dtype)
 
-        Raises InputError for a file that cannot be read, and for one whose images have another
-        shape than the first file's.
-        """
-        counts = []
-        shapes = []
-        for path, name in named:
-            array, _ = self.open_images(path, name)
-            counts.append(len(array))
-            shapes.append(array.shape[1:])
-        for (_, name), shape in zip(named, shapes, strict=True):
-            if shape != shapes[0]:
-                raise InputError(
-                    f"{name}: an image has shape {shape} where {named[0][1]} has {shapes[0]}; "
-                    "expected one shape (C, H, W) for all"
-                )
-        return counts, shapes[0]
-
-    def open_images(self, path: Path, name: str) -> tuple[np.ndarray, float]:
-        """The images (N, C, H, H) of a .npy file and their mass, or NaN.
-
-        Raises InputError as `open_array` and `layout` do.
-        """
-        array, mass = open_array(path, name)
-        return layout(array, name), mass
+    def load(self, path: Path, name: str) -> tuple[np.ndarray, float]:
+        return open_array(path, name)
 
 
 READERS.add("npy", ArrayReader())
@@ -84,7 +169,7 @@ def open_array(path: Path, name: str | None = None) -> tuple[np.ndarray, float]:
     executed, and nothing is allocated that the file does not hold.
     """
     name = name or str(path)
-    with reading(name):
+    with reading(name, path=path):
         check_regular(path, name)
         with open(path, "rb") as file:
             shape, order, dtype = read_header(file)
@@ -107,30 +192,21 @@ def _check_size(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype, name: s
         )
 
 
-def layout(array: np.ndarray, name: str) -> np.ndarray:
-    """A view (N, C, H, H) of an array in any of `SHAPES`; (H, H, C) is one image too.
+def layout(array: np.ndarray, name: str, known: str | None = None, data: Any = None) -> np.ndarray:
+    """A view (N, C, H, W) of an array.
 
-    Raises InputError for other shapes, for images that are not square and for values that are not
-    real numbers.
+    known : its axes, such as "NHW"; its shape decides if they are None.
+
+    Raises InputError for shapes that `axes.decide` refuses and for values that are no real numbers.
     """
-    shape = array.shape
-    if array.dtype.kind not in "fiub":
-        what = "complex numbers" if array.dtype.kind == "c" else f"type {array.dtype}"
+    _check_kind(array.dtype, name)
+    return axes.arrange(array, known or axes.decide([array.shape], name, data))
+
+
+def _check_kind(dtype: np.dtype, name: str) -> None:
+    if dtype.kind not in "fiub":
+        what = "complex numbers" if dtype.kind == "c" else f"type {dtype}"
         raise InputError(f"{name}: found {what}; expected images of real numbers")
-    if array.ndim == 2:
-        array = array[None, None]
-    elif array.ndim == 3:
-        one_in_colour = shape[0] == shape[1] != shape[2] and shape[2] in (1, 3)
-        array = np.moveaxis(array, 2, 0)[None] if one_in_colour else array[:, None]
-    elif array.ndim == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
-        array = np.moveaxis(array, 3, 1)
-    elif array.ndim != 4 or shape[1] not in (1, 3):
-        raise InputError(f"{name}: found shape {shape}; expected {SHAPES}")
-    if array.shape[2] != array.shape[3]:
-        raise InputError(
-            f"{name}: found shape {shape}, images that are not square; crop them to H = W"
-        )
-    return array
 
 
 def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:

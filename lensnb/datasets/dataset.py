@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lensnb import io
+from lensnb.datasets import duplicates
 from lensnb.datasets.arrays import open_array
 from lensnb.datasets.pixels import chunks
 from lensnb.datasets.sources import held_out, read_images
@@ -144,11 +145,89 @@ class Dataset:
 # Which images are for what ------------------------------------------------------------------------
 
 
-def split(n: int, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted index arrays (train, heldout) of n images; `held_out` says how many are held out."""
+def split(
+    n: int, holdout: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted index arrays (train, heldout) of n images; `held_out` says how many are held out.
+
+    groups : (n,) images of one value stay together; fewer are held out where groups do not fit.
+    """
     held = held_out(n, holdout)
     order = np.random.default_rng([seed, 0]).permutation(n)
-    return np.sort(order[held:]), np.sort(order[:held])
+    if groups is None or len(np.unique(groups)) == n:
+        return np.sort(order[held:]), np.sort(order[:held])
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    chosen = np.zeros(len(sizes), bool)
+    seen = np.zeros(len(sizes), bool)
+    room = held
+    for i in group[order]:
+        if not seen[i] and sizes[i] <= room:
+            chosen[i] = True
+            room -= sizes[i]
+        seen[i] = True
+    return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
+
+
+def _split_of_files(
+    images: np.ndarray, holdout: float, seed: int, group: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The split of images from files, with groups and copies on one side; and a note on them.
+
+    Copies part where half of the held-out images would be lost otherwise, as in a set of few
+    different images; the note says so. Raises InputError where data.group leaves too few.
+    """
+    n = len(images)
+    alone = np.arange(n) if group is None else np.unique(group, return_inverse=True)[1]
+    least = max(2, held_out(n, holdout) // 2)
+    parts = split(n, holdout, seed, alone)
+    notes = [] if group is None else [f"{len(np.unique(alone))} groups kept on one side each"]
+    if group is not None and min(map(len, parts)) < 2:
+        raise InputError(
+            f"data.group: {len(np.unique(alone))} groups of {n} images leave {len(parts[0])} for "
+            f"training and {len(parts[1])} held out; at least 2 of each are needed, so bring more "
+            "groups or raise data.holdout"
+        )
+    same = duplicates.exact(images)
+    copies = n - len(np.unique(same))
+    groups = duplicates.joined(alone, same)
+    apart = split(n, holdout, seed, groups)
+    if copies and len(apart[1]) < least:
+        notes.append(f"{copies} copies of others, on both sides as too few images differ")
+        return *parts, _told(notes)
+    if copies:
+        notes.append(f"{copies} copies of others kept on the side of their twin")
+    nearer, near = _without_near_copies(images, holdout, seed, groups, apart)
+    if near and len(nearer[1]) < least:
+        notes.append(f"{near} near copies on both sides, as too few images differ")
+    elif near:
+        notes.append(f"{near} near copies kept on the side of their twin")
+        apart = nearer
+    return *apart, _told(notes)
+
+
+def _told(notes: list[str]) -> str:
+    return "".join(f"; {note}" for note in notes)
+
+
+def _without_near_copies(
+    images: np.ndarray,
+    holdout: float,
+    seed: int,
+    groups: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray],
+) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    """A split (train, heldout) with near copies on one side, and how many images those are."""
+    near: set[int] = set()
+    for _ in range(duplicates.ROUNDS):
+        if min(map(len, parts)) < 2:
+            break
+        found = duplicates.near_pairs(images, *parts)
+        if not found:
+            break
+        near |= {row for pair in found for row in pair}
+        groups = duplicates.joined(groups, found)
+        parts = split(len(images), holdout, seed, groups)
+    return parts, len(near)
 
 
 def comparison_rows(dataset: Dataset, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,13 +288,17 @@ def prepare_dataset(
     if params.scaling == "minmax":
         truth |= _to_unit_range(images)
         images.flush()
-    train, heldout = split(len(images), params.holdout, seed)
+    note = ""
+    if known.is_simulated:
+        train, heldout = split(len(images), params.holdout, seed)
+    else:
+        train, heldout, note = _split_of_files(images, params.holdout, seed, known.group)
     scaling = Scaling.fit(images, params.scaling, train)
     np.save(folder / "train.npy", train)
     np.save(folder / "heldout.npy", heldout)
     _write_labels_and_truth(folder, known.labels, truth)
     notes = {
-        "source": known.source,
+        "source": known.source + note,
         "classes": list(known.classes),
         "pixel_scale": known.pixel_scale,
         "scaling": dataclasses.asdict(scaling),

@@ -2,14 +2,20 @@
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensnb.datasets.readers import READERS, ImageShape, NamedFile, check_regular, reading
+from lensnb.datasets.readers import (
+    READERS,
+    ImageShape,
+    NamedFile,
+    check_regular,
+    look_at_all,
+    reading,
+)
 from lensnb.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 
 # no other decoder sees a file: EPS would start a program
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
+DEEP_COLOUR = "RGB;16B"  # what Pillow calls three channels of 16 bits in a PNG
 LARGEST = 2**25  # pixels of a picture: 33 million, 0.8 GB in double precision and three channels
 WHOLE = "a whole PNG, JPEG, BMP, WebP, TIFF or GIF file, so save it again or remove it"
 
@@ -42,7 +49,7 @@ class PictureReader:
         InputError for a head that cannot be read, and where pictures of 8 bits, in units 0..255,
         lie among deeper ones.
         """
-        channels, sides, deep = zip(*(_read_head(*file) for file in named), strict=True)
+        channels, sides, deep = zip(*look_at_all(named, _read_head), strict=True)
         if len(set(deep)) > 1:
             raise InputError(
                 f"{named[deep.index(True)][1]}: more than 8 bits a pixel where "
@@ -63,6 +70,8 @@ class PictureReader:
         from PIL import ImageOps
 
         with _opened(path, name) as picture:
+            if _raw(picture).startswith(DEEP_COLOUR):
+                return _deep_colour(path, picture), math.nan
             picture = _without_transparency(_cropped(ImageOps.exif_transpose(picture)))
             return np.moveaxis(np.atleast_3d(np.asarray(picture)), 2, 0)[None], math.nan
 
@@ -73,7 +82,42 @@ READERS.add("picture", PictureReader())
 def _read_head(path: Path, name: str) -> tuple[int, int, bool]:
     """Channels, shorter side, and whether a pixel has more than 8 bits, without decoding pixels."""
     with _opened(path, name) as picture:
-        return 1 if _is_grey(picture) else 3, min(picture.size), _is_deep(picture)
+        raw = _raw(picture)
+        is_deep_colour = picture.mode in ("RGB", "RGBA", "LA") and ";16" in raw
+        if is_deep_colour and not (picture.format == "PNG" and raw == DEEP_COLOUR):
+            raise InputError(
+                f"{name}: {picture.format} of 16 bits a channel that is no plain RGB PNG would "
+                "lose 8 of them; save it as a plain RGB PNG or as .npy"
+            )
+        if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+            raise InputError(
+                f"{name}: a TIFF of several pages among pictures; keep one kind in a folder"
+            )
+        is_deep = _is_deep(picture) or is_deep_colour
+        return 1 if _is_grey(picture) else 3, min(picture.size), is_deep
+
+
+def _raw(picture: "Picture") -> str:
+    """How the pixels lie in the file, as Pillow names it, such as RGB;16B."""
+    tiles = getattr(picture, "tile", None)
+    args = tiles[0][3] if tiles else ""
+    return str(args[0] if isinstance(args, tuple) and args else args or "")
+
+
+def _deep_colour(path: Path, picture: "Picture") -> np.ndarray:
+    """A PNG of 16 bits a channel, the central square, (1, 3, H, H).
+
+    Pillow gives 8 of the 16 bits. It takes the upper byte of each big-endian number; told that the
+    numbers are little-endian, it takes the lower one.
+    """
+    from PIL import Image
+
+    upper = np.asarray(_cropped(picture)).astype(np.uint16)
+    with Image.open(path, formats=("PNG",)) as again:
+        tile = again.tile[0]
+        again.tile = [tile._replace(args="RGB;16L")]
+        lower = np.asarray(_cropped(again))
+    return np.moveaxis(upper * np.uint16(256) + lower, 2, 0)[None]
 
 
 @contextlib.contextmanager
@@ -84,8 +128,7 @@ def _opened(path: Path, name: str) -> "Iterator[Picture]":
         raise InputError(
             f"{name}: pictures are read with Pillow, which is not installed; pip install pillow"
         ) from None
-    with reading(name, "a picture", WHOLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on odd metadata; what matters raises
+    with reading(name, "a picture", WHOLE, path):
         check_regular(path, name)
         picture: Picture | None
         try:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +21,62 @@ def chunks(n: int, pixels: int) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def convert(images: np.ndarray, channels: int, size: int, names: Sequence[str]) -> np.ndarray:
-    """float32 images (B, channels, size, size) from (B, C, H, H) of any real type.
+class BadImages(InputError):
+    """Images whose pixels cannot be used.
 
-    names : of the images, in messages.
-
-    Raises InputError for pixels that are not finite in single precision, and for images that are
-    constant or become constant.
+    found : the name of each, and why
     """
-    x = images.astype(np.float64)
+
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        super().__init__(found[0][1])
+        self.found = found
+
+
+class Framing(NamedTuple):
+    """What is taken of each image before it gets its size; see the data section of a recipe."""
+
+    bands: tuple[int, ...] | None = None
+    crop: str | int | None = None
+    fill: float | None = None
+
+    def apply(self, x: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """The bands and the central part (B, C, H, W) of images, masked pixels filled."""
+        if self.bands is not None:
+            x = x[:, list(self.bands)]
+        if self.crop is not None:
+            x = self._cropped(x, names)
+        if self.fill is not None:
+            x = np.where(np.isnan(x), self.fill, x)
+        return x
+
+    def _cropped(self, x: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """The central square; where a pixel is over, it is cut at the right or at the bottom."""
+        shorter = min(x.shape[2:])
+        side = shorter if isinstance(self.crop, str) else int(self.crop or 0)
+        if side > shorter:
+            why = f"{shorter} pixels on its shorter side, and data.crop asks for {side}"
+            raise BadImages(
+                [(name, f"{name}: {why}; lower it or drop the image") for name in names]
+            )
+        top, left = ((n - side) // 2 for n in x.shape[2:])
+        return x[:, :, top : top + side, left : left + side]
+
+
+def convert(
+    images: np.ndarray,
+    channels: int,
+    size: int,
+    names: Sequence[str],
+    framing: Framing = Framing(),  # noqa: B008 - a constant
+) -> np.ndarray:
+    """float32 images (B, channels, size, size) from (B, C, H, W) of any real type.
+
+    names : of the images, in messages; framing : bands, crop and fill.
+
+    Raises BadImages for pixels that are not finite in single precision, for images that are
+    constant or become constant, and for images below the size of the crop.
+    """
+    x = framing.apply(images.astype(np.float64), names)
     _check_pixels(x, names)
     if channels != x.shape[1]:
         x = x.mean(axis=1, keepdims=True) if channels == 1 else np.repeat(x, channels, axis=1)
@@ -40,16 +88,18 @@ def convert(images: np.ndarray, channels: int, size: int, names: Sequence[str]) 
 def _check_pixels(x: np.ndarray, names: Sequence[str]) -> None:
     axes = (1, 2, 3)
     bad = (~(np.abs(x) <= np.finfo(np.float32).max)).sum(axis=axes)
-    if bad.any():
-        i = np.flatnonzero(bad)[0]
-        raise InputError(
-            f"{names[i]}: {bad[i]} of {x[i].size} pixels are NaN, infinite or beyond single "
-            "precision; expected finite numbers, so mask or drop it"
+    constant = x.min(axis=axes) == x.max(axis=axes)  # NaN equals nothing
+    found = []
+    for i in np.flatnonzero(bad.astype(bool) | constant).tolist():
+        why = (
+            f"{bad[i]} of {x[i].size} pixels are NaN, infinite or beyond single precision; "
+            "expected finite numbers, so mask or drop it, crop it, or fill NaN (data.fill=0)"
+            if bad[i]
+            else f"constant image, every pixel is {x[i].flat[0]:g}; drop it"
         )
-    constant = x.min(axis=axes) == x.max(axis=axes)
-    if constant.any():
-        i = np.flatnonzero(constant)[0]
-        raise InputError(f"{names[i]}: constant image, every pixel is {x[i].flat[0]:g}; drop it")
+        found.append((names[i], f"{names[i]}: {why}"))
+    if found:
+        raise BadImages(found)
 
 
 def resize(x: np.ndarray, size: int) -> np.ndarray:

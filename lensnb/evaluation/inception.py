@@ -67,12 +67,15 @@ def features(
 ) -> np.ndarray:
     """Features (N, 2048), float64, of images (N, C, H, W).
 
-    Pixels in [low, high] become 0..255; a single channel is repeated three times.
+    Pixels in [low, high] become 0..255; a single channel, or the mean of bands
+    that are not three, is repeated three times.
     """
     found = []
     for at in range(0, len(images), batch):
         x = torch.from_numpy(np.asarray(images[at : at + batch], np.float32)).to(device)
         x = ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
-        found.append(net(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)[0])
+        if x.shape[1] not in (1, 3):  # the network sees colours: other bands are averaged
+            x = x.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
+        found.append(net(x.expand(-1, 3, -1, -1))[0])
     rows: np.ndarray = torch.cat(found).cpu().double().numpy()
     return rows

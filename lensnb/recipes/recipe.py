@@ -202,6 +202,9 @@ def _override(tree: dict[str, Any], item: str) -> None:
             f"override {item!r}: nothing follows the equals sign; "
             f"give a value, or {key}=null to have none"
         )
+    if " #" in text and text[0] not in "'\"[{":  # the rest would be a comment, cut off in silence
+        tree[leaf] = text
+        return
     try:
         tree[leaf] = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError):

@@ -33,6 +33,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 FilePath = Annotated[str, Field(min_length=1)]
+Axes = Annotated[str, Field(pattern=r"^[NCHW]{2,4}$")]
 Flips = Literal["square", "mirror", "none"]
 
 FIRST_KIND = next(iter(KINDS))  # the kind of generator of a method that names none
@@ -71,12 +72,28 @@ class Data(Section):
     n: Annotated[int, Field(ge=20)] = 5000
     seed: Seed | None = None
     size: Annotated[int, Field(ge=8, le=1024)] = 64
-    channels: Literal[1, 3] | None = None
+    channels: Count | None = None
     pixel_scale: Positive | None = None
     labels: FilePath | None = None
+    axes: Axes | None = None
+    bands: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    crop: Literal["centre"] | Annotated[int, Field(ge=8)] | None = None
+    resize: bool | None = None
+    fill: float | None = None
+    hdu: int | str | tuple[int | str, ...] | None = None
+    key: Annotated[str, Field(min_length=1)] | None = None
+    table: FilePath | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
     scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"
     holdout: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     workers: Count | None = None
+
+    @field_validator("axes")
+    @classmethod
+    def _each_axis_once(cls, axes: str | None) -> str | None:
+        if axes is not None and (len(set(axes)) < len(axes) or not {"H", "W"} <= set(axes)):
+            raise ValueError("expected H, W and, where there are such axes, N and C, each once")
+        return axes
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -5,13 +5,14 @@ is renamed. `recipe.yaml` inside says what made it. So a second run finds it, an
 parameter does not.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,61 @@ def digest(folder: Path) -> str:
 
 
 def fingerprint(path: str | Path) -> str | None:
-    """A hash of names, sizes and times of the user's files at or below a path; None for no file."""
+    """A hash of names, sizes and times of the user's files at or below a path; None for no file.
+
+    Links are followed, as they are when the files are read. Inside `scanned_once` the same path is
+    scanned only once.
+    """
     top = io.locate(path)
+    if top in _scanned:
+        return _scanned[top]
     found = [
-        (str(p.relative_to(top)), p.stat().st_size, p.stat().st_mtime_ns)
-        for p in sorted(top.rglob("*") if top.is_dir() else [top])
-        if p.is_file()
+        (str(file.relative_to(top)), state.st_size, state.st_mtime_ns)
+        for file, state in sorted(_files(top), key=lambda entry: entry[0])
     ]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
+    value = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
+    if _depth:
+        _scanned[top] = value
+    return value
+
+
+_scanned: dict[Path, str | None] = {}
+_depth: list[None] = []
+
+
+@contextlib.contextmanager
+def scanned_once() -> Iterator[None]:
+    """A context in which the user's files count as they are when they are looked at first."""
+    _depth.append(None)
+    try:
+        yield
+    finally:
+        _depth.pop()
+        if not _depth:
+            _scanned.clear()
+
+
+def _files(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file at or below a path, through links, with its state; each folder once."""
+    if not top.is_dir():
+        if top.is_file():
+            yield top, top.stat()
+        return
+    seen = set()
+    waiting = [top]
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        with contextlib.suppress(OSError), os.scandir(here) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # a link that leads nowhere
+                    if entry.is_dir():
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file():
+                        yield Path(entry.path), entry.stat()
 
 
 def is_whole(folder: str | Path) -> bool:

@@ -29,6 +29,8 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
 LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
+# Keys of the data section that count only where they are given: younger than runs that are there.
+NOT_GIVEN = ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group")
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every")
 
@@ -169,7 +171,8 @@ class Run:
         The stage is verified anew, the user's files included. It is noted in run.json.
         """
         self._verified.clear()
-        folder = artefact.build(self.folder(stage), self.recipe(stage), make)
+        with artefact.scanned_once():
+            folder = artefact.build(self.folder(stage), self.recipe(stage), make)
         self.note("artefacts", stage, io.read_json(folder / artefact.LIST))
         if not (self.path / artefact.RECIPE).is_file():
             self.write_recipe()  # by which the run is opened by its name
@@ -236,7 +239,10 @@ class Stage(NamedTuple):
 
 def _data_recipe(run: Run, name: str) -> dict[str, Any]:
     data = {key: v for key, v in run.tree["data"].items() if key not in ("seed", "workers")}
-    files = _fingerprints(data["path"], data["labels"])
+    for key in NOT_GIVEN:
+        if data[key] is None:
+            del data[key]
+    files = _fingerprints(data["path"], data["labels"], data.get("table"))
     return {"seed": run.params.data_seed, "data": data, "files": files}
 
 

@@ -89,7 +89,7 @@ ARRAYS = {
     "text": (np.full((20, 8, 8), "a"), "<U1"),
     "not square": (noise(20, 8, 9), "not square"),
     "not square colour": (noise(20, 8, 9, 3), "not square"),
-    "2 channels": (noise(20, 2, 8, 8), "(20, 2, 8, 8)"),
+    "20 bands": (noise(5, 20, 8, 8), "data.axes=CNHW"),
     "too few": (noise(5, 8, 8), "at least 2 of each"),
     "one": (noise(8, 8), "found 1 image, where training needs 2 and the evaluation 2 more"),
     "dates": (np.zeros((20, 8, 8), "M8[s]"), "datetime"),

@@ -67,10 +67,12 @@ def test_one_file_of_many_images_may_be_named_itself(raw, src, out):
 
 
 def test_messages_name_the_new_format(raw, src, out):
-    assert "no npy, picture, raw or MNIST file" in refusal(src, out)
+    assert "no npy, npz, fits, hdf5, picture, tiff, raw or MNIST file" in refusal(src, out)
     assert ".gif, .raw" in refusal(src, out)
     (src / "notes.txt").write_text("no image")
-    assert "a folder of npy, picture, raw or MNIST files" in refusal(src / "notes.txt", out)
+    assert "a folder of npy, npz, fits, hdf5, picture, tiff, raw or MNIST files" in refusal(
+        src / "notes.txt", out
+    )
     write_raw(src)
     save_each(src, noise(2, 8, 8))
     message = refusal(src, out)
@@ -87,8 +89,13 @@ def test_damaged_files_are_refused_by_name(raw, src, out):
 
 def test_without_the_reader_such_files_are_unknown(src, out):
     write_raw(src)
-    assert "raw" not in READERS and "no npy, picture or MNIST file" in refusal(src, out)
-    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "a.raw", out)
+    assert (
+        "raw" not in READERS
+        and "no npy, npz, fits, hdf5, picture, tiff or MNIST file" in refusal(src, out)
+    )
+    assert "expected a folder of npy, npz, fits, hdf5, picture, tiff or MNIST files" in refusal(
+        src / "a.raw", out
+    )
 
 
 def test_a_single_image_is_refused_with_what_is_expected(src, out):

@@ -287,10 +287,12 @@ def test_an_image_that_becomes_constant(src, out):
 
 def test_paths(src, out, tmp_path):
     assert "nowhere: No such file" in refusal(src / "nowhere", out)
-    assert "no npy, picture or MNIST file" in refusal(src, out)
+    assert "no npy, npz, fits, hdf5, picture, tiff or MNIST file" in refusal(src, out)
     (src / "readme.txt").write_text("x")
-    assert "no npy, picture or MNIST file" in refusal(src, out)
-    assert "expected a folder of npy, picture or MNIST files" in refusal(src / "readme.txt", out)
+    assert "no npy, npz, fits, hdf5, picture, tiff or MNIST file" in refusal(src, out)
+    assert "expected a folder of npy, npz, fits, hdf5, picture, tiff or MNIST files" in refusal(
+        src / "readme.txt", out
+    )
     assert "embedded null" in refusal(f"{src}/a\0b", out)
     os.mkfifo(src / "pipe.npy")  # opening it would wait for ever
     assert "pipe.npy: expected a file" in refusal(src / "pipe.npy", out)

@@ -192,7 +192,8 @@ CASES = {
         unchanged, ("nowhere", "No such file", "expected"), overrides="data.path=nowhere"
     ),
     "folder empty": Case(
-        empty, ("images", "no npy, picture or MNIST file", "expected images saved")
+        empty,
+        ("images", "no npy, npz, fits, hdf5, picture, tiff or MNIST file", "expected images saved"),
     ),
     "path with a null byte": Case(
         unchanged,
@@ -201,7 +202,7 @@ CASES = {
     ),
     "other files only": Case(
         instead("a.fits", b"SIMPLE  =                    T"),
-        ("images", "no npy, picture or MNIST file", "np.save"),
+        ("images", "no npy, npz, fits, hdf5, picture, tiff or MNIST file", "np.save"),
     ),
     "one file of another kind": Case(
         among("a.h5", b"\x89HDF"), ("a.h5", "expected a folder"), overrides="data.path=images/a.h5"
@@ -223,7 +224,7 @@ CASES = {
     "pipe": Case(lambda f: os.mkfifo(f / "images/pipe.npy"), ("pipe.npy", "expected a file")),
     "folder of the name of a file": Case(
         lambda f: (empty(f), (f / "images/x.npy").mkdir()),
-        ("images", "no npy, picture or MNIST file"),
+        ("images", "no npy, npz, fits, hdf5, picture, tiff or MNIST file"),
         overrides="data.path=images/x.npy",
     ),
     # arrays that are damaged
@@ -369,7 +370,8 @@ CASES = {
         overrides="data.labels=labels.npy",
     ),
     "classes without images": Case(
-        class_folders, ("images", "no npy, picture or MNIST file", "expected images")
+        class_folders,
+        ("images", "no npy, npz, fits, hdf5, picture, tiff or MNIST file", "expected images"),
     ),
     "class folder beside images": Case(
         among("no/a.npy", GOOD[0]), ("images", "different depths", "put all images")
