@@ -27,7 +27,9 @@ CLASS = "class"  # the name of the labels among the columns
 BLANK = ("", "nan", "na", "n/a", "null", "none", "--")  # text that stands for a missing value
 MOST_NAMES = 64  # of a column of text: with more it is a list of identifiers
 # The last word of the names of columns that a turn or a flip of the image changes.
-DIRECTED = frozenset("x y ra dec phi e1 e2 g1 g2 gamma1 gamma2 angle pa orientation".split())
+DIRECTED = frozenset(
+    ["x", "y", "ra", "dec", "phi", "angle", "pa", "e1", "e2", "g1", "g2", "gamma1", "gamma2"]
+)
 
 Kind = str | tuple[str, ...]  # "none", "class", "physics" or the names of columns
 Table = Mapping[str, Any]  # column name -> (N,)
