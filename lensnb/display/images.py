@@ -181,7 +181,7 @@ def animation(
 
 
 def _sheets(frames: np.ndarray, columns: int) -> np.ndarray:
-    """Frames (F, N, C, H, W) as sheets (F, rows * H, columns * W), or (..., 3) in colour, in [0, 1].
+    """Frames (F, N, C, H, W) as sheets (F, rows * H, columns * W) in [0, 1], in colour (..., 3).
 
     Images that fill no whole row are left out.
     """

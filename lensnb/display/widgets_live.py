@@ -156,7 +156,7 @@ def _slider(
         min=low,
         max=high,
         step=1 if isinstance(value, int) else step,
-        **({} if 0.01 <= step else {"readout_format": ".3g"}),
+        **({} if step >= 0.01 else {"readout_format": ".3g"}),
         description=label,
         style=LINED_UP,
         continuous_update=False,

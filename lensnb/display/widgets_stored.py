@@ -32,7 +32,7 @@ def scrub(
 ) -> widgets.VBox:
     """One slider with a play button over stored pictures.
 
-    sheets : (F, rows, columns, H, W), in colour (..., 3), in [0, 1]; captions : one line of text each.
+    sheets : (F, rows, columns, H, W) in [0, 1], in colour (..., 3); captions : a line of text each.
     """
     slider, controls = _player(len(sheets), label)
     pages = _html(
