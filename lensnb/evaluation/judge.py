@@ -342,7 +342,7 @@ class Judge:
         columns = conditions.columns(self.context, self.dataset)
         rows = self._once(self._rows_of_real, "regressors", self.n)
         made = self._rows_of_made(images)["frechet_lensnet"]
-        bands = rows_of((regressors.bands,), images, self.workers)[0]
+        bands = rows_of((image_stats.bands,), images, self.workers)[0]
         rows = rows | {"generated": np.concatenate([made, bands], axis=1)}
         parts = {"train": self.other, "real": self.held}
         return {
@@ -364,7 +364,7 @@ class Judge:
             whose: np.concatenate(
                 [
                     features[whose]["frechet_lensnet"],
-                    rows_of((regressors.bands,), images, self.workers)[0],
+                    rows_of((image_stats.bands,), images, self.workers)[0],
                 ],
                 axis=1,
             )

@@ -40,13 +40,6 @@ class Reading(NamedTuple):
         return f"no regressor reads it off real images (skill {self.skill:.2f})"
 
 
-def bands(images: np.ndarray) -> np.ndarray:
-    """Mean and scatter of each band, and the logarithm of the scatter: (N, 3 C)."""
-    pixels = np.asarray(images, float).reshape(*images.shape[:2], -1)  # (N, C, H * W)
-    scatter = pixels.std(axis=2)
-    return np.concatenate([pixels.mean(axis=2), scatter, np.log(scatter + 1e-12)], axis=1)
-
-
 def read(rows: dict[str, np.ndarray], told: dict[str, np.ndarray], is_number: bool) -> Reading:
     """How well one column is read off generated and real images.
 
