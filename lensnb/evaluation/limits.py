@@ -138,8 +138,8 @@ def of_judge(params: Params, dataset: Dataset, metrics: Iterable[Any]) -> list[s
         "features still rank methods, but what they read off a single image may be wrong": (
             not params.data.simulated
         ),
-        f"LensNet and all shapes see the mean of the {channels} bands. Only the measures of pixel "
-        "intensities, memory and the brightness of each band see colours": channels > 1,
+        f"LensNet and all shapes see the mean of the {channels} bands. Only the pixel intensities "
+        "and the brightness of each band see colours": channels > 1,
         f"{n} images on each side are fewer than LensNet's {FEATURES} features: the Gaussians "
         "behind the Frechet distance are not determined, and only its ratio to the floor, with "
         "its error, means something": n < FEATURES,
