@@ -106,6 +106,8 @@ class Names:
 
     def _index(self, value: Any, source: str) -> int:
         """The index of a class given by its name or its number."""
+        if isinstance(value, str) and value.strip().isdigit():  # of a column with names and numbers
+            value = int(value)
         is_whole = isinstance(value, int | float) and float(value).is_integer()
         name = str(int(value)) if is_whole else str(value)  # digits are classes named by numbers
         if name in self.names:

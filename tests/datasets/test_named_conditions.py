@@ -44,7 +44,7 @@ def test_numbers_are_standardised_on_the_training_split_and_missing_ones_are_tol
     assert encoded.shape == (8, 2 + 1 + 3 + 2) and conditions.width(TOLD, dataset) == 8
     seen = np.array([0.2, 0.4, 0.6, 0.8])  # not the 9.0 and 0.5 of the held-out images
     expected = (np.nan_to_num(dataset.truth["z_lens"], nan=seen.mean()) - seen.mean()) / seen.std()
-    assert np.abs(encoded[:, 0] - expected).max() < 1e-6  # 0 where it is missing
+    assert np.abs(encoded[:, 0] - expected).max() < 1e-5  # 0 where it is missing
     assert encoded[:, 1].tolist() == [1, 0, 1, 1, 1, 0, 1, 1]
     mass = (np.arange(1, 9) - 3.5) / np.arange(1, 7).std()
     assert np.abs(encoded[:, 2] - mass).max() < 1e-6
@@ -148,7 +148,7 @@ def test_both_kinds_of_generator_draw_with_missing_conditions(kind, dataset):
     torch.manual_seed(0)
     net = untrained(kind, params, dataset).eval()
     for weight in net.parameters():  # the last layer starts at zero
-        torch.nn.init.normal_(weight, std=0.05)
+        torch.nn.init.normal_(weight, std=0.3)
     made = Generator(params, params.sample.methods[kind], dataset, net, "cpu")
     images = made.draw(4, seed=1, table={"z_lens": None, "band": ""})
     assert np.isfinite(images).all()
