@@ -219,19 +219,21 @@ class Generator:
     ) -> dict[str, np.ndarray] | None:
         """What images first .. first + n - 1 are asked to be: column name -> (n,).
 
-        The rows of `table`, or else of the recipe's sample.context, come in turn. Without either,
-        each seed picks the row of a training image. None if the model takes no context.
+        The rows of `table`, or else of the recipe's sample.context, come in turn. A column may be
+        one value. For what `table` leaves out, each seed picks the row of a training image. None
+        if the model takes no context. Raises InputError for what the model is not told.
         """
         if self.context == "none":
+            if table:
+                raise InputError(
+                    f"draw: {', '.join(table)} cannot be asked for, because this model is told "
+                    "nothing (model.context)"
+                )
             return None
-        table = table or self.table
-        if table is None:
-            table = conditions.table(self.context, self.dataset)
-            order = self.dataset.train
-            rows = [order[s % len(order)] for s in image_seeds(seed, first, n)]
-        else:
-            rows = [i % len(table["class"]) for i in range(first, first + n)]
-        return {name: np.asarray(column)[rows] for name, column in table.items()}
+        given = table or self.table or {}
+        order = self.dataset.train
+        rows = [order[s % len(order)] for s in image_seeds(seed, first, n)]
+        return conditions.completed(self.context, self.dataset, given, rows, first)
 
     def _encoded(self, asked: Table | None) -> torch.Tensor | None:
         """The rows of `asked` as context vectors (B, K) on the device."""

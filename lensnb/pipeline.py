@@ -288,12 +288,9 @@ def load_asked(run: Run, method: str) -> Table | None:
     None if the model takes no context.
     """
     path = run.need(f"samples/{method}") / "context.csv"
-    classes = load_data(run).classes
     if not path.is_file():
         return None
-    table = io.read_table(path)
-    names = [str(int(c)) if isinstance(c, float) else c for c in table["class"].tolist()]
-    return table | {"class": np.array([classes.index(name) for name in names])}
+    return conditions.read(path, run.params.model.context, load_data(run))
 
 
 def load_trajectory(run: Run, method: str) -> tuple[Table, np.ndarray, np.ndarray]:
@@ -324,8 +321,7 @@ def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, fo
     _write_trajectory(made, params, folder)
     asked = made.asked(n, params.seed)
     if asked is not None:
-        names = [dataset.classes[i] for i in asked["class"]]
-        io.write_table(folder / "context.csv", {**asked, "class": names})
+        io.write_table(folder / "context.csv", conditions.written(asked, dataset))
     told = {"method": name, **made.method.model_dump(), "n": n, "seed": params.seed}
     size = {"nfe": made.nfe, "parameters": made.parameters(), "precision": made.precision}
     io.write_json(folder / "sample.json", told | size)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lensnb import io
+from lensnb.datasets.dataset import load_dataset
 from lensnb.display import tables
 from lensnb.errors import InputError
+from lensnb.evaluation import limits
 from lensnb.runs import artefact
 from lensnb.runs.locks import locked
 from lensnb.runs.run_folder import STEPS, Run
@@ -96,6 +98,9 @@ def _body(path: Path) -> str:
         if cell.cell_type == "markdown":
             text = MATH.sub(_mathml, cell.source)
             cell.source = LINK_TO_NOTEBOOK.sub(r"](\1.html)", text)
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "text/markdown" in data:  # prose about the data, which a cell has displayed
+                data["text/markdown"] = MATH.sub(_mathml, data["text/markdown"])
     body = HTMLExporter(template_name="basic").from_notebook_node(notebook)[0]
     return WIDGET_SCRIPT.sub("", body)
 
@@ -128,6 +133,7 @@ def _front(run: Run, folder: Path) -> str:
         run=run.params.run,
         source=io.read_json(run.need("data") / "dataset.json")["source"],
         verdict=tree["verdict"],
+        limits=limits.of_judge(run.params, load_dataset(run.need("data")), tree["rows"]),
         n=_images(tree["rows"], fitted=False),
         fitted=_images(tree["rows"], fitted=True),
         table=tables.comparison(tree["rows"]).to_html(),

@@ -22,12 +22,13 @@ from lensnb.display.images import (
     siblings,
     walk,
 )
-from lensnb.display.stretch import limits, stretch
+from lensnb.display.stretch import arranged, limits, stretch
 from lensnb.display.style import REAL, colour, colours, name, plain_ticks, save, styled
 
 __all__ = [
     "REAL",
     "animation",
+    "arranged",
     "colour",
     "colours",
     "filmstrip",

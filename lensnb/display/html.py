@@ -15,14 +15,18 @@ COARSE = 8
 
 
 def png(tiles: Any, levels: int = FINE) -> bytes:
-    """Tiles (rows, columns, H, W) in [0, 1] as one palette PNG, with a gap between tiles."""
+    """Tiles (rows, columns, H, W) in [0, 1] as one palette PNG, with a gap between tiles.
+
+    Tiles of colour are (rows, columns, H, W, 3); they get a palette of their own.
+    """
     from PIL import Image
 
+    if np.ndim(tiles) == 5:
+        return _colour_png(np.asarray(tiles))
     grey = (np.asarray(tiles).clip(0, 1) * (levels - 1)).round().astype(np.uint8)
     padded = np.pad(grey, ((0, 0), (0, 0), (1, 1), (1, 1)))
     padded = padded[:, :, ::-1]  # origin below, as in the figures
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in padded], axis=0)
-    image = Image.fromarray(sheet, mode="P")
+    image = Image.fromarray(_sheet(padded), mode="P")
     colours = matplotlib.colormaps["inferno"](np.linspace(0, 1, levels))[:, :3]
     image.putpalette((colours * 255).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
@@ -30,8 +34,24 @@ def png(tiles: Any, levels: int = FINE) -> bytes:
     return buffer.getvalue()
 
 
+def _sheet(tiles: np.ndarray) -> np.ndarray:
+    """Tiles (rows, columns, H, W, ...) as one array (rows * H, columns * W, ...)."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
+
+
+def _colour_png(tiles: np.ndarray) -> bytes:
+    from PIL import Image
+
+    colours = (tiles.clip(0, 1) * 255).round().astype(np.uint8)
+    padded = np.pad(colours, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))[:, :, ::-1]
+    image = Image.fromarray(_sheet(padded), mode="RGB").quantize(128, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def picture(tiles: Any, alt: str, zoom: int = 2, levels: int = FINE) -> str:
-    """An <img> of tiles (rows, columns, H, W) in [0, 1].
+    """An <img> of tiles (rows, columns, H, W), in colour (rows, columns, H, W, 3), in [0, 1].
 
     alt : its alternative text; zoom : screen pixels a pixel.
     """

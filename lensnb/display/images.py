@@ -1,6 +1,7 @@
 """Figures made of images: galleries, strips, noise levels and an animation.
 
 All images of one figure share one asinh stretch, so that faint arcs and bright cores are both seen.
+Three bands become a colour picture, any other number stands side by side (`stretch.picture`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lensnb.display.stretch import Span, colour_bar, limits, stretch
+from lensnb.display.stretch import (
+    Span,
+    arranged,
+    colour_bar,
+    is_colour,
+    limits,
+    picture,
+    side_by_side,
+)
 from lensnb.display.style import colour, has_colour, styled
 
 
@@ -25,7 +34,7 @@ def gallery(
 ) -> Figure:
     """Rows of images under one asinh stretch, with a colour bar for images in one colour.
 
-    rows : label -> images (N, C, H, W), of which the first `columns` are shown
+    rows : label -> images (N, C, H, W), of which the first `columns` panels are shown
     pixel_scale : arcsec a pixel; where it is given, a bar of one arcsecond is drawn
     span : (low, high) of the stretch; `limits` of the first row if not given.
     """
@@ -34,7 +43,7 @@ def gallery(
     for axis, label in zip(axes[:, 0], rows, strict=True):
         shade = colour(label.lower()) if label.lower() == "real" else colour(label)
         _row_label(axis, label, color=shade if has_colour(label) else "black")
-    if all(images.shape[1] == 1 for images in rows.values()):
+    if not any(is_colour(images) for images in rows.values()):
         colour_bar(figure, axes, span)
     return figure
 
@@ -65,10 +74,10 @@ def walk(
     table : columns of frames.csv, with the angle of each frame in degrees
     frames : (F, N, C, H, W).
     """
-    shown = _evenly(len(frames), columns)
+    shown = _evenly(len(frames), _fewer(columns, frames))
     lines = [frames[shown, image] for image in range(min(images, frames.shape[1]))]
-    figure, axes = _sheet(lines, len(shown), span or limits(frames))
-    for axis, f in zip(axes[0], shown, strict=True):
+    figure, axes = _sheet(lines, columns, span or limits(frames))
+    for axis, f in zip(axes[0], shown, strict=False):
         axis.set_title(f"{table['angle_deg'][f]:.0f}°", fontsize=7)
     return figure
 
@@ -88,8 +97,8 @@ def filmstrip(
     x : states (F, N, C, H, W) in model units, shown above
     x0 : predicted images (F, N, C, H, W) in the user's units, shown below.
     """
-    shown = _evenly(len(x), frames)
-    figure, axes = _grid(2, len(shown), (1.1 * len(shown), 2.45), gap=0.04)
+    shown = _evenly(len(x), _fewer(frames, x))
+    figure, axes = _grid(2, len(shown), (1.1 * len(shown) * side_by_side(x), 2.45), gap=0.04)
     span = span or limits(x0[-1])
     key = next(k for k in table if k != "step")
     for (above, below), f in zip(axes.T, shown, strict=True):
@@ -106,8 +115,10 @@ def filmstrip(
 @styled
 def noise_levels(sigmas: Sequence[float], x: np.ndarray, span: Span = (-1, 1)) -> Figure:
     """Images x (F, C, H, W) at the noise levels `sigmas`, each scaled to unit variance."""
-    figure, axes = _grid(1, len(x), (1.1 * len(x), 1.35), gap=0.04)
-    for axis, sigma, image in zip(axes[0], sigmas, x, strict=True):
+    shown = _evenly(len(x), _fewer(len(x), x))
+    figure, axes = _grid(1, len(shown), (1.1 * len(shown) * side_by_side(x), 1.35), gap=0.04)
+    for axis, f in zip(axes[0], shown, strict=True):
+        sigma, image = sigmas[f], x[f]
         _show_linear(axis, image, span)
         axis.set_title(rf"$\sigma$ = {sigma:.2g}", fontsize=7)
     return figure
@@ -147,13 +158,17 @@ def animation(
     """
     from PIL import Image
 
-    sheets = _sheets(frames, columns)
+    sheets = _sheets(frames, _fewer(columns, frames))
     colours = (plt.get_cmap("inferno")(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
     pages = []
     for sheet in sheets:
-        grey = Image.fromarray((sheet * 255).round().astype(np.uint8), mode="P")
-        page = grey.resize((zoom * sheet.shape[1], zoom * sheet.shape[0]))
-        page.putpalette(colours.tobytes())
+        values = (sheet * 255).round().astype(np.uint8)
+        small = Image.fromarray(values, mode="P" if sheet.ndim == 2 else "RGB")
+        page = small.resize(
+            (zoom * sheet.shape[1], zoom * sheet.shape[0]), Image.Resampling.NEAREST
+        )
+        if sheet.ndim == 2:
+            page.putpalette(colours.tobytes())
         pages.append(page)
     pages[0].save(
         path,
@@ -166,21 +181,26 @@ def animation(
 
 
 def _sheets(frames: np.ndarray, columns: int) -> np.ndarray:
-    """Frames (F, N, C, H, W) as grey sheets (F, rows * H, columns * W) in [0, 1].
+    """Frames (F, N, C, H, W) as sheets (F, rows * H, columns * W) in [0, 1], in colour (..., 3).
 
     Images that fill no whole row are left out.
     """
     rows = frames.shape[1] // columns
-    grey = stretch(frames[:, : rows * columns].mean(axis=2), *limits(frames[-1]))
-    grey = grey[:, :, ::-1]  # (F, N, H, W), origin below
-    f, _, h, w = grey.shape
-    tiles = grey.reshape(f, rows, columns, h, w)
-    return tiles.swapaxes(2, 3).reshape(f, rows * h, columns * w)
+    pictures = picture(frames[:, : rows * columns], *limits(frames[-1]))
+    pictures = pictures[:, :, ::-1]  # (F, N, H, W, ...), origin below
+    f, _, h, w, *colours = pictures.shape
+    tiles = pictures.reshape(f, rows, columns, h, w, *colours)
+    return tiles.swapaxes(2, 3).reshape(f, rows * h, columns * w, *colours)
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
     """At most `most` evenly spaced indices of 0..count-1, the first and the last among them."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
+def _fewer(columns: int, images: np.ndarray) -> int:
+    """How many images (..., C, H, W) stand in a row of `columns` panels, two at least."""
+    return columns if side_by_side(images) == 1 else max(2, columns // side_by_side(images))
 
 
 def _grid(
@@ -203,7 +223,9 @@ def _sheet(
 
     Places without an image stay empty.
     """
-    figure, axes = _grid(len(lines), columns, (columns + 0.5, 1.02 * len(lines)))
+    columns = _fewer(columns, lines[0])
+    width = columns * side_by_side(lines[0]) + 0.5
+    figure, axes = _grid(len(lines), columns, (width, 1.02 * len(lines)))
     for row, images in zip(axes, lines, strict=True):
         for i, axis in enumerate(row):
             if i < len(images):
@@ -215,8 +237,8 @@ def _sheet(
 
 def _show(axis: Axes, image: np.ndarray, span: Span, pixel_scale: float | None = None) -> None:
     """Show an image (C, H, W) under the stretch of `span`, with a bar of one arcsecond."""
-    picture = stretch(np.moveaxis(image, 0, -1), *span)  # (H, W, C)
-    axis.imshow(picture.squeeze(), origin="lower", vmin=0, vmax=1, interpolation="nearest")
+    shown = picture(image, *span)  # (H, W), or in colour (H, W, 3)
+    axis.imshow(shown, origin="lower", vmin=0, vmax=1, interpolation="nearest")
     _bare(axis)
     if pixel_scale:
         _scale_bar(axis, image.shape[-1], pixel_scale)
@@ -224,8 +246,9 @@ def _show(axis: Axes, image: np.ndarray, span: Span, pixel_scale: float | None =
 
 def _show_linear(axis: Axes, image: np.ndarray, span: Span) -> None:
     """Show an image (C, H, W) linearly between the two values of `span`."""
-    picture = np.moveaxis(image, 0, -1).squeeze()
-    axis.imshow(picture, origin="lower", vmin=span[0], vmax=span[1])
+    low, high = span
+    shown = arranged(((image - low) / (high - low)).clip(0, 1))
+    axis.imshow(shown, origin="lower", vmin=0, vmax=1)
     _bare(axis)
 
 

@@ -1,4 +1,4 @@
-"""The asinh stretch of images, and the colour bar that belongs to it."""
+"""The asinh stretch of images, what several bands look like, and the colour bar."""
 
 from typing import Any
 
@@ -18,6 +18,44 @@ def stretch(images: Any, low: float, high: float, softening: float = SOFTENING) 
     """
     scaled = (np.asarray(images, float) - low) / (high - low)
     return (np.arcsinh(scaled / softening) / np.arcsinh(1 / softening)).clip(0, 1)
+
+
+def picture(images: Any, low: float, high: float) -> np.ndarray:
+    """Images (..., C, H, W) as they are shown under one asinh stretch, in [0, 1].
+
+    Three bands become one colour picture (..., H, W, 3), the first band red, the second green, the
+    third blue. The stretch acts on their mean, and a pixel keeps its ratios of the bands, so that
+    bright cores keep their colour (Lupton et al. 2004, PASP 116, 133). Any other number of bands is
+    shown side by side: (..., H, W) for one, and (..., H, C * W + C - 1) for more.
+    """
+    if not is_colour(images):
+        return arranged(stretch(images, low, high))
+    scaled = (np.asarray(images, float) - low) / (high - low)
+    mean = scaled.mean(axis=-3, keepdims=True)
+    brightness = np.arcsinh(mean / SOFTENING) / np.arcsinh(1 / SOFTENING)
+    factor = np.divide(brightness, mean, out=np.zeros_like(mean), where=mean > 0)
+    colours = (scaled * factor).clip(0)
+    return arranged(colours / colours.max(axis=-3, keepdims=True).clip(1))
+
+
+def arranged(images: Any) -> np.ndarray:
+    """Images (..., C, H, W) with values in [0, 1] as one picture each, see `picture`."""
+    images = np.asarray(images)
+    if is_colour(images):
+        return np.moveaxis(images, -3, -1)  # (..., H, W, 3)
+    bands = [images[..., c, :, :] for c in range(images.shape[-3])]
+    gap = np.ones_like(bands[0][..., :1])  # a bright line between two bands
+    return np.concatenate([part for band in bands for part in (gap, band)][1:], axis=-1)
+
+
+def is_colour(images: Any) -> bool:
+    """Whether images (..., C, H, W) are shown as colour pictures."""
+    return bool(np.shape(images)[-3] == 3)
+
+
+def side_by_side(images: Any) -> int:
+    """How many panels one of the images (..., C, H, W) takes."""
+    return 1 if is_colour(images) else int(np.shape(images)[-3])
 
 
 def limits(images: np.ndarray) -> Span:

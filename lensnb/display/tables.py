@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from lensnb.datasets import conditions
+from lensnb.datasets.dataset import Dataset
 from lensnb.display.style import name
 from lensnb.evaluation import image_stats, morphology
 from lensnb.evaluation.measures import label
@@ -102,6 +104,63 @@ def costs(costs: Mapping[str, Mapping[str, Any]]) -> Styler:
     headings = {key: COSTS[key] for key in table if key in COSTS}
     table = table.rename(columns={key: heading for key, (heading, _) in headings.items()})
     return table.style.format(dict(headings.values()))
+
+
+def pixel_values(dataset: Dataset, most: int = 500) -> pd.DataFrame:
+    """One row a band: smallest, median, largest pixel, noise of the sky, and peak over noise.
+
+    Measured on at most `most` training images.
+    """
+    images = dataset.images[dataset.train[:most]]
+    rows = []
+    for c in range(images.shape[1]):
+        band = images[:, c : c + 1]
+        noise = float(np.median(image_stats.noise_level(band)))
+        peak = float(np.median(band.max(axis=(1, 2, 3)) - np.median(band)))
+        rows.append(
+            {
+                "smallest": float(band.min()),
+                "median": float(np.median(band)),
+                "largest": float(band.max()),
+                "noise of the sky": noise,
+                "median peak / noise": peak / noise if noise else np.nan,
+            }
+        )
+    return pd.DataFrame(rows, index=[f"band {c + 1}" for c in range(len(rows))])
+
+
+def known(dataset: Dataset, names: Sequence[str] | None = None, most: int = 20) -> dict[str, str]:
+    """What is known of the images: column of the truth table -> one line of text.
+
+    names : the columns; if not given, the first `most` columns that vary.
+    """
+    found: dict[str, str] = {}
+    for key in names or dataset.truth:
+        values = np.asarray(dataset.truth.get(key, ()))
+        line = _of_numbers(values) if values.dtype.kind in "fiu" else _of_words(values)
+        if line and len(found) < most:
+            found[key] = line
+    return found
+
+
+def _of_numbers(values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() == finite.max():
+        return ""
+    low, middle, high = np.percentile(finite, [5, 50, 95])
+    wide = 1e-3 < max(abs(low), abs(high)) < 1e4
+    form = "{:6.2f}" if wide else "{:6.3g}"
+    parts = (form.format(value) for value in (low, middle, high))
+    text = "5 % {}   median {}   95 % {}".format(*parts)
+    missing = len(values) - len(finite)
+    return text + (f"   missing in {missing}" if missing else "")
+
+
+def _of_words(values: np.ndarray) -> str:
+    words, counts = np.unique(values.astype(str), return_counts=True)
+    if not 1 < len(words) <= conditions.MOST_NAMES:
+        return ""
+    return ", ".join(f"{word or 'missing'} ({n})" for word, n in zip(words, counts, strict=True))
 
 
 def captions(images: np.ndarray, pixel_scale: float | None = None) -> list[str]:

@@ -1,14 +1,15 @@
 """Widgets that compute: an image of a trained model or of the simulator for each move of a knob."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
 from lensnb.display import html
-from lensnb.display.stretch import limits, stretch
+from lensnb.display.stretch import limits, picture, stretch
 from lensnb.display.style import name
 from lensnb.errors import InputError
 from lensnb.generator import Generator
@@ -23,13 +24,16 @@ KNOBS = {
 }
 
 
+ASKED = "asked "  # before a column's name, which may be "seed" or "steps" as well
+
+
 def live(
     generators: Mapping[str, Generator], seed: int = 0, images: int = 6, zoom: int = 2
 ) -> widgets.HBox:
     """Draws from trained models.
 
     generators : method -> its Generator. The knobs are method, steps and seed. Models that are told
-    what to draw add class, Einstein radius, axis ratio, shear and guidance. The line below the
+    what to draw add a knob for each condition, and guidance. The line below the
     images says how many seconds they took.
     """
     first = next(iter(generators.values()))
@@ -42,9 +46,9 @@ def live(
         "seed": _slider("seed", seed, 0, 999),
     } | _context_knobs(first)
 
-    def drawn(method: str, steps: int, seed: int, guidance: float = 1.0, **asked: float) -> str:
+    def drawn(method: str, steps: int, seed: int, guidance: float = 1.0, **asked: Any) -> str:
         generator = generators[method].variant(steps=steps, guidance=guidance)
-        table = {column: np.array([value]) for column, value in asked.items()} or None
+        table = {key.removeprefix(ASKED): np.array([value]) for key, value in asked.items()} or None
         start = time.perf_counter()
         pictures = generator.draw(images, seed, table=table)
         seconds = time.perf_counter() - start
@@ -52,7 +56,7 @@ def live(
             f"{name(method)}: {images} images in {seconds:.2f} s, "
             f"{generator.nfe} network evaluations each"
         )
-        tiles = stretch(pictures.mean(axis=1), *span)[None]
+        tiles = picture(pictures, *span)[None]
         return html.captioned(html.picture(tiles, text, zoom), text)
 
     return _answering(knobs, drawn)
@@ -116,13 +120,23 @@ def _context_knobs(generator: Generator) -> dict[str, widgets.Widget]:
     asked = generator.asked(512)
     if asked is None:
         return {}
-    classes = {label: i for i, label in enumerate(generator.dataset.classes)}
-    knobs: dict[str, widgets.Widget] = {"class": _choice("class", classes)}
+    knobs = {}
     for column, values in asked.items():
-        if column != "class":
-            low, middle, high = (round(float(v), 2) for v in np.percentile(values, [1, 50, 99]))
-            knobs[column] = _slider(KNOBS.get(column, column.replace("_", " ")), middle, low, high)
+        knobs[ASKED + column] = _context_knob(column, values, generator.dataset.classes)
     return knobs | {"guidance": _slider("guidance", 1.0, 1.0, 5.0)}
+
+
+def _context_knob(column: str, values: np.ndarray, classes: Sequence[str]) -> widgets.Widget:
+    """A choice of classes or words, or a slider over the numbers of training images."""
+    label = KNOBS.get(column, column.replace("_", " "))
+    if column == "class" and values.dtype.kind in "iu":
+        return _choice(label, {name: i for i, name in enumerate(classes)})
+    if values.dtype.kind not in "fiu":
+        return _choice(label, {word: word for word in sorted(set(values.tolist()) - {""})})
+    low, middle, high = np.nanpercentile(values.astype(float), [1, 50, 99]).tolist()
+    step = 10 ** math.floor(math.log10((high - low) / 30)) if high > low else 0.01
+    low, middle, high = (round(value / step) * step for value in (low, middle, high))
+    return _slider(label, middle, low, high, step)
 
 
 def _choice(label: str, options: Mapping[str, Any], **value: Any) -> widgets.Dropdown:
@@ -132,14 +146,17 @@ def _choice(label: str, options: Mapping[str, Any], **value: Any) -> widgets.Dro
     )
 
 
-def _slider(label: str, value: float, low: float, high: float) -> widgets.Widget:
+def _slider(
+    label: str, value: float, low: float, high: float, step: float = 0.01
+) -> widgets.Widget:
     """A slider that answers when it is let go: of whole numbers if `value` is an int."""
     kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
     return kind(
         value=value,
         min=low,
         max=high,
-        step=1 if isinstance(value, int) else 0.01,
+        step=1 if isinstance(value, int) else step,
+        **({} if step >= 0.01 else {"readout_format": ".3g"}),
         description=label,
         style=LINED_UP,
         continuous_update=False,

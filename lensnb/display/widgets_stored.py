@@ -12,7 +12,7 @@ import matplotlib.colors
 import numpy as np
 
 from lensnb.display import html
-from lensnb.display.stretch import limits, stretch
+from lensnb.display.stretch import arranged, limits, picture, side_by_side
 from lensnb.display.style import colour, name
 from lensnb.evaluation import image_stats
 
@@ -32,7 +32,7 @@ def scrub(
 ) -> widgets.VBox:
     """One slider with a play button over stored pictures.
 
-    sheets : (F, rows, columns, H, W) in [0, 1]; captions : one line of text each.
+    sheets : (F, rows, columns, H, W) in [0, 1], in colour (..., 3); captions : a line of text each.
     """
     slider, controls = _player(len(sheets), label)
     pages = _html(
@@ -94,7 +94,7 @@ def gallery(
     books = []
     for key, images in sets.items():
         cells = _cells(name(key), np.asarray(images), captions[key], span, zoom)
-        width = zoom * (images.shape[-1] + 2)
+        width = zoom * (images.shape[-1] * side_by_side(images) + side_by_side(images) + 1)
         sheets = _html(_fixed(cells[at : at + page], width) for at in range(0, len(cells), page))
         books.append(_stack(sheets, (slider, "value")))
     return _stored([widgets.HBox([shown, slider]), _stack(books, (shown, "index"))])
@@ -108,10 +108,10 @@ def _cells(
     zoom: int,
 ) -> list[str]:
     """Each image (C, H, W) with its caption, as HTML."""
-    grey = stretch(images.mean(axis=1), *span)  # (N, H, W)
+    pictures = picture(images, *span)  # (N, H, W), or in colour (N, H, W, 3)
     return [
         html.captioned(html.picture(tile[None, None], f"{label}, image {i}: {text}", zoom), text)
-        for i, (tile, text) in enumerate(zip(grey, captions, strict=True), 1)
+        for i, (tile, text) in enumerate(zip(pictures, captions, strict=True), 1)
     ]
 
 
@@ -191,13 +191,13 @@ def _moments(
 
 def _noisy(x: np.ndarray, text: str) -> str:
     """A state x (C, H, W) in model units, [-1.5, 1.5] from black to white, as HTML."""
-    tiles = (x.mean(axis=0) + 1.5)[None, None] / 3
+    tiles = arranged(((x + 1.5) / 3).clip(0, 1))[None, None]
     return html.picture(tiles, f"{text}: noisy state", _zoom(x), html.COARSE)
 
 
 def _clean(x0: np.ndarray, text: str, span: tuple[float, float]) -> str:
     """A predicted image x0 (C, H, W) as HTML."""
-    tiles = stretch(x0.mean(axis=0), *span)[None, None]
+    tiles = picture(x0, *span)[None, None]
     return html.picture(tiles, f"{text}: predicted image", _zoom(x0))
 
 

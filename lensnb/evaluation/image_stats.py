@@ -17,6 +17,17 @@ def grey(images: Any) -> np.ndarray:
     return np.asarray(images, dtype=float).mean(axis=1)
 
 
+def bands(images: Any) -> np.ndarray:
+    """Mean, scatter, and scatter of the difference to the mean of all bands, of each band (N, 3 C).
+
+    All other statistics see the mean of the bands alone.
+    """
+    pixels = np.asarray(images, dtype=float)
+    apart = pixels - grey(images)[:, None]
+    columns = (pixels.mean(axis=(2, 3)), pixels.std(axis=(2, 3)), apart.std(axis=(2, 3)))
+    return np.concatenate(columns, axis=1)
+
+
 def refuse_not_finite(images: np.ndarray, where: str = "") -> None:
     """Raise InputError, its message after `where`, if images (N, ...) hold NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(images).all(tuple(range(1, images.ndim))))

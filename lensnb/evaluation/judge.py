@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lensnb import io, metrics
+from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, comparison_rows
 from lensnb.devices import find_device, with_doubles
 from lensnb.errors import InputError
@@ -21,6 +22,7 @@ from lensnb.evaluation import (
     lensnet,
     memorisation,
     obedience,
+    regressors,
     uncertainty,
     usefulness,
 )
@@ -52,6 +54,7 @@ class Judge:
         self.settings = params.evaluate
         self.seed = params.seed
         self.dataset = dataset
+        self.context = conditions.resolve(params.model.context, dataset)
         most = min(params.evaluate.n, params.sample.n)
         self.held, self.other = comparison_rows(dataset, most, params.data_seed)
         self.n = len(self.held)
@@ -108,7 +111,7 @@ class Judge:
 
     def classes(self, images: np.ndarray, asked: Asked | None) -> Classes:
         """Classes of generated, reference and other images: asked and known, or read by LensNet."""
-        if asked is not None and self.dataset.labels is not None:
+        if asked is not None and "class" in asked and self.dataset.labels is not None:
             known = self.dataset.labels
             return asked["class"][: self.n], known[self.held], known[self.other]
         sets = (self._rows_of_made(images), self.real, self.others)
@@ -213,7 +216,7 @@ class Judge:
         None if real images have no classes. If no class was asked for, LensNet reads one off each
         image. It knows lenses only, so the result is None where the finder finds no lenses.
         """
-        read = asked is None
+        read = asked is None or "class" not in asked
         one_class = self.dataset.labels is None or len(np.unique(classes[1])) < 2
         if one_class or (read and "lenses_found" not in self.measures):
             return None
@@ -309,7 +312,64 @@ class Judge:
             whose: obedience.compared(lensnet.columns(rows[READ]), columns, self.dataset, asked)
             for whose, (rows, columns) in both.items()
         }
+        if not isinstance(self.context, str):
+            found = obedience.without_the_unread(found, known)
         return found if found["real"] else None
+
+    def obeyed(self, images: np.ndarray, asked: Asked) -> Tree:
+        """What was asked for against what is read off the images, for every column asked for.
+
+        Returns obedience: generated and real -> column -> numbers, if anything is read; and
+        readers: column -> who reads it, with its skill or the reason why nothing is said.
+        """
+        found = self.obedience(images, asked) or {"generated": {}, "real": {}}
+        readers: Tree = dict.fromkeys(found["real"], {"reader": "LensNet"})
+        rest = [name for name in asked if name not in readers]
+        for name, reading in self._regressed(images, asked, rest).items():
+            reader = "regressor" if reading.found else None
+            readers[name] = {"reader": reader, "skill": reading.skill, "why": reading.why}
+            for whose, numbers in reading.found.items():
+                found[whose][name] = numbers
+        return {"obedience": found, "readers": readers} if found["real"] else {"readers": readers}
+
+    def _regressed(
+        self, images: np.ndarray, asked: Asked, names: list[str]
+    ) -> dict[str, regressors.Reading]:
+        """What regressors read of these columns, see `regressors.read`."""
+        if not names:
+            return {}
+        known = conditions.table(self.context, self.dataset)
+        columns = conditions.columns(self.context, self.dataset)
+        rows = self._once(self._rows_of_real, "regressors", self.n)
+        made = self._rows_of_made(images)["frechet_lensnet"]
+        bands = rows_of((image_stats.bands,), images, self.workers)[0]
+        rows = rows | {"generated": np.concatenate([made, bands], axis=1)}
+        parts = {"train": self.other, "real": self.held}
+        return {
+            name: regressors.read(
+                rows,
+                {w: known[name][part] for w, part in parts.items()}
+                | {"generated": asked[name][: self.n]},
+                isinstance(columns[name], conditions.Number),
+            )
+            for name in names
+            if name in known
+        }
+
+    def _rows_of_real(self) -> dict[str, np.ndarray]:
+        """LensNet's features and the brightness of each band, of training and held-out images."""
+        real = {"train": self.dataset.part(self.other), "real": self.reference.images}
+        features = {"train": self.others, "real": self.real}
+        return {
+            whose: np.concatenate(
+                [
+                    features[whose]["frechet_lensnet"],
+                    rows_of((image_stats.bands,), images, self.workers)[0],
+                ],
+                axis=1,
+            )
+            for whose, images in real.items()
+        }
 
 
 def _reduced_chi2(
@@ -377,9 +437,8 @@ def evaluate(
     }
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(some)
-    if asked is not None and dataset.labels is not None:
-        obeyed = judge.obedience(some, asked)
-        tree |= {"obedience": obeyed} if obeyed else {}
+    if asked is not None:
+        tree |= judge.obeyed(some, asked)
     columns = {key: found.pop("deviations") for key, found in tree["metrics"].items()}
     deviations = {key: column for key, column in columns.items() if column}
     io.write_table(folder / "deviations.csv", deviations)

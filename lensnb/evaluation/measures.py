@@ -312,6 +312,24 @@ _add_shape("scattering", scattering_rows, mean_vector, "wavelet scattering")
 
 # ---- measures that not every run has
 
+
+def has_colours(reference: Reference) -> bool:
+    """Whether the images have more than one band."""
+    return reference.images.shape[1] > 1
+
+
+MEASURES.add(
+    "bands",
+    Measure(
+        rows=image_stats.bands,
+        distance=wasserstein_columns,
+        unit=REAL_STD,
+        group="physics",
+        label="brightness of each band",
+        available=has_colours,
+    ),
+)
+
 MEASURES.add(
     "fid",
     Measure(

@@ -82,8 +82,8 @@ class Params(Section):
             raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {most}")
         if method.guidance != 1 and self.model.context == "none":
             raise ValueError(
-                f"{key}.guidance {method.guidance} needs model.context class or physics, "
-                "and it is none"
+                f"{key}.guidance {method.guidance} needs model.context class, physics or "
+                "columns, and it is none"
             )
 
     @model_validator(mode="after")
@@ -93,7 +93,7 @@ class Params(Section):
         if self.sample.context and self.model.context == "none":
             raise ValueError(
                 f"sample.context {self.sample.context} is given, and model.context is none; "
-                "set it to class or physics"
+                "set it to class, physics or a list of columns"
             )
         return self
 

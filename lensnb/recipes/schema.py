@@ -34,9 +34,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 FilePath = Annotated[str, Field(min_length=1)]
 Axes = Annotated[str, Field(pattern=r"^[NCHW]{2,4}$")]
+Column = Annotated[str, Field(min_length=1, max_length=200)]  # of a truth table
 Flips = Literal["square", "mirror", "none"]
 
 FIRST_KIND = next(iter(KINDS))  # the kind of generator of a method that names none
+KINDS_OF_CONTEXT = ("auto", "none", "class", "physics")
 LEAST_LEFT = 1e-30  # alpha_bar at the end of a schedule: sigma^2 is finite in single precision
 
 
@@ -95,6 +97,11 @@ class Data(Section):
             raise ValueError("expected H, W and, where there are such axes, N and C, each once")
         return axes
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the images are simulated, and not read."""
+        return self.path is None and self.download is None
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.download is not None and (self.path is not None or self.labels is not None):
@@ -125,7 +132,21 @@ class Model(Section):
     fine: Annotated[int, Field(ge=0, le=256)] = 0
     grid: Literal["cartesian", "polar"] = "cartesian"
     checkpointing: bool = False
-    context: Literal["auto", "none", "class", "physics"] = "auto"
+    context: Literal["auto", "none", "class", "physics"] | tuple[Column, ...] = "auto"
+
+    @field_validator("context", mode="before")
+    @classmethod
+    def _columns(cls, context: Any) -> Any:
+        """Refuses a single column outside of a list, a list without columns, and repetitions."""
+        if isinstance(context, str) and context not in KINDS_OF_CONTEXT:
+            raise ValueError(
+                f"expected {', '.join(KINDS_OF_CONTEXT)} or a list of columns, such as [{context}]"
+            )
+        if isinstance(context, list | tuple) and len(set(map(str, context))) < len(context):
+            raise ValueError("names a column twice")
+        if isinstance(context, list | tuple) and not context:
+            raise ValueError("names no column; use none")
+        return context
 
     @model_validator(mode="after")
     def _levels(self) -> Self:
