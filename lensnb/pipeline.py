@@ -28,7 +28,7 @@ from lensnb.recipes import parameters_cell
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import STEPS, Run, outputs_folder, run_names
-from lensnb.training import compiling, loader, loop, preflight
+from lensnb.training import compiling, continuing, loader, loop, preflight
 from lensnb.training.accelerator import make_accelerator, tracked
 
 Table = dict[str, np.ndarray]
@@ -143,7 +143,15 @@ def train_model(run: Run, name: str) -> Table:
     def make(folder: Path) -> None:
         train_generator(name, run.params, dataset, folder)
 
-    return io.read_table(run.build(f"models/{name}", make) / "history.csv")
+    def goes_on(unfinished: Path, recipe: Mapping[str, Any]) -> bool:
+        done = continuing.steps_done(unfinished / artefact.CHECKPOINT)
+        old = artefact.recipe_of(unfinished)
+        n = len(dataset.train)
+        return bool(done and old) and continuing.goes_on(
+            name, old or {}, recipe, done or 0, lambda settings: counted(settings, n)
+        )
+
+    return io.read_table(run.build(f"models/{name}", make, goes_on) / "history.csv")
 
 
 def load_watched(run: Run, name: str) -> tuple[Table, np.ndarray] | None:
