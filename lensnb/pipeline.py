@@ -21,6 +21,7 @@ from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.errors import InputError, did_you_mean
 from lensnb.evaluation import compare as comparison
+from lensnb.evaluation import of_runs
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.monitor import Monitor
 from lensnb.kinds import KINDS
@@ -387,16 +388,16 @@ def compare_methods(run: Run) -> tuple[Tree, Tree]:
 
 
 def compare(runs: Iterable[str | Run]) -> Any:
-    """One table of finished runs: a row a run and method, a column a measure (pandas).
+    """Finished runs beside each other, a `display.of_runs.RunsCompared`: tables and figures.
 
-    runs : names under outputs/, or runs. Nothing is trained or drawn. Raises InputError for a run
-    that is unknown or not finished.
+    runs : names under outputs/, or runs; the others are compared with the first. Nothing is trained
+    or drawn. Raises InputError for a run that is unknown or not finished.
     """
-    from lensnb.display import tables
+    from lensnb.display.of_runs import RunsCompared
 
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
     opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
-    return tables.of_runs(comparison.compare_runs(opened))
+    return RunsCompared(of_runs.collected(opened))

@@ -58,7 +58,7 @@ def test_a_stage_of_the_same_recipe_and_inputs_is_taken_from_another_run(open_ru
         assert artefact.digest(wide.need(stage)) == artefact.digest(one)
         both = [folder / "file.txt" for folder in (one, wide.folder(stage))]
         assert os.path.samefile(*both)
-    assert not [p for p in wide.outputs.rglob(".*")]
+    assert not list(wide.outputs.rglob(".*"))
 
 
 def test_other_inputs_are_not_taken_for_the_same(open_run):
