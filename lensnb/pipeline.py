@@ -387,16 +387,20 @@ def compare_methods(run: Run) -> tuple[Tree, Tree]:
     return io.read_json(folder / "table.json"), io.read_json(folder / "timing.json")
 
 
-def compare(runs: Iterable[str | Run]) -> Any:
+def compare(runs: Iterable[str | Run] | None = None) -> Any:
     """Finished runs beside each other, a `display.of_runs.RunsCompared`: tables and figures.
 
-    runs : names under outputs/, or runs; the others are compared with the first. Nothing is trained
-    or drawn. Raises InputError for a run that is unknown or not finished.
+    runs : names under outputs/, or runs; the others are compared with the first. None means all
+    finished runs, the oldest first. Nothing is trained or drawn. Raises InputError for a run that
+    is unknown or not finished.
     """
     from lensnb.display.of_runs import RunsCompared
 
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
+    if runs is None:
+        finished = [run for run in map(open_run, run_names()) if run.is_current("comparison")]
+        runs = sorted(finished, key=lambda run: artefact.state(run.folder("data") / artefact.LIST))
     opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')

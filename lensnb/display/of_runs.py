@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,8 +55,8 @@ class RunsCompared:
         cells: dict[tuple[str, str], dict[str, str]] = {}
         for row in rows:
             own = cells.setdefault((name(row["method"]), label(row["metric"])), {})
-            own[self.runs[0]] = f"{row['first']:.3g} ± {row['first_error']:.1g}"
-            own[row["run"]] = f"{row['value']:.3g} ± {row['error']:.1g}"
+            own[self.runs[0]] = _value(row["first"], row["first_error"])
+            own[row["run"]] = _value(row["value"], row["error"])
             own[f"{row['run']} is"] = _words(row)
         columns = [self.runs[0], *(c for run in self.runs[1:] for c in (run, f"{run} is"))]
         table = pd.DataFrame(list(cells.values()), columns=columns).fillna("")
@@ -123,6 +124,11 @@ class RunsCompared:
         return sorted(path.name for path in folder.iterdir())
 
 
+def _value(value: float, error: float) -> str:
+    """A value with its error; an error of rounding alone is 0."""
+    return f"{value:.3g} ± {error if error > 1e-12 * abs(value) else 0:.1g}"
+
+
 def _words(row: Row) -> str:
     """Better or worse, by how much and with which error."""
     if row["worse"] == 0:
@@ -150,14 +156,22 @@ def training_of_runs(histories: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
         1 + watched, len(generators), figsize=size, squeeze=False, layout="constrained"
     )
     shades = colours(histories)
+    width = dict(zip(histories, np.linspace(2.5, 1, len(histories)), strict=True))  # none is hidden
     for column, generator in zip(axes.T, generators, strict=True):
         losses: list[str] = []
         for run, own in histories.items():
             if generator in own:
-                losses = _losses(column[0], own[generator]["history"], shades[run])
+                losses = _losses(column[0], own[generator]["history"], shades[run], width[run])
             if "watch" in own.get(generator, {}):
                 table = own[generator]["watch"]
-                column[1].plot(table["images"], table["kid"], "o-", ms=3, lw=1, color=shades[run])
+                column[1].plot(
+                    table["images"],
+                    table["kid"],
+                    "o-",
+                    ms=3 * width[run],
+                    lw=width[run],
+                    color=shades[run],
+                )
         _finish_losses(column[0], generator, losses)
         if watched:
             column[1].axhline(0, color="0.5", lw=0.8, ls="--")
@@ -169,11 +183,11 @@ def training_of_runs(histories: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
     return figure
 
 
-def _losses(axis: Axes, table: Mapping[str, Any], shade: Any) -> list[str]:
+def _losses(axis: Axes, table: Mapping[str, Any], shade: Any, width: float) -> list[str]:
     """Draw the losses of one history; returns their names."""
     names = [key for key in table if key not in NO_LOSSES]
     for key, line in zip(names, LINES, strict=False):
-        axis.plot(table["images"], table[key], line, lw=1, color=shade)
+        axis.plot(table["images"], table[key], line, lw=width, color=shade)
     return names
 
 
@@ -219,7 +233,10 @@ def quality_against_cost(
         plain_ticks(axis.xaxis)
     axes[0].set_ylabel(f"{label(metric)}\nto held-out images")
     plain_ticks(axes[0].yaxis)
-    figure.legend(*_key(shades, methods), loc="outside right center", fontsize=7)
+    handles, labels = _key(shades, methods)
+    floor = axes[0].get_legend_handles_labels()
+    handles, labels = [*handles, *floor[0][:1]], [*labels, *floor[1][:1]]
+    figure.legend(handles, labels, loc="outside right center", fontsize=7)
     return figure
 
 
