@@ -398,10 +398,14 @@ def compare(runs: Iterable[str | Run] | None = None) -> Any:
 
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
-    if runs is None:
-        finished = [run for run in map(open_run, run_names()) if run.is_current("comparison")]
-        runs = sorted(finished, key=lambda run: artefact.state(run.folder("data") / artefact.LIST))
+    runs = _finished() if runs is None else runs
     opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
     return RunsCompared(of_runs.collected(opened))
+
+
+def _finished() -> list[Run]:
+    """All runs whose comparison is there and current, the oldest first."""
+    finished = [run for run in map(open_run, run_names()) if run.is_current("comparison")]
+    return sorted(finished, key=lambda run: artefact.state(run.folder("data") / artefact.LIST))
