@@ -11,13 +11,16 @@ SMOKE  ?=
 SEEDS      ?=
 GENERATORS ?=
 SAMPLERS   ?=
+# which runs `make compare` reads, the first is the base; FRESH=1 takes nothing from other runs
+RUNS  ?=
+FRESH ?=
 # where: jobs at a time here, or a cluster's profile such as profiles/slurm; SPREAD= makes each step one job
 CORES   ?= 2
 PROFILE ?=
 SPREAD  ?= 1
 TORCH  ?= cpu
 PYTHON ?= python3
-KNOWN := RECIPE SET SMOKE SEEDS GENERATORS SAMPLERS CORES PROFILE SPREAD TORCH PYTHON
+KNOWN := RECIPE SET SMOKE SEEDS GENERATORS SAMPLERS RUNS FRESH CORES PROFILE SPREAD TORCH PYTHON
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out $(KNOWN) LENSNB_% MALLOC_% MAKE%,$(GIVEN))
 ifneq ($(UNKNOWN),)
@@ -34,6 +37,7 @@ export LENSNB_SMOKE := $(SMOKE)
 export LENSNB_SEEDS := $(SEEDS)
 export LENSNB_GENERATORS := $(GENERATORS)
 export LENSNB_SAMPLERS := $(SAMPLERS)
+export LENSNB_FRESH := $(if $(filter-out 0,$(FRESH)),1,0)
 export LENSNB_SPREAD := $(if $(SPREAD),1,0)
 export LENSNB_CORES := $(CORES)
 export LENSNB_PROFILE := $(PROFILE)
@@ -41,10 +45,13 @@ export LENSNB_PROFILE := $(PROFILE)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run test fast coverage lab report trust reference bench notebooks docs mutants lock clean
+.PHONY: run compare test fast coverage lab report trust reference bench notebooks docs mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	lensnb run
+
+compare: .venv/ready-$(TORCH)          ## finished runs beside each other: make compare RUNS="quick longer"
+	lensnb compare $(RUNS)
 
 test: .venv/ready-$(TORCH)             ## lint, types, and every test: units, the tiny chain, the committed notebooks
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache

@@ -13,7 +13,7 @@ from lensnb.errors import InputError
 from lensnb.runs import jobs
 from lensnb.runs.run_folder import Run
 
-for key in ("FROM", "RUNS", "RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS"):
+for key in ("FROM", "RUNS", "RECIPE", "SET", "SEEDS", "GENERATORS", "SAMPLERS", "SMOKE", "SPREAD", "OUTPUTS", "FRESH"):
     os.environ.setdefault(f"LENSNB_{key}", "")
 os.environ.setdefault("LENSNB_CALL", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
@@ -29,6 +29,7 @@ envvars:    # what a job on another machine must know
     "LENSNB_SMOKE",
     "LENSNB_SPREAD",
     "LENSNB_OUTPUTS",
+    "LENSNB_FRESH",
     "LENSNB_CALL",
 
 

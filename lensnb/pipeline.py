@@ -21,6 +21,7 @@ from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.errors import InputError, did_you_mean
 from lensnb.evaluation import compare as comparison
+from lensnb.evaluation import of_runs
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.monitor import Monitor
 from lensnb.kinds import KINDS
@@ -28,7 +29,7 @@ from lensnb.recipes import parameters_cell
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import STEPS, Run, outputs_folder, run_names
-from lensnb.training import compiling, loader, loop, preflight
+from lensnb.training import compiling, continuing, loader, loop, preflight
 from lensnb.training.accelerator import make_accelerator, tracked
 
 Table = dict[str, np.ndarray]
@@ -143,7 +144,15 @@ def train_model(run: Run, name: str) -> Table:
     def make(folder: Path) -> None:
         train_generator(name, run.params, dataset, folder)
 
-    return io.read_table(run.build(f"models/{name}", make) / "history.csv")
+    def goes_on(unfinished: Path, recipe: Mapping[str, Any]) -> bool:
+        done = continuing.steps_done(unfinished / artefact.CHECKPOINT)
+        old = artefact.recipe_of(unfinished)
+        n = len(dataset.train)
+        return bool(done and old) and continuing.goes_on(
+            name, old or {}, recipe, done or 0, lambda settings: counted(settings, n)
+        )
+
+    return io.read_table(run.build(f"models/{name}", make, goes_on) / "history.csv")
 
 
 def load_watched(run: Run, name: str) -> tuple[Table, np.ndarray] | None:
@@ -374,17 +383,25 @@ def compare_methods(run: Run) -> tuple[Tree, Tree]:
     return io.read_json(folder / "table.json"), io.read_json(folder / "timing.json")
 
 
-def compare(runs: Iterable[str | Run]) -> Any:
-    """One table of finished runs: a row a run and method, a column a measure (pandas).
+def compare(runs: Iterable[str | Run] | None = None) -> Any:
+    """Finished runs beside each other, a `display.of_runs.RunsCompared`: tables and figures.
 
-    runs : names under outputs/, or runs. Nothing is trained or drawn. Raises InputError for a run
-    that is unknown or not finished.
+    runs : names under outputs/, or runs; the others are compared with the first. None means all
+    finished runs, the oldest first. Nothing is trained or drawn. Raises InputError for a run that
+    is unknown or not finished.
     """
-    from lensnb.display import tables
+    from lensnb.display.of_runs import RunsCompared
 
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
+    runs = _finished() if runs is None else runs
     opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
-    return tables.of_runs(comparison.compare_runs(opened))
+    return RunsCompared(of_runs.collected(opened))
+
+
+def _finished() -> list[Run]:
+    """All runs whose comparison is there and current, the oldest first."""
+    finished = [run for run in map(open_run, run_names()) if run.is_current("comparison")]
+    return sorted(finished, key=lambda run: artefact.state(run.folder("data") / artefact.LIST))

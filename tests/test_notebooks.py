@@ -20,11 +20,13 @@ from tools.publish_notebooks import code_cells, nbval, problems, read, tagged
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
+STEPS_OF_CHAIN = [path for path in NOTEBOOKS if path.stem not in publish_notebooks.BESIDE]
+each_step = pytest.mark.parametrize("path", STEPS_OF_CHAIN, ids=lambda path: path.stem)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def test_there_is_a_notebook_for_each_step():
-    assert [p.stem for p in NOTEBOOKS] == [START, *STEPS]
+    assert [p.stem for p in NOTEBOOKS] == [START, *STEPS, *publish_notebooks.BESIDE]
     front, *others = (len(code_cells(read(p))) for p in NOTEBOOKS)
     assert front <= 10 and all(10 <= cells <= 20 for cells in others)
 
@@ -74,7 +76,7 @@ def parameters(path):
     return {key: value for key, value in namespace.items() if not key.startswith("__")}
 
 
-@each_notebook
+@each_step
 def test_the_parameters_cell_holds_what_its_step_reads_with_the_quick_values(path):
     given = parameters(path)
     assert set(given) == HELD[path.stem] <= set(Params.model_fields)

@@ -84,7 +84,7 @@ def test_a_distance_has_its_error_its_floor_and_its_number_of_images():
 
 def test_runs_are_compared_in_one_table(outputs, monkeypatch):
     monkeypatch.setenv("LENSNB_OUTPUTS", str(outputs))
-    table = lensnb.compare(["quick", "longer"])
+    table = lensnb.compare(["quick", "longer"]).table
     assert {run for run, _ in table.index} == {"quick", "longer"}
     assert np.isfinite(table["value"]["frechet_lensnet"]).all()
     shutil.rmtree(outputs / "longer" / "comparison")

@@ -23,6 +23,8 @@ from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import START, STEPS, Run
 
 NOTEBOOKS = (START, *STEPS)
+# Notebooks beside the chain; they are executed on runs of their own, and not published from here.
+BESIDE = ("06_runs",)
 LEAST_CHECKED = 3  # cells of a notebook whose output nbval compares
 MOST_CODE = 110  # lines of code in a notebook
 ABSOLUTE = r"(/(?:home|root|tmp|Users)/|[A-Z]:\\\\)"  # how an absolute path begins

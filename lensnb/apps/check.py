@@ -12,7 +12,7 @@ from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.kinds import KINDS
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import Params
-from lensnb.runs import jobs
+from lensnb.runs import artefact, jobs
 from lensnb.runs.run_folder import STEPS, Run
 
 FEW = 120  # images that stand in for the data of a recipe while a step is measured
@@ -64,5 +64,9 @@ def states(run: Run) -> dict[str, str]:
 def _state(run: Run, stage: str) -> str:
     if run.is_current(stage):
         return "current"
-    there = run.folder(stage).exists()
-    return "would be made again: not current" if there else "would be made: not there"
+    there = artefact.is_whole(run.folder(stage))
+    kept = "; what is there would be kept as another run" if there else ""
+    other = run.offered(stage)
+    if other:
+        return f"would be taken from the run {other.relative_to(run.outputs).parts[0]}{kept}"
+    return f"would be made again: not current{kept}" if there else "would be made: not there"

@@ -1,4 +1,4 @@
-"""The command line `lensnb`: run, train, check, report, draw, recipes, init.
+"""The command line `lensnb`: run, compare, train, check, report, draw, recipes, init.
 
 An InputError becomes one line on stderr and exit status 2. Paths belong to the folder in which the
 command is given.
@@ -75,6 +75,9 @@ def run(
         str,
         typer.Option(help="A cluster's profile, such as profiles/slurm.", envvar="LENSNB_PROFILE"),
     ] = "",
+    fresh: Annotated[
+        bool, typer.Option(help="Take nothing from other runs.", envvar="LENSNB_FRESH")
+    ] = False,
     spread: Annotated[
         bool,
         typer.Option(
@@ -94,6 +97,7 @@ def run(
         "SAMPLERS": samplers,
         "SMOKE": "1" if smoke else "",
     }
+    os.environ["LENSNB_FRESH"] = "1" if fresh else ""
     given = {f"LENSNB_{key}": value for key, value in given.items() if value}
     environment = dict(os.environ) | given
     environment.pop("LENSNB_CALL", None)  # of a call that this one runs in
@@ -248,6 +252,35 @@ def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> Non
     images = pretrained.load(name, method).draw(n, seed=seed)
     io.write_images(output, images.shape, [images])
     print(f"{output}: {' x '.join(map(str, images.shape))}, float32")
+
+
+# ---- compare
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Names; the first is the base.")
+    ],
+    to: Annotated[Path | None, typer.Option(help="A folder for tables and figures.")] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all", help="Measures without a difference, too.")
+    ] = False,
+) -> None:
+    """Compare finished runs: recipes, and each measure with the error of the difference.
+
+    Nothing is trained or drawn.
+    """
+    _told(lambda: _compare(runs, to, all_rows))
+
+
+def _compare(runs: list[str], to: Path | None, all_rows: bool) -> None:
+    from lensnb import pipeline
+
+    found = pipeline.compare(runs)
+    print(found.told(all_rows))
+    if to:
+        print(f"\n{to}: {', '.join(found.save(to))}")
 
 
 # ---- recipes and projects

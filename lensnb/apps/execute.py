@@ -61,8 +61,10 @@ def execute(step: str, params: Params) -> Path:
     cell fails, and if a promised stage is missing at the end.
     """
     run = Run(params)
-    run.record()  # refuses the run of a newer lensnb before anything is touched
+    run.write_recipe()  # refuses the run of a newer lensnb before anything is touched
     io.make_folder(run.path / "notebooks")
+    if step in STEPS:
+        print(f"{params.run}: {step}, step {STEPS.index(step) + 1} of {len(STEPS)}", flush=True)
     with locked(run.path / "notebooks" / step):
         return _execute(step, run)
 
@@ -126,17 +128,32 @@ def _headless() -> Iterator[None]:
             del os.environ["LENSNB_HEADLESS"]
 
 
+# Lines of papermill itself, and what a notebook shows that is no text: figures, tables, widgets.
+NOISE = re.compile(
+    r"(Executing|Input|Output|Ending|Starting|Passed unknown|Working directory|-----)"
+    r"|<[\w.]+ (size|object|at) .*>$|\w+\((children|value|description)="
+)
+
+
+class _Shown(logging.Formatter):
+    """The lines that a notebook prints, without empty ones and without NOISE."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = record.getMessage().splitlines()
+        return "\n".join(f"  {line}" for line in lines if line.strip() and not NOISE.match(line))
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep papermill's own log off the screen, and show what the notebook prints."""
-    noise = re.compile(r"(Executing|Input|Output|Ending|Starting|Passed unknown|-----)")
+    shown = _Shown()
 
     def is_output(record: logging.LogRecord) -> bool:
-        return record.levelno == logging.INFO and not noise.match(record.getMessage())
+        return record.levelno == logging.INFO and bool(shown.format(record))
 
     logger = logging.getLogger("papermill")
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("  %(message)s"))
+    handler.setFormatter(shown)
     handler.addFilter(is_output)
     logger.handlers = [handler]
     logger.propagate = False

@@ -37,11 +37,15 @@ def launch(recipe: str, overrides: str = "") -> None:
 
 def together(run: Run, name: str, on: Any) -> None:
     """Train a generator. The first process builds its stage; all take their share of each batch."""
-    is_stale = not run.is_current(f"models/{name}")
+    stage = f"models/{name}"
+    if on.is_main_process and run.offered(stage):
+        pipeline.train_model(run, name)  # takes it from another run
+    on.wait_for_everyone()
+    is_stale = not run.is_current(stage)
     on.wait_for_everyone()
     if on.is_main_process:
         pipeline.train_model(run, name)
     elif is_stale:
-        folder = artefact.partial(run.folder(f"models/{name}"))
+        folder = artefact.partial(run.folder(stage))
         pipeline.train_generator(name, run.params, pipeline.load_data(run), folder)
     on.wait_for_everyone()

@@ -25,7 +25,7 @@ from lensnb.recipes.schema import (
     Gan,
     Method,
     Model,
-    Name,
+    RunName,
     Sample,
     Section,
     Seed,
@@ -36,7 +36,7 @@ from lensnb.recipes.schema import (
 class Params(Section):
     """One recipe: everything that decides what a run computes."""
 
-    run: Name = "quick"
+    run: RunName = "quick"
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     # Two spinning OpenMP threads are up to twenty times slower beside other work, and hardly faster
@@ -107,11 +107,12 @@ class Params(Section):
 
         Only their training seed differs from this recipe; they have the same images.
         """
-        name = self.run.removesuffix(f"-seed{self.seed}")
+        stem, tilde, number = self.run.partition("~")  # of a run that was kept under another name
+        name = stem.removesuffix(f"-seed{self.seed}")
         images = self.data.model_copy(update={"seed": self.data_seed}).model_dump()
         tree = self.model_dump() | {"data": images}
         return [
-            validate(tree | {"run": f"{name}-seed{k}", "seed": k}, f"{self.run}, seed {k}")
+            validate(tree | {"run": f"{name}-seed{k}{tilde}{number}", "seed": k}, f"seed {k}")
             for k in self.seeds
         ]
 

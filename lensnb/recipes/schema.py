@@ -32,6 +32,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+# A run that was kept under another name is called quick~1.
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(~[0-9]+)?$", max_length=100)]
 FilePath = Annotated[str, Field(min_length=1)]
 Axes = Annotated[str, Field(pattern=r"^[NCHW]{2,4}$")]
 Column = Annotated[str, Field(min_length=1, max_length=200)]  # of a truth table

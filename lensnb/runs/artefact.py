@@ -2,7 +2,8 @@
 
 An artefact is built in a folder beside its place, gets a list of its files with their hashes, and
 is renamed. `recipe.yaml` inside says what made it. So a second run finds it, and a changed
-parameter does not.
+parameter does not. What another run has made by the same recipe is taken from there: its files are
+hard links, or copies where the file system has none.
 """
 
 import contextlib
@@ -11,8 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ CHECKPOINT = "checkpoint.pt"
 # What a training resumes from. These files go once the artefact has its name.
 SCRATCH = (CHECKPOINT, "best.safetensors")
 NO_CONTENT = ("timing.json", RECIPE)  # files that do not count as content
+UNCOUNTED = ("log_every",)  # keys that lensnb 0.3.0 wrote into recipes, and that decide no content
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
@@ -149,31 +152,119 @@ def recipe_of(folder: str | Path) -> dict[str, Any] | None:
         return None
 
 
-def build(folder: str | Path, recipe: Mapping[str, Any], make: Callable[[Path], object]) -> Path:
+def made_by(folder: str | Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether an artefact is whole and was made by this recipe, which is `stamped`."""
+    return is_whole(folder) and same(recipe_of(folder), recipe)
+
+
+def same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two recipes decide the same content."""
+    return one is not None and other is not None and _counted(one) == _counted(other)
+
+
+def _counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _counted(value) if isinstance(value, Mapping) else value
+        for key, value in recipe.items()
+        if key not in UNCOUNTED
+    }
+
+
+def build(
+    folder: str | Path,
+    recipe: Mapping[str, Any],
+    make: Callable[[Path], object],
+    others: Iterable[Path] = (),
+    before: Callable[[], object] | None = None,
+) -> Path:
     """The artefact `folder`, made by `make(partial_folder)` unless this recipe has made it before.
 
+    recipe : a plain tree of dicts, lists, numbers and text
+    others : artefacts of other runs; the first that this recipe has made is taken over
+    before : called before anything in the place of `folder` is replaced
+
     A partial folder of the same recipe is handed to `make` as it was left, so that a training can
-    resume from its checkpoint. `recipe` is a plain tree of dicts, lists, numbers and text. Raises
-    InputError if another process builds the artefact, if the disk is full or closed, and if a
-    newer lensnb has made it.
+    resume from its checkpoint. Raises InputError if another process builds the artefact, if the
+    disk is full or closed, and if a newer lensnb has made it.
     """
     folder = Path(folder)
     wanted = stamped(recipe)
-    if not _has(folder, wanted):
+    if not made_by(folder, wanted):
         io.make_folder(folder.parent)
         with locked(folder), of_files(folder):
-            if not _has(folder, wanted):  # another process may have made it meanwhile
-                _make(folder, wanted, make)
+            if not made_by(folder, wanted):  # another process may have made it meanwhile
+                if before:
+                    before()
+                if take(folder, wanted, others):
+                    shutil.rmtree(partial(folder), ignore_errors=True)
+                else:
+                    _make(folder, wanted, make)
     return folder
 
 
-def _has(folder: Path, recipe: Mapping[str, Any]) -> bool:
-    return is_whole(folder) and recipe_of(folder) == recipe
+def take(folder: Path, recipe: Mapping[str, Any], others: Iterable[Path]) -> bool:
+    """Whether one of `others` was made by this recipe; if so, its files now stand in `folder`, too.
+
+    Every file is compared with its hash. The place appears whole or not at all.
+    """
+    for other in others:
+        # It may vanish meanwhile, or be of a newer lensnb.
+        with contextlib.suppress(FileNotFoundError, InputError):
+            if made_by(other, recipe) and _taken(folder, other):
+                return True
+    return False
+
+
+def _taken(folder: Path, other: Path) -> bool:
+    beside = folder.with_name(f".{folder.name}.taken")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        if not share(other, beside):
+            print(f"{other}: a file has changed since it was made; not taken", flush=True)
+            return False
+        run = other.relative_to(_outputs_of(folder, other)).parts[0]
+        origin = {"taken_from": run} | io.read_json(other / LIST)
+        io.write_json(beside / LIST, origin)
+        replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    name = folder.relative_to(_outputs_of(folder, other))
+    print(f"{name}: taken from the run {run}, which has the same recipe and inputs", flush=True)
+    return True
+
+
+def _outputs_of(folder: Path, other: Path) -> Path:
+    """The folder of all runs, in which both artefacts lie."""
+    return Path(os.path.commonpath([folder, other]))
+
+
+def share(folder: Path, new: Path) -> bool:
+    """Give the files of an artefact a second place `new`; whether all still have their hashes.
+
+    Hard links, or copies where there can be none. A file with two places is made read-only, so
+    that a program that writes in place cannot change both. All of lensnb replaces files by new
+    ones, which leaves the other place as it is.
+    """
+    files = listed(folder)
+    for name in (*files, LIST):
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(folder / name, new / name)
+    return all(io.sha256(new / name) == entry["sha256"] for name, entry in files.items())
+
+
+def _link(old: Path, new: Path) -> None:
+    try:
+        os.chmod(old, stat.S_IMODE(old.stat().st_mode) & ~0o222)
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another disk, another owner, a file system without links
+        shutil.copyfile(old, new)
 
 
 def _make(folder: Path, recipe: Mapping[str, Any], make: Callable[[Path], object]) -> None:
     unfinished = partial(folder)
-    if recipe_of(unfinished) != recipe and unfinished.exists():
+    if unfinished.exists() and not same(recipe_of(unfinished), recipe):
         shutil.rmtree(unfinished)
     unfinished.mkdir(exist_ok=True)
     with io.atomic(unfinished / RECIPE) as file:

@@ -18,8 +18,9 @@ from lensnb import io
 from lensnb.errors import InputError, of_files
 from lensnb.io import home
 from lensnb.kinds import KINDS
+from lensnb.recipes.differences import differences, told
 from lensnb.recipes.recipe import Params
-from lensnb.runs import artefact
+from lensnb.runs import artefact, kept
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
 
@@ -32,7 +33,10 @@ FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
 # Keys of the data section that count only where they are given: younger than runs that are there.
 NOT_GIVEN = ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group")
 # Keys of a training that change no result; compiling changes rounding, as another device does.
-NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every")
+NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
+# Stages that are taken from another run of the same recipe and inputs. The others take seconds, and
+# tell of this run's own times.
+TAKEN = ("data", "models", "samples", "evaluation")
 
 
 def outputs_folder(path: str | Path | None = None) -> Path:
@@ -76,8 +80,12 @@ class Run:
 
         Raises InputError if a stage that it reads is missing or stale.
         """
+        return self._recipe(stage, self.need)
+
+    def _recipe(self, stage: str, place: Callable[[str], Path]) -> dict[str, Any]:
+        """The recipe of a stage whose inputs lie at `place(input)`."""
         kind, _, name = stage.partition("/")
-        read = {upstream: artefact.digest(self.need(upstream)) for upstream in self.reads(stage)}
+        read = {upstream: artefact.digest(place(upstream)) for upstream in self.reads(stage)}
         return STAGES[kind].recipe(self, name) | {"reads": read}
 
     @functools.cached_property
@@ -123,7 +131,7 @@ class Run:
             raise InputError(f"{folder}: not there or not whole; run notebooks/{step}.ipynb first")
         states = self._states(stage)
         if states is None or self._verified.get(stage) != states:
-            if artefact.recipe_of(folder) != artefact.stamped(self.recipe(stage)):
+            if not artefact.made_by(folder, artefact.stamped(self.recipe(stage))):
                 raise InputError(
                     f"{folder}: made with other parameters or from other files; "
                     f"run notebooks/{step}.ipynb again"
@@ -163,36 +171,140 @@ class Run:
         except InputError:
             return False
 
+    # ---- what other runs have
+
+    def others(self, stage: str) -> list[Path]:
+        """The folders in which other runs may have this stage; none where LENSNB_FRESH is set."""
+        if stage.partition("/")[0] not in TAKEN or os.environ.get("LENSNB_FRESH", "") not in NO:
+            return []
+        found = self.outputs.glob(f"[!.]*/{stage}/{artefact.LIST}")
+        return sorted(path.parent for path in found if path.parent != self.folder(stage))
+
+    def offered(self, stage: str) -> Path | None:
+        """The folder of another run from which a stage would be taken, or None.
+
+        What the stage reads may still have to be taken, too.
+        """
+
+        def place(upstream: str) -> Path:
+            return self.folder(upstream) if self.is_current(upstream) else asked(upstream)
+
+        def asked(upstream: str) -> Path:
+            found = self.offered(upstream)
+            if found is None:
+                raise InputError(f"{upstream}: in no run")
+            return found
+
+        try:
+            wanted = artefact.stamped(self._recipe(stage, place))
+            return next((path for path in self.others(stage) if _made(path, wanted)), None)
+        except InputError:
+            return None
+
     # ---- what is written
 
-    def build(self, stage: str, make: Callable[[Path], object]) -> Path:
+    def build(
+        self,
+        stage: str,
+        make: Callable[[Path], object],
+        goes_on: Callable[[Path, dict[str, Any]], bool] | None = None,
+    ) -> Path:
         """The folder of a stage, made by `make(folder)` unless it is current; see `artefact.build`.
 
-        The stage is verified anew, the user's files included. It is noted in run.json.
+        goes_on : whether a training that another recipe has begun in a folder can go on under this
+        recipe of the stage
+
+        It is taken from another run that has it. What it replaces is kept as another run. The stage
+        is verified anew, the user's files included. It is noted in run.json.
         """
         self._verified.clear()
+
+        def before() -> None:
+            self._go_on_or_keep(stage, artefact.stamped(recipe), goes_on)
+            self._keep([stage])
+            self._write_recipe()  # by which the run is opened by its name
+
         with artefact.scanned_once():
-            folder = artefact.build(self.folder(stage), self.recipe(stage), make)
+            recipe = self.recipe(stage)
+            folder = artefact.build(self.folder(stage), recipe, make, self.others(stage), before)
         self.note("artefacts", stage, io.read_json(folder / artefact.LIST))
-        if not (self.path / artefact.RECIPE).is_file():
-            self.write_recipe()  # by which the run is opened by its name
         return folder
+
+    def _go_on_or_keep(
+        self,
+        stage: str,
+        wanted: dict[str, Any],
+        goes_on: Callable[[Path, dict[str, Any]], bool] | None,
+    ) -> None:
+        """Let an unfinished training of another recipe go on under this one, or else keep it."""
+        unfinished = artefact.partial(self.folder(stage))
+        old = artefact.recipe_of(unfinished)
+        if old is None or artefact.same(old, wanted):
+            return
+        if not (unfinished / artefact.CHECKPOINT).is_file():
+            return
+        changed = told(differences([old, wanted]))
+        if goes_on and goes_on(unfinished, wanted):
+            with io.atomic(unfinished / artefact.RECIPE) as file:
+                yaml.safe_dump(wanted, file, sort_keys=False)
+            print(f"{self.params.run}: {stage} goes on under the new recipe ({changed})")
+            return
+        if not self._unfinished_is_kept(stage, old):
+            tree = self.tree | {
+                key: _merged(self.tree[key], old[key]) for key in self.tree.keys() & old.keys()
+            }
+            name = kept.keep(self.path, tree)
+            print(
+                f"{self.params.run}: {stage} begins anew ({changed}); the unfinished training is "
+                f"kept, and goes on with: lensnb run {name}",
+                flush=True,
+            )
+
+    def _unfinished_is_kept(self, stage: str, recipe: dict[str, Any]) -> bool:
+        folders = (artefact.partial(path / stage) for path in kept.kept_runs(self.path))
+        return any(artefact.same(artefact.recipe_of(folder), recipe) for folder in folders)
+
+    def _keep(self, stages: Iterable[str]) -> None:
+        """Keep the run under another name, if whole artefacts of these stages will be replaced."""
+        there = [s for s in stages if artefact.is_whole(self.folder(s)) and not self.is_current(s)]
+        if not there or kept.is_kept(self.path, there):
+            return
+        path = self.path / artefact.RECIPE
+        before = load_tree(path) or self.tree
+        changed = told(differences([before, self.tree]))
+        name = kept.keep(self.path, before)
+        shown = ", ".join(there[:4]) + (f" and {len(there) - 4} more" if len(there) > 4 else "")
+        print(
+            f"{self.params.run}: {changed or 'inputs or version have changed'}, so {shown} will be "
+            f"made again; what is there is kept as the run {name}",
+            flush=True,
+        )
 
     def write_recipe(self) -> Path:
         """Write the recipe, all defaults spelled out, as recipe.yaml of the run; returns its path.
 
+        Results of another recipe that will be replaced are kept under another name first.
         Raises InputError if a newer lensnb has made the run, or if another process works in it.
         """
         self.record()
+        path = self.path / artefact.RECIPE
+        if path.is_file() and path.read_bytes() != self._text:
+            self.refuse_if_busy()
+            self._keep(stage for step in STEPS for stage in self.stages(step))
+        return self._write_recipe()
+
+    def _write_recipe(self) -> Path:
         io.make_folder(self.path)
         path = self.path / artefact.RECIPE
-        text = yaml.safe_dump(self.tree, sort_keys=False)
-        if not path.is_file() or path.read_bytes() != text.encode():
-            if path.is_file():
-                self.refuse_if_busy()
-            with of_files(path), io.atomic(path) as file:
-                file.write(text)
+        if not path.is_file() or path.read_bytes() != self._text:
+            with of_files(path), io.atomic(path, "wb") as file:
+                file.write(self._text)
         return path
+
+    @property
+    def _text(self) -> bytes:
+        """The content of the run's recipe.yaml."""
+        return yaml.safe_dump(self.tree, sort_keys=False).encode()
 
     def refuse_if_busy(self) -> None:
         """Raise InputError if another process works in the folder; remove locks of dead ones."""
@@ -219,6 +331,33 @@ class Run:
             }
             tree.setdefault(part, {})[key] = value
             io.write_json(path, tree)
+
+
+NO = ("", "0")  # values of a variable that is not set
+
+
+def load_tree(path: Path) -> dict[str, Any] | None:
+    """The recipe in a file as plain values; None for no file, and for one that cannot be read."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _made(path: Path, recipe: dict[str, Any]) -> bool:
+    """Whether an artefact was made by this recipe; not if a newer lensnb made it."""
+    try:
+        return artefact.made_by(path, recipe)
+    except InputError:
+        return False
+
+
+def _merged(new: Any, old: Any) -> Any:
+    """The values of `old`, and those of `new` where `old` has none."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return new | {key: _merged(new.get(key), value) for key, value in old.items()}
+    return old
 
 
 # ---- the stages: which notebook makes them, what they read, what decides their content
@@ -282,7 +421,7 @@ def _comparison_recipe(run: Run, name: str) -> dict[str, Any]:
     evaluations = run.evaluations()
     if evaluations:
         found["seeds"] = {
-            other: {method: artefact.digest(folder) for method, folder in folders.items()}
+            other.partition("~")[0]: {m: artefact.digest(folder) for m, folder in folders.items()}
             for other, folders in evaluations.items()
         }
     return found

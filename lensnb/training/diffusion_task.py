@@ -15,6 +15,7 @@ from lensnb.datasets.dataset import Dataset
 from lensnb.generator import untrained_denoiser
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
+from lensnb.recipes.schema import Train
 from lensnb.training import optimise
 from lensnb.training.average import Average
 from lensnb.training.compiling import Compiler
@@ -55,6 +56,11 @@ class DiffusionTask:
             "optimiser": self.optimiser,
             **optimise.scaler_part(accelerator),
         }
+
+    @staticmethod
+    def planned(k: int, train: Train) -> tuple[float, ...]:
+        """All numbers of step k that depend on how many steps there are."""
+        return (optimise.rate_factor(k, train),)
 
     def step(
         self, k: int, x0: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator

@@ -17,6 +17,7 @@ from lensnb.generator import untrained_discriminator, untrained_gan
 from lensnb.kinds import KINDS
 from lensnb.networks import gan_r3
 from lensnb.recipes.recipe import Params
+from lensnb.recipes.schema import Gan
 from lensnb.training import optimise
 from lensnb.training.average import Average
 from lensnb.training.compiling import Compiler
@@ -65,6 +66,11 @@ class GanTask:
     def _adam(self, net: torch.nn.Module) -> torch.optim.Adam:
         fused = optimise.has_fused(self.accelerator.device.type)
         return torch.optim.Adam(net.parameters(), self.gan.rate, self.gan.betas, fused=fused)
+
+    @staticmethod
+    def planned(k: int, settings: Gan) -> tuple[float, ...]:
+        """All numbers of step k that depend on how many steps there are."""
+        return optimise.rate_factor(k, settings), gan.penalty(k, settings)
 
     def step(
         self, k: int, x: torch.Tensor, context: torch.Tensor | None, generator: torch.Generator

@@ -27,22 +27,61 @@ def test_interrupted_and_resumed_training_has_the_same_bits(
     whole.mkdir()
     parts.mkdir()
     pipeline.train_generator(name, recipe(), dataset, whole)
-    kind = type(loop.task(name, recipe(), dataset, make_accelerator("cpu")))
-    step = kind.step
-
-    def cut_short(self, k, *batch):
-        if k == cut:
-            raise Cut
-        return step(self, k, *batch)
-
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(kind, "step", cut_short)
-        pipeline.train_generator(name, recipe(), dataset, parts)
+    cut_at(monkeypatch, cut, lambda: pipeline.train_generator(name, recipe(), dataset, parts))
+    assert (parts / "checkpoint.pt").is_file() is (cut > 1)
     assert not (parts / "model.safetensors").exists()
     torch.rand(5)  # the global generator is somewhere else now
     pipeline.train_generator(name, recipe(), dataset, parts)
     for file in ("model.safetensors", "history.csv"):
         assert io.sha256(whole / file) == io.sha256(parts / file)
+
+
+def cut_at(monkeypatch, at, train):
+    """Call `train` and cut it before step `at`; the steps of the estimate do not count."""
+    one_step = loop.one_step
+
+    def cut_short(task, batches, k, *rest):
+        if k == at:
+            raise Cut
+        return one_step(task, batches, k, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(loop, "one_step", cut_short)
+        train()
+
+
+def test_a_stopped_training_goes_on_with_more_steps_where_the_rate_allows(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """The bits are those of a training of 12 steps from the beginning."""
+    monkeypatch.setattr(pipeline, "load_data", lambda run: dataset)
+
+    def opened(name, **train):
+        run = Run(recipe(train=train), tmp_path)
+        run = Run(run.params.model_copy(update={"run": name}), tmp_path)
+        run.build("data", lambda folder: (folder / "file").write_text("images"))
+        return run
+
+    monkeypatch.setenv("LENSNB_FRESH", "1")
+    whole = opened("whole", steps=12)
+    pipeline.train_model(whole, "diffusion")
+    cut_at(monkeypatch, 4, lambda: pipeline.train_model(opened("on", steps=7), "diffusion"))
+    capsys.readouterr()
+    longer = opened("on", steps=12, log_every=5)
+    pipeline.train_model(longer, "diffusion")
+    printed = capsys.readouterr().out
+    assert "goes on under the new recipe (train.steps 7 -> 12)" in printed
+    assert "resumed at step 4" in printed
+    weights = [r.folder("models/diffusion") / "model.safetensors" for r in (whole, longer)]
+    assert io.sha256(weights[0]) == io.sha256(weights[1])
+    # the rate has fallen since step 4
+    cut_at(monkeypatch, 6, lambda: pipeline.train_model(opened("anew", steps=7), "diffusion"))
+    pipeline.train_model(opened("anew", steps=12), "diffusion")
+    printed = capsys.readouterr().out
+    assert "begins anew (train.steps 7 -> 12)" in printed and "lensnb run anew~1" in printed
+    weights[1] = tmp_path / "anew/models/diffusion/model.safetensors"
+    assert io.sha256(weights[0]) == io.sha256(weights[1])
+    assert (tmp_path / "anew~1/models/.diffusion.partial/checkpoint.pt").is_file()
 
 
 def test_training_lowers_the_loss(dataset, tmp_path):
