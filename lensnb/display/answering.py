@@ -1,5 +1,6 @@
 """Knobs that ask for a picture. While one is drawn, of all later requests only the last waits."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,9 +59,9 @@ class Answering(stills.StillBox):
         self.knobs = dict(knobs)
         self.shown = widgets.HTML(layout={"max_width": "100%"})
         self.status = widgets.HTML(layout={"height": "1.6em"})
-        beside = widgets.VBox([self.shown, self.status], layout={"max_width": "100%"})
+        self.beside = widgets.VBox([self.shown, self.status], layout={"max_width": "100%"})
         column = widgets.VBox(list(self.knobs.values()), layout={"max_width": "100%"})
-        box = widgets.Box([column, beside], layout=WRAPPED)
+        box = widgets.Box([column, self.beside], layout=WRAPPED)
         super().__init__([box], still=self._still, alt="")
         self._draw = draw
         self._zoom = zoom
@@ -68,6 +69,9 @@ class Answering(stills.StillBox):
         self._wanted: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._answer(self._values())
+        # As wide as the picture at least; a long line below it is broken.
+        wide = zoom * math.prod(self._last.tiles.shape[1::2]) if self._last else 300
+        self.beside.layout.flex = f"1 1 {wide}px"
         for knob in self.knobs.values():
             knob.observe(self._ask, "value")
 

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lensnb.display.style import styled
 
@@ -80,12 +81,15 @@ def _drawn(
 ) -> Figure:
     columns = max(map(len, pictures))
     across = max(size * columns, 3.2)
+    above = [textwrap.wrap(title, int(17 * size)) for title in titles]
+    below = [*textwrap.wrap(foot, int(18 * across)), HINT]
+    lines = len(below) + max(map(len, above), default=0)
     figure, axes = plt.subplots(
         len(pictures),
         columns,
-        figsize=(across + (1.1 if labels else 0), size * len(pictures) + 0.7),
+        figsize=(across + (1.1 if labels else 0), size * len(pictures) + 0.12 * lines + 0.1),
         squeeze=False,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -94,12 +98,11 @@ def _drawn(
             axis.imshow(picture, origin="lower", vmin=0, vmax=1, interpolation="nearest")
     for axis, label in zip(axes[:, 0], labels, strict=False):
         axis.text(-0.08, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=8)
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title("\n".join(textwrap.wrap(title, int(17 * size))), fontsize=6.5)
+    for axis, title in zip(axes[0], above, strict=False):
+        axis.set_title("\n".join(title), fontsize=6.5)
     for points, colour in curves:
         axes[0, 0].plot(*points.T, color=colour, lw=1.3)
-    words = "\n".join([*textwrap.wrap(foot, int(18 * across)), HINT])
-    figure.supxlabel(words, fontsize=7, color="0.35")
+    figure.supxlabel("\n".join(below), fontsize=7, color="0.35")
     return figure
 
 
@@ -108,7 +111,7 @@ def _packed(figure: Figure) -> bytes:
     from PIL import Image
 
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight", pad_inches=0.05)
     image = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     packed = io.BytesIO()
     image.save(packed, "PNG", optimize=True)

@@ -208,4 +208,4 @@ def _side(
     told = widgets.Stack(pages_of(shows), selected_index=first)
     for follower in (shown, told):
         widgets.jslink((choice, "index"), (follower, "selected_index"))
-    return widgets.VBox([choice, shown, told], layout={"min_width": "300px", "max_width": "100%"})
+    return widgets.VBox([choice, shown, told], layout={"flex": "1 1 300px", "max_width": "30em"})

@@ -15,7 +15,7 @@ from lensnb.generator import Generator
 
 # One width for all descriptions, so that knobs below each other start at one place.
 LINED_UP = {"description_width": "13em"}
-WIDTH = "27em"  # of a knob; beside it, 400 pixels of a picture fit into a cell at 1280 pixels
+WIDTH = "30em"  # of a knob; beside it, 400 pixels of a picture fit into a cell at 1280 pixels
 # Column of a truth table -> words of its knob, format of its value.
 KNOBS = {
     "theta_E": ("Einstein radius [arcsec]", ".2f"),
@@ -73,7 +73,7 @@ def lens(zoom: int = 4, pixels: int = 64) -> Answering:
         "theta_E": _slider(KNOBS["theta_E"][0], 1.2, 0.5, 1.8),
         "q": _slider(KNOBS["q"][0], 0.8, 0.4, 1.0),
         "gamma": _slider(KNOBS["gamma"][0], 0.05, 0.0, 0.2),
-        "source_x": _slider("source to the right [arcsec]", 0.1, -0.6, 0.6),
+        "source_x": _slider("source right [arcsec]", 0.1, -0.6, 0.6),
         "source_y": _slider("source up [arcsec]", 0.05, -0.6, 0.6),
         "source_radius": _slider("source radius [arcsec]", 0.2, 0.05, 0.5),
         "seed": _slider("seed", 0, 0, 999),
