@@ -276,12 +276,12 @@ def _physics(rows: list[Row]) -> str:
 
 def _told_apart(rows: list[Row]) -> str:
     parts = [
-        f"{method_name(row['method'])} {row['value']:.3f} +- {row['error']:.3f}" for row in rows
+        f"{method_name(row['method'])} {row['value']:.3f} ± {row['error']:.3f}" for row in rows
     ]
     return (
         "A classifier tells generated from real images with an area under the curve of "
         f"{', '.join(parts)} "
-        f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f})."
+        f"(real from real: {rows[0]['floor']:.3f} ± {rows[0]['floor_error']:.3f})."
     )
 
 

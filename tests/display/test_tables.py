@@ -25,7 +25,7 @@ def row(method, metric, value, ratio=None, best=False):
 def cells(styler):
     """The texts of a table, row by row."""
     lines = re.findall(r"<tr>(.*?)</tr>", styler.to_html(), re.DOTALL)
-    return [re.findall(r">([^<>]*)</t[hd]>", line) for line in lines]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", line) for line in lines]
 
 
 def test_a_comparison_names_methods_and_measures_and_marks_the_best():

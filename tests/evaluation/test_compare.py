@@ -115,7 +115,7 @@ def test_the_verdict_is_three_sentences_of_the_numbers():
     assert "a is within z = 3 of real images in 1 of 1" in physics
     assert "b is within z = 3 of real images in 0 of 1" in physics
     assert "0 of 1, worst in power spectrum (z = 30)" in physics
-    assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
+    assert "a 0.700 ± 0.100, b 0.900 ± 0.100" in told
 
 
 def test_the_verdict_counts_in_paired_errors():
