@@ -29,6 +29,7 @@ endif
 REFERENCE := params/$(if $(filter cpu,$(TORCH)),reference-cpu,gpu).yaml
 # one thread on each core; a file stays on one core, where its fixtures are
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+COPIES := $(patsubst notebooks/%,lab/%,$(wildcard notebooks/*.ipynb))
 BIN    := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export LENSNB_RECIPE := $(RECIPE)
@@ -64,8 +65,15 @@ fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
 	$(PYTEST) -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes
 
-lab: .venv/ready-$(TORCH)              ## explore in JupyterLab
-	jupyter lab notebooks/00_start.ipynb
+lab: .venv/ready-$(TORCH) $(COPIES)    ## explore in JupyterLab: copies in lab/, so that the committed notebooks stay clean
+	jupyter trust notebooks/*.ipynb $(COPIES)
+	jupyter lab lab/00_start.ipynb
+
+# a copy is renewed when its notebook is; what you changed in it is kept as lab/<name>.ipynb~
+lab/%.ipynb: notebooks/%.ipynb
+	mkdir -p lab
+	if [ -f $@ ]; then mv $@ $@~; fi
+	cp $< $@
 
 report: .venv/ready-$(TORCH)           ## the executed notebooks of a run as a web site: outputs/<run>/report/index.html
 	lensnb run --step report

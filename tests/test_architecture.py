@@ -14,6 +14,7 @@ PACKAGE = sorted((ROOT / "lensnb").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What is imported under another name than it is installed.
 DISTRIBUTION = {
+    "jupyter_client": "ipykernel",  # which talks by it
     "yaml": "pyyaml",
     "PIL": "pillow",
     "sklearn": "scikit-learn",

@@ -20,6 +20,9 @@ from lensnb.runs.run_folder import STEPS, Run
 
 ASSETS = Path(__file__).with_name("assets")
 FIGURES = ("gallery", "z_values", "ratios", "quality_against_time")
+# The measures of the short table beside the verdict.
+HEADLINE = ("frechet_lensnet", "told_apart", "recall", "spectrum", "noise_level", "ring_radius")
+ENOUGH = 128  # images on each side; with fewer, errors are as large as the differences
 # Code, which stays as it is; $$...$$; and $...$ that is neither escaped nor a price.
 MATH = re.compile(
     r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\s\\])\$", re.DOTALL
@@ -120,7 +123,8 @@ def _front(run: Run, folder: Path) -> str:
     comparison = run.need("comparison")
     told = io.read_json(run.path / "run.json")
     tree = io.read_json(comparison / "table.json")
-    figures = {f"{stem}.png": run.need("figures") / f"{stem}.png" for stem in FIGURES}
+    names = [f"{stem}.{kind}" for stem in FIGURES for kind in ("png", "pdf")]
+    figures = {name: run.need("figures") / name for name in names}
     files = {
         "table.csv": comparison / "table.csv",
         "run.json": run.path / "run.json",
@@ -136,12 +140,21 @@ def _front(run: Run, folder: Path) -> str:
         limits=limits.of_judge(run.params, load_dataset(run.need("data")), tree["rows"]),
         n=_images(tree["rows"], fitted=False),
         fitted=_images(tree["rows"], fitted=True),
+        enough=ENOUGH,
+        short=tables.comparison(_headline(tree["rows"])).hide(["unit"], axis=1).to_html(),
         table=tables.comparison(tree["rows"]).to_html(),
         costs=tables.costs(io.read_json(comparison / "timing.json")).to_html(),
         steps=[told["steps"][step] for step in STEPS],
         provenance=_provenance(told),
         files=list(files),
     )
+
+
+def _headline(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the short table, or the first measures where none of them is there."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    shown = [metric for metric in HEADLINE if metric in metrics] or metrics[: len(HEADLINE)]
+    return [row for metric in shown for row in rows if row["metric"] == metric]
 
 
 def _images(rows: Sequence[Mapping[str, Any]], fitted: bool) -> int:

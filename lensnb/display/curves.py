@@ -115,7 +115,9 @@ def spectra(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
         ylabel="mean $\\log_{10}$ power\n[power in units of the images, squared]",
     )
     right.set(xlabel=f"radius [{unit}]", ylabel="mean brightness [units of the images]")
-    left.legend()
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(sets), 6)
+    )
     return figure
 
 
@@ -135,7 +137,7 @@ def intensities(sets: Mapping[str, np.ndarray], bins: int = 80) -> Figure:
     sets : method, or "real", -> images (N, C, H, W). The bins reach from the darkest to the
     brightest real pixel. The outermost bins also hold what lies beyond, so no pixel is left out.
     """
-    figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
     real = sets["real"]
     edges = np.linspace(real.min(), max(real.max(), limits(real)[1]), bins)
     for method, images in sets.items():
@@ -152,7 +154,7 @@ def intensities(sets: Mapping[str, np.ndarray], bins: int = 80) -> Figure:
         ylabel="share of pixels per unit",
         yscale="log",
     )
-    axis.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 

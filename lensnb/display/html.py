@@ -60,8 +60,34 @@ def picture(tiles: Any, alt: str, zoom: int = 2, levels: int = FINE) -> str:
     width = zoom * tiles.shape[1] * (tiles.shape[3] + 2)
     return (
         f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" '
-        f'style="width:{width}px;image-rendering:pixelated">'
+        f'style="width:{width}px;max-width:100%;image-rendering:pixelated">'
     )
+
+
+def overlaid(picture: str, curves: Sequence[tuple[np.ndarray, str, str]], size: int) -> str:
+    """A `picture` of one tile with curves over it.
+
+    curves : each ((K, 2) in pixels of the tile, colour, name); size : pixels on a side of the tile.
+    """
+    lines = "".join(
+        f'<polyline points="{_points(points, size)}" stroke="{colour}" fill="none" '
+        'stroke-width="1.5" vector-effect="non-scaling-stroke"/>'
+        for points, colour, _ in curves
+    )
+    names = ", ".join(dict.fromkeys(name for _, _, name in curves))
+    return (
+        f'<div style="position:relative;display:inline-block">{picture}'
+        f'<svg role="img" aria-label="{html.escape(names)}" viewBox="0 0 {size + 2} {size + 2}" '
+        'style="position:absolute;left:0;top:0;width:100%;height:100%;pointer-events:none">'
+        f"{lines}</svg></div>"
+    )
+
+
+def _points(points: np.ndarray, size: int) -> str:
+    """Places (K, 2) in pixels, the first pixel's centre at 0, for an <svg> with its gap of one."""
+    x = points[:, 0] + 1.5
+    y = size + 0.5 - points[:, 1]  # origin below
+    return " ".join(f"{a:.2f},{b:.2f}" for a, b in zip(x, y, strict=True))
 
 
 def captioned(content: str, caption: str) -> str:

@@ -78,8 +78,18 @@ def walk(
     lines = [frames[shown, image] for image in range(min(images, frames.shape[1]))]
     figure, axes = _sheet(lines, columns, span or limits(frames))
     for axis, f in zip(axes[0], shown, strict=False):
-        axis.set_title(f"{table['angle_deg'][f]:.0f}°", fontsize=7)
+        axis.set_title(_angle(table["angle_deg"][f]), fontsize=7)
     return figure
+
+
+def _angle(degrees: float) -> str:
+    """An angle to ten degrees, marked where it is rounded.
+
+    >>> _angle(46.15), _angle(360.0)
+    ('≈ 50°', '360°')
+    """
+    tens = round(degrees, -1)
+    return f"{'' if abs(degrees - tens) < 0.05 else '≈ '}{tens:.0f}°"
 
 
 @styled

@@ -1,5 +1,6 @@
 """Tables of the notebooks and the report, in pandas; every number has its error."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
 from lensnb.display.style import name
 from lensnb.evaluation import image_stats, morphology
+from lensnb.evaluation.compare import times_told, z_told
 from lensnb.evaluation.measures import label
 
 Row = Mapping[str, Any]
 
+# larger_is_better -> the arrow towards better values; ↔: the value of real images is best.
+ARROWS = {True: "↑", False: "↓", None: "↔"}
 # Key of a metric in metrics.json -> heading.
 CARD = {
     "value": "value",
@@ -42,25 +46,55 @@ def card(method: str, metrics: Mapping[str, Mapping[str, Any]]) -> Styler:
     table = pd.DataFrame(metrics).T[list(CARD)].astype(float)
     table = table.rename(index=label, columns=CARD)
     formats: dict[Any, Any] = dict.fromkeys(CARD.values(), "{:.3f}")
-    formats |= {"z": "{:.1f}", "value / floor": "{:.1f}", "images": "{:,.0f}"}
+    formats |= {"z": _z, "value / floor": times_told, "images": "{:,.0f}"}
     return table.style.set_caption(name(method)).format(formats, na_rep="")
 
 
 def comparison(rows: Sequence[Row]) -> Styler:
     """One row a measure, one column a method: value ± error (ratio to the floor).
 
-    rows : the rows of table.json. Bold is the best of a row, where one method is clearly best.
+    rows : the rows of table.json. The arrow of a measure points to where better values are; its
+    unit and the real-vs-real floor have columns of their own. Bold is the best of a row, where one
+    method is clearly best.
     """
 
     def entry(row: Row) -> str:
-        ratio = f" ({row['ratio']:.1f})" if row["ratio"] else ""
-        return f"{row['value']:.3g} ± {row['error']:.1g}{ratio}"
+        times = times_told(row["ratio"])
+        return measured(row["value"], row["error"]) + (f" ({times})" if times else "")
 
     def bold(column: pd.Series) -> list[str]:
+        if column.name not in clear:
+            return [""] * len(column)
         return ["font-weight: bold" if best else "" for best in clear[column.name]]
 
     clear = _by_measure(rows, lambda row: row["best"])
-    return _by_measure(rows, entry).style.apply(bold)
+    table = _by_measure(rows, entry)
+    first = {row["metric"]: row for row in reversed(rows)}
+    of_measure = [first[metric] for metric in dict.fromkeys(row["metric"] for row in rows)]
+    table["real vs real (floor)"] = [
+        measured(row["floor"], row["floor_error"]) for row in of_measure
+    ]
+    table["unit"] = ["" if row["unit"] in (1, "1", None) else row["unit"] for row in of_measure]
+    arrows = [ARROWS[row["larger_is_better"]] for row in of_measure]
+    table.index = [f"{text} {arrow}" for text, arrow in zip(table.index, arrows, strict=True)]
+    return table.style.apply(bold)
+
+
+def measured(value: float, error: float) -> str:
+    """A value ± its error; an error that is only rounding, or unknown, is told as such.
+
+    >>> measured(24.26, 2.03), measured(1.0, 8e-17)
+    ('24.3 ± 2', '1 ± 0')
+    """
+    if not math.isfinite(value):
+        return "not measured"
+    if not math.isfinite(error):
+        return f"{value:.3g} ± unknown"
+    return f"{value:.3g} ± {error:.1g}" if error > 1e-9 * abs(value) else f"{value:.3g} ± 0"
+
+
+def _z(value: float) -> str:
+    return z_told(value, 1)
 
 
 def over_seeds(rows: Sequence[Row]) -> Styler:

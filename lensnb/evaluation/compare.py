@@ -202,6 +202,22 @@ def clear_winner(rows: list[Row], deviations: Deviations) -> Row | None:
 # ---- sentences
 
 
+def times_told(ratio: float | None) -> str:
+    """A ratio to the floor in words of a table: beyond a thousand only that it is beyond."""
+    if ratio is None or math.isnan(ratio):
+        return ""
+    return "> 1,000" if ratio > 1000 else f"{ratio:.1f}"
+
+
+def z_told(z: float, digits: int = 0) -> str:
+    """A deviation in words of a table: beyond a hundred only that it is beyond."""
+    if math.isnan(z):
+        return ""
+    if abs(z) > 100:
+        return "> 100" if z > 0 else "< -100"
+    return f"{round(z, digits) + 0.0:.{digits}f}"  # + 0.0 turns -0 into 0
+
+
 def footing(costs: Mapping[str, Row], images: int) -> str:
     """One sentence: how many images all models learned from, and what each model took to learn."""
     models = {cost["model"]: cost for cost in costs.values()}
@@ -230,7 +246,7 @@ def _closest(rows: list[Row], deviations: Deviations) -> str:
     best, *rest = sorted(rows, key=lambda row: row["value"])
     text = (
         f"By the {label('frechet_lensnet')} {method_name(best['method'])} comes closest, "
-        f"{best['ratio']:.1f} times the real-vs-real floor (n = {best['n']})"
+        f"{times_told(best['ratio'])} times the real-vs-real floor (n = {best['n']})"
     )
     behind = [
         f"{method_name(row['method'])} by {_distance_told(*gap(best, row, deviations))}"
@@ -241,7 +257,7 @@ def _closest(rows: list[Row], deviations: Deviations) -> str:
 
 def _distance_told(behind: float, error: float) -> str:
     if error > 0:
-        return f"z = {behind / error:.1f}"
+        return f"z = {z_told(behind / error, 1)}"
     return "nothing" if behind == 0 else "more than any error"
 
 
@@ -253,19 +269,19 @@ def _physics(rows: list[Row]) -> str:
         passed = sum(badness(row) < 3 for row in own)
         text = f"{method_name(method)} is within z = 3 of real images in {passed} of {len(own)}"
         if passed < len(own):
-            text += f", worst in {label(worst['metric'])} (z = {badness(worst):.0f})"
+            text += f", worst in {label(worst['metric'])} (z = {z_told(badness(worst))})"
         parts.append(text)
     return "Of the physical measures, " + "; ".join(parts) + "."
 
 
 def _told_apart(rows: list[Row]) -> str:
     parts = [
-        f"{method_name(row['method'])} {row['value']:.3f} +- {row['error']:.3f}" for row in rows
+        f"{method_name(row['method'])} {row['value']:.3f} ± {row['error']:.3f}" for row in rows
     ]
     return (
         "A classifier tells generated from real images with an area under the curve of "
         f"{', '.join(parts)} "
-        f"(real from real: {rows[0]['floor']:.3f} +- {rows[0]['floor_error']:.3f})."
+        f"(real from real: {rows[0]['floor']:.3f} ± {rows[0]['floor_error']:.3f})."
     )
 
 

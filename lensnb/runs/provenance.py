@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -37,15 +38,38 @@ def version(package: str = "lensnb") -> str | None:
 def provenance(threads: int | None = None) -> dict[str, Any]:
     """Commit, versions and hardware of this process; `threads` as the recipe fixes them."""
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "lensnb": version(),
         "commit": commit,
-        "modified": bool(changes) if commit else None,
+        "modified": _is_modified() if commit else None,
         "python": sys.version.split()[0],
         "packages": {name: found for name in PACKAGES if (found := version(name))},
         "hardware": _hardware(threads),
     }
+
+
+def _is_modified() -> bool:
+    """Whether tracked files differ from the commit; of a notebook, only its cells count.
+
+    Opening and running a notebook changes outputs, counts and the state of widgets. None of them
+    changes what a run computes.
+    """
+    changed = (_git("diff", "--name-only", "-z", "HEAD") or "").split("\0")
+    return any(path and (not path.endswith(".ipynb") or _has_new_cells(path)) for path in changed)
+
+
+def _has_new_cells(path: str) -> bool:
+    """Whether a notebook's cells read otherwise than in the commit."""
+    try:
+        now = (Path(_git("rev-parse", "--show-toplevel") or "") / path).read_text()
+        return _cells(now) != _cells(_git("show", f"HEAD:{path}") or "")
+    except (OSError, ValueError, KeyError):  # deleted, or no notebook any more
+        return True
+
+
+def _cells(notebook: str) -> list[tuple[str, str]]:
+    """Kind and text of the cells of a notebook's JSON."""
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook)["cells"]]
 
 
 def _git(*arguments: str) -> str | None:

@@ -85,3 +85,10 @@ def test_two_processes_do_not_write_one_report(tmp_path):
             run.build(stage, lambda folder: (folder / "file").write_text(folder.name))
     with locked(run.folder("report")), pytest.raises(InputError, match="is writing there"):
         report.write(run)
+
+
+def test_the_short_table_holds_the_measures_that_are_there():
+    rows = [{"metric": metric} for metric in ("mine", "spectrum", "frechet_lensnet", "spectrum")]
+    shown = [row["metric"] for row in report._headline(rows)]
+    assert shown == ["frechet_lensnet", "spectrum", "spectrum"]
+    assert report._headline(rows[:1]) == rows[:1]

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from browsing import PICTURES, jupyterlab, launch, open_notebook, pictures, run_all
@@ -179,7 +180,54 @@ def test_a_knob_asks_the_kernel_for_a_new_lens(tab, lab):
     tab.locator(".noUi-handle").first.focus()
     tab.keyboard.press("ArrowRight")
     assert any("Einstein radius 1.21 arcsec" in picture for picture in changed(tab, shown))
+    tab.locator(".jp-OutputArea input[type=checkbox]").first.click()
+    tab.wait_for_selector(".jp-OutputArea figure svg[aria-label='critical curve, caustic']")
     tab.screenshot(path=SHOTS / "lens.png")
+
+
+BESIDE = """
+() => {
+    const knobs = [...document.querySelectorAll('.jp-OutputArea .widget-slider')];
+    const image = document.querySelector('.jp-OutputArea figure img');
+    const last = knobs[knobs.length - 1].getBoundingClientRect();
+    const cell = image.closest('.jp-OutputArea-output');
+    const labels = [...document.querySelectorAll('.jp-OutputArea .widget-label')];
+    return {
+        beside: image.getBoundingClientRect().left >= last.right,
+        fits: cell.scrollWidth <= cell.clientWidth + 1,
+        cut: labels.filter(l => l.scrollWidth > l.clientWidth + 1).map(l => l.textContent),
+    };
+}
+"""
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1280, True), (1440, True), (760, False)])
+def test_the_knobs_of_a_lens_fit_into_a_cell(browser, lab, width, beside):
+    tab = browser.new_page(viewport={"width": width, "height": 800})
+    tab.set_default_timeout(PATIENCE)
+    open_notebook(tab, lab, "notebooks/00_start.ipynb")
+    run_all(tab, save=False)
+    tab.wait_for_selector(".jp-OutputArea figure img")
+    found = tab.evaluate(BESIDE)
+    assert found == {"beside": beside, "fits": True, "cut": []}
+    tab.locator(".jp-OutputArea .widget-slider").first.scroll_into_view_if_needed()
+    tab.screenshot(path=SHOTS / f"lens-{width}.png")
+    tab.close()
+
+
+def test_without_trust_a_still_picture_is_seen(tab, lab, project):
+    name = "untrusted.ipynb"
+    notebook = publish_notebooks.read(project[0] / "outputs/tiny/notebooks/03_sample.ipynb")
+    notebook.cells[0].source += "\n\nA copy that nobody has signed."
+    nbformat.write(notebook, project[0] / name)
+    open_notebook(tab, lab, name)
+    still = tab.locator(".jp-OutputArea-output img[src^='data:image/png']")
+    still.last.wait_for()
+    shown = [o for c in publish_notebooks.code_cells(notebook) for o in c.outputs]
+    assert still.count() >= sum("image/png" in o.get("data", {}) for o in shown) > 2
+    assert "Box(children" not in tab.inner_text("body") and tab.problems == []
+    still.last.scroll_into_view_if_needed()
+    tab.screenshot(path=SHOTS / "untrusted.png")
 
 
 def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
@@ -199,6 +247,18 @@ def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
         "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)"
     )
     tab.screenshot(path=SHOTS / "report.png", full_page=True)
+    assert "Only" in tab.inner_text(".banner")  # the tiny run has few images
+    assert tab.evaluate(
+        "[...document.querySelectorAll('figure > a')].every(a => a.href.endsWith('.pdf'))"
+    )
+    for width in (1280, 400):
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.screenshot(path=SHOTS / f"report-{width}.png")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        if width == 1280:  # verdict, picture and table are seen at once
+            places = "main li >> nth=0", "main img >> nth=0", "main tbody tr >> nth=0"
+            assert all(tab.locator(place).bounding_box()["y"] < 700 for place in places)
+    tab.set_viewport_size({"width": 1300, "height": 1000})
     tab.get_by_role("link", name="03_sample").first.click()
     tab.wait_for_url("**/03_sample.html")
     assert tab.locator("math").count() > 5 and "$" not in tab.inner_text("main p >> nth=3")

@@ -1,5 +1,7 @@
 """Figures: names, colours, stretch, labels and files."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,21 @@ def test_every_pixel_is_in_the_histogram_wherever_the_images_lie(shift):
     assert (shares["real"] > 0).sum() > 40
     beyond = shares["bright"][[0, -1]] - shares["real"][[0, -1]]
     assert beyond == pytest.approx(4 / real.size, abs=2 / real.size)
+
+
+def test_no_legend_lies_over_the_data():
+    images = np.random.default_rng(0).gamma(1, 5, size=(4, 1, 16, 16))
+    figure = figures.intensities({"real": images, "gan": images})
+    figure.savefig(io.BytesIO())  # lays it out
+    assert figure.axes[0].get_legend() is None
+    assert figure.legends[0].get_window_extent().x0 >= figure.axes[0].bbox.x1
+
+
+def test_the_angles_of_a_walk_are_round():
+    angles = np.linspace(0, 360, 40)
+    figure = figures.walk({"angle_deg": angles}, np.zeros((40, 1, 1, 8, 8)), images=1)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[0] == "0°" and titles[1] == "≈ 50°" and titles[-1] == "360°"
 
 
 def test_a_gallery_in_colour_has_no_bar():

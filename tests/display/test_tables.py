@@ -16,6 +16,8 @@ def row(method, metric, value, ratio=None, best=False):
         "z": -0.5,
         "ratio": ratio,
         "n": 1744,
+        "unit": "dex" if metric == "mine" else "1",
+        "larger_is_better": None if metric == "mine" else False,
         "best": best,
     }
 
@@ -23,7 +25,7 @@ def row(method, metric, value, ratio=None, best=False):
 def cells(styler):
     """The texts of a table, row by row."""
     lines = re.findall(r"<tr>(.*?)</tr>", styler.to_html(), re.DOTALL)
-    return [re.findall(r">([^<>]*)</t[hd]>", line) for line in lines]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", line) for line in lines]
 
 
 def test_a_comparison_names_methods_and_measures_and_marks_the_best():
@@ -35,13 +37,23 @@ def test_a_comparison_names_methods_and_measures_and_marks_the_best():
     ]
     table = tables.comparison(rows)
     assert cells(table) == [
-        ["&nbsp;", "DPM-Solver++", "GAN"],
-        ["Frechet distance (LensNet)", "2 ± 0.1 (2.0)", "3 ± 0.1 (3.0)"],
-        ["mine", "0.5 ± 0.1", "0.25 ± 0.1"],
+        ["&nbsp;", "DPM-Solver++", "GAN", "real vs real (floor)", "unit"],
+        ["Frechet distance (LensNet) ↓", "2 ± 0.1 (2.0)", "3 ± 0.1 (3.0)", "1 ± 0.2", ""],
+        ["mine ↔", "0.5 ± 0.1", "0.25 ± 0.1", "1 ± 0.2", "dex"],
     ]
     assert re.findall(r"#T_\w+?_(row\d_col\d)\s*\{\s*font-weight: bold", table.to_html()) == [
         "row0_col0"
     ]
+
+
+def test_no_entry_of_a_table_is_infinite_or_pretends_to_digits():
+    wild = row("gan", "spectrum", 500.0, ratio=500502749.3)
+    exact = row("dpm", "spectrum", 1.0, ratio=1.0) | {"error": 8e-17}
+    lost = row("dpm", "mine", float("inf"))
+    table = cells(tables.comparison([wild, exact, lost]))
+    assert table[1][1:3] == ["500 ± 0.1 (> 1,000)", "1 ± 0 (1.0)"] and table[2][2] == "not measured"
+    card = cells(tables.card("gan", {"spectrum": wild | {"z": float("inf")}}))
+    assert "> 100" in card[1] and "> 1,000" in card[1]
 
 
 def test_a_card_has_a_heading_for_every_number():

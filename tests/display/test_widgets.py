@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import threading
+import time
 import types
 
 import ipywidgets
@@ -12,7 +14,7 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
-from lensnb.display import figures, html, tables, widgets, widgets_stored
+from lensnb.display import answering, figures, html, stills, tables, widgets, widgets_journey
 from lensnb.errors import InputError
 from lensnb.evaluation import image_stats, morphology
 
@@ -130,8 +132,8 @@ def test_a_method_with_fewer_steps_waits_for_the_others(trajectories, real):
 
 def test_the_curves_of_a_frame_are_its_profile_and_spectrum(trajectories, real):
     x0 = trajectories["ddpm"][2][-1, :1]
-    curves = widgets_stored._curves(x0)[0]
-    places = np.linspace(0, 31, widgets_stored.POINTS).round().astype(int)
+    curves = widgets_journey._curves(x0)[0]
+    places = np.linspace(0, 31, widgets_journey.POINTS).round().astype(int)
     assert np.abs(curves[0] - np.arcsinh(image_stats.radial_profile(x0)[0][places])).max() < 1e-12
     svg = html.curve([0, 1, 2], [2, 1, 0], "#ff0000", "a < b", (0, 2), size=(101, 51))
     assert re.findall(r'points="([^"]+)"', svg) == ["1,0 50,25 100,50", "1,50 50,25 100,0"]
@@ -166,10 +168,11 @@ def test_a_gallery_shows_every_image_beside_its_own_caption(real):
 
 def test_a_lens_answers_its_knobs():
     box = widgets.lens(pixels=32)
-    knobs = {k.description: k for k in box.children[0].children}
-    shown = box.children[1]
+    knobs = {k.description: k for k in box.knobs.values()}
+    shown = box.shown
     before = shown.value
     knobs["Einstein radius [arcsec]"].value = 1.7
+    box.settle()
     assert shown.value != before and "Einstein radius 1.70 arcsec" in shown.value
 
     def radius(page):
@@ -207,8 +210,8 @@ class Echo:
 
 def test_a_live_draw_hands_its_knobs_to_the_model():
     box = widgets.live({"ddim": Echo()}, images=2)
-    knobs = {k.description: k for k in box.children[0].children}
-    shown = box.children[1]
+    knobs = {k.description: k for k in box.knobs.values()}
+    shown = box.shown
     assert list(knobs) == [
         "method",
         "steps",
@@ -217,13 +220,14 @@ def test_a_live_draw_hands_its_knobs_to_the_model():
         "Einstein radius [arcsec]",
         "guidance",
     ]
-    assert "10 network evaluations" in shown.value and re.search(
-        r"2 images in \d+\.\d\d s", shown.value
-    )
+    assert "10 evaluations each" in shown.value
+    assert re.search(r"DDIM, seed 0: 2 images in \d+\.\d\d s", shown.value)
     knobs["steps"].value = 25
-    assert "25 network evaluations" in shown.value
+    box.settle()
+    assert "25 evaluations each" in shown.value
     dark = pixels(shown.value)[1:9, 1:9].mean()
     knobs["class"].value = 1
+    box.settle()
     assert pixels(shown.value)[1:9, 1:9].mean() > dark
 
 
@@ -235,8 +239,116 @@ def test_a_refusal_stands_where_the_picture_would():
         def draw(self, n, seed=0, table=None):
             raise InputError("sampler: no such steps")
 
-    shown = widgets.live({"ddim": Refusing()}).children[1]
-    assert "sampler: no such steps" in shown.value
+    box = widgets.live({"ddim": Refusing()})
+    assert "sampler: no such steps" in box.shown.value
+    # Without a picture there is no still picture either.
+    assert "image/png" not in box._repr_mimebundle_()[0]
+
+
+def test_the_knobs_of_a_sampler_are_grey_where_there_is_none():
+    class OnePass(Echo):
+        nfe = 1
+        method = types.SimpleNamespace(steps=None)
+
+    box = widgets.live({"gan": OnePass(), "ddim": Echo()})
+    assert box.knobs["method"].value == "ddim" and not box.knobs["steps"].disabled
+    box.knobs["method"].value = "gan"
+    assert box.knobs["steps"].disabled and box.knobs["guidance"].disabled
+    box.knobs["method"].value = "ddim"
+    assert not box.knobs["steps"].disabled
+    box.settle()
+
+
+def test_of_many_requests_only_the_last_one_is_drawn_after_the_one_at_work():
+    asked = []
+    working = threading.Event()
+    go_on = threading.Event()
+
+    def draw(number):
+        asked.append(number)
+        if number:
+            working.set()
+            assert go_on.wait(60)
+        return answering.Drawn(np.zeros((1, 1, 8, 8)), f"number {number}")
+
+    knob = ipywidgets.IntSlider(0, 0, 99)
+    box = answering.Answering({"number": knob}, draw, zoom=1)
+    knob.value = 1
+    assert working.wait(60)
+    for number in range(2, 20):
+        knob.value = number
+    go_on.set()
+    box.settle()
+    assert asked == [0, 1, 19] and "number 19" in box.shown.value and box.alt == "number 19"
+
+
+def test_a_long_drawing_is_announced_and_an_unforeseen_error_is_told():
+    seen = []
+
+    def draw(number):
+        if number == 1:
+            while not box.status.value:
+                time.sleep(0.01)
+            seen.append(box.status.value)
+        if number == 2:
+            raise ValueError("no such number")
+        return answering.Drawn(np.zeros((1, 1, 8, 8)), "drawn")
+
+    knob = ipywidgets.IntSlider(0, 0, 9)
+    box = answering.Answering({"number": knob}, draw, zoom=1)
+    knob.value = 1
+    box.settle()
+    assert seen == ["drawing ..."] and box.status.value == ""
+    knob.value = 2
+    box.settle()
+    assert "ValueError: no such number" in box.shown.value
+
+
+def test_a_lens_shows_its_critical_curve_where_its_ring_is():
+    box = widgets.lens(pixels=64)
+    box.knobs["q"].value = 1.0
+    box.knobs["gamma"].value = 0.0
+    box.knobs["curves"].value = True
+    box.settle()
+    lines = re.findall(r'<polyline points="([^"]+)" stroke="(#\w+)"', box.shown.value)
+    assert {colour for _, colour in lines} == {"#00e5ff", "#5dff3b"}
+    critical = np.array([p.split(",") for p in lines[0][0].split()], float)
+    # 66 units are 64 pixels and a gap on each side; the ring has 1.2 arcsec, 0.1 arcsec a pixel
+    radius = np.hypot(*(critical - 33).T)
+    assert np.abs(radius - 12).max() < 0.05
+    box.knobs["curves"].value = False
+    box.settle()
+    assert "<polyline" not in box.shown.value
+
+
+def test_each_widget_has_a_still_picture_beside_its_view(trajectories, real):
+    sets = {"real": real, "ddpm": real}
+    texts = {name: [f"caption {i}" for i in range(20)] for name in sets}
+    shown = {
+        "journey": widgets.journey(trajectories, real, images=1, count=3),
+        "gallery": widgets.gallery(sets, texts),
+        "scrub": widgets.scrub(real[:9, None], [f"caption {i}" for i in range(9)]),
+        "lens": widgets.lens(pixels=16),
+        "live": widgets.live({"ddim": Echo()}, images=2),
+    }
+    for box in shown.values():
+        data, told = box._repr_mimebundle_()
+        assert set(data) == {
+            "text/plain",
+            "application/vnd.jupyter.widget-view+json",
+            "image/png",
+        }
+        image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+        assert image.width > 200 and len(image.convert("RGB").getcolors(1 << 20)) > 8
+        assert told["image/png"]["alt"] and len(data["image/png"]) < 300_000
+
+
+def test_a_still_picture_shows_the_images_that_it_is_given():
+    squares = [np.full((8, 8), shade) for shade in (0.0, 1.0)]
+    image = Image.open(io.BytesIO(stills.sheet([squares]))).convert("L")
+    grey = np.asarray(image)[: image.height // 2]
+    left, right = grey[:, : image.width // 2], grey[:, image.width // 2 :]
+    assert left.min() < 5 and np.percentile(right, 10) > 200  # black, and pale yellow on white
 
 
 def test_captions_say_what_is_measured(real):

@@ -71,7 +71,11 @@ def test_what_never_scatters_is_as_bad_as_the_side_it_lies_on():
         row("a", "density", 0.5, larger=None, z=-4.0),
         row("a", "frechet_lensnet", 0.5, z=-4.0),
     ]
-    assert [text.get_text() for text in figures.z_values(rows).axes[0].texts] == ["inf", "4", "-4"]
+    assert [text.get_text() for text in figures.z_values(rows).axes[0].texts] == [
+        "> 100",
+        "4",
+        "-4",
+    ]
 
 
 def test_the_error_of_a_difference_is_that_of_the_paired_resamplings():
@@ -111,7 +115,7 @@ def test_the_verdict_is_three_sentences_of_the_numbers():
     assert "a is within z = 3 of real images in 1 of 1" in physics
     assert "b is within z = 3 of real images in 0 of 1" in physics
     assert "0 of 1, worst in power spectrum (z = 30)" in physics
-    assert "a 0.700 +- 0.100, b 0.900 +- 0.100" in told
+    assert "a 0.700 ± 0.100, b 0.900 ± 0.100" in told
 
 
 def test_the_verdict_counts_in_paired_errors():
@@ -183,3 +187,23 @@ def test_a_run_without_a_comparison_is_named_with_its_command(tmp_path):
     with pytest.raises(InputError, match="run longer has no comparison .*: lensnb run longer") as e:
         compare.compare_runs(runs)
     assert "\n" not in str(e.value)
+
+
+def test_numbers_that_say_no_more_are_told_as_more_than():
+    assert [compare.times_told(r) for r in (9.34, 1000.4, 5e8, np.inf, None, np.nan)] == [
+        "9.3",
+        "> 1,000",
+        "> 1,000",
+        "> 1,000",
+        "",
+        "",
+    ]
+    assert [compare.z_told(z) for z in (3.4, -0.2, np.inf, -np.inf, 1e5, np.nan)] == [
+        "3",
+        "0",
+        "> 100",
+        "< -100",
+        "> 100",
+        "",
+    ]
+    assert compare.z_told(2.44, 1) == "2.4"

@@ -48,6 +48,12 @@
     return labelled(id, select);
   }
 
+  function tick(id) {
+    const made = element("input", { type: "checkbox", checked: get(id, "value"), ...needsKernel(id) });
+    made.onchange = () => set(id, "value", made.checked);
+    return element("label", { className: "knob" }, made, get(id, "description"));
+  }
+
   function play(id) {
     const button = element("button", { textContent: "▶", ariaLabel: "play" });
     let timer;
@@ -85,8 +91,8 @@
   }
 
   const box = (className) => (id) => element("div", { className }, ...get(id, "children").map((child) => view(named(child))));
-  const views = { VBoxModel: box("column"), HBoxModel: box("row"), StackModel: stack, HTMLModel: text, IntSliderModel: slider,
-    FloatSliderModel: slider, DropdownModel: choice, PlayModel: play };
+  const views = { VBoxModel: box("column"), HBoxModel: box("row"), BoxModel: box("row"), StackModel: stack, HTMLModel: text, IntSliderModel: slider,
+    FloatSliderModel: slider, DropdownModel: choice, CheckboxModel: tick, PlayModel: play };
   const view = (id) => (views[models[id].model_name] ?? (() => element("em", {}, "a widget that this page cannot show")))(id);
 
   for (const model of Object.values(models)) if (model.model_name === "LinkModel") link(model.state.source, model.state.target);
