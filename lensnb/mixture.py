@@ -53,7 +53,7 @@ class Mixture:
         share = self._log_parts(rows, sigma).softmax(1)  # (B, K)
         off = (rows[:, None] - self.means)[..., None]  # (B, K, d, 1)
         gain = self.covariances @ torch.linalg.solve(self._widened(sigma), off)
-        clean = (share[..., None] * (self.means + gain[..., 0])).sum(1)
+        clean: Tensor = (share[..., None] * (self.means + gain[..., 0])).sum(1)
         return clean.to(x.dtype).view_as(x)
 
     def log_density(self, x: Tensor, sigma: float = 0.0) -> Tensor:
@@ -87,5 +87,7 @@ class Mixture:
         generator = torch.Generator().manual_seed(seed)
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
-        made = self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        made: Tensor = (
+            self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        )
         return made.view(n, *self.shape)

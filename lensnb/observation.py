@@ -7,7 +7,7 @@ about a predicted image. `log_likelihood` and `chi2` are exact.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,60 +15,12 @@ from torch import Tensor
 
 from lensnb.errors import InputError
 from lensnb.operators import Linear, Operator, conjugate_gradients, identity, transpose
-from lensnb.sampler import Denoise
-from lensnb.schedule import karras
+from lensnb.prior import Prior, slope_of
 
 PROBES = 4  # random images that measure how much each datum sees
 FLAT = 0.01  # share of the range of the scaled training pixels below which data are constant
 
 Variance = Callable[[Tensor], Tensor]  # noiseless data -> variance of the noise
-
-
-class Scaling(Protocol):
-    """The map between the user's units and a prior's; `datasets.dataset.Scaling` is one."""
-
-    @property
-    def low(self) -> float:
-        """The least scaled training pixel."""
-
-    @property
-    def high(self) -> float:
-        """The largest scaled training pixel."""
-
-    def forward(self, x: Any) -> Any:
-        """Scaled images from images in the user's units."""
-
-    def inverse(self, y: Any) -> Any:
-        """Images in the user's units from scaled images."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prior:
-    """A denoiser as a prior of images.
-
-    denoise(x, sigma) -> x0 : in scaled images; shape : of one image (C, H, W)
-    scaling : between the user's units and scaled images
-    spread : standard deviation of the scaled training pixels
-    """
-
-    denoise: Denoise
-    shape: tuple[int, ...]
-    scaling: Scaling
-    spread: float = 0.5
-    device: str | torch.device = "cpu"
-    dtype: torch.dtype = torch.float32
-
-    def sigmas(self, steps: int) -> Tensor:
-        """The noise levels of `steps` steps, falling to 0; float64 (steps + 1,).
-
-        The last but one is a fiftieth of the spread: less than the noise that images hold.
-        """
-        levels = karras(steps, self.spread / 50, 160 * self.spread, 7.0)
-        return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
-
-    def variance(self, sigma: float) -> float:
-        """The variance of a pixel of x0 given x, if pixels were independent and Gaussian."""
-        return sigma**2 * self.spread**2 / (sigma**2 + self.spread**2)
 
 
 class Linearised(NamedTuple):
@@ -124,7 +76,7 @@ class Observation:
         gradient of the likelihood at x0 stays exact. Along the tangent, faint predictions of bright
         data would overshoot by the exponential of an asinh scaling.
         """
-        slope = _slope(self.image, x0)
+        slope = slope_of(self.image, x0)
         noiseless = self.operator(self.image(x0))
         residual = (self.y - noiseless) * self.seen
         along = _secant(self.prior.scaling.forward, noiseless, noiseless + residual)
@@ -177,19 +129,12 @@ class Observation:
         return squares.flatten(1).sum(1) / self.seen.flatten(1).sum(1)
 
 
-def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The derivative of a function of single numbers, at every number of x."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(function(x).sum(), x)[0]
-
-
 def _secant(function: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """The slope of a rising function from a to b, over its slope at a."""
     rise = function(b) - function(a)
     near = rise.abs() < 1e-2  # where the difference would round
-    secant = torch.where(near, _slope(function, (a + b) / 2), rise / torch.where(near, 1, b - a))
-    return secant / _slope(function, a)
+    secant = torch.where(near, slope_of(function, (a + b) / 2), rise / torch.where(near, 1, b - a))
+    return secant / slope_of(function, a)
 
 
 def _signs(like: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def blur(psf: Any) -> Operator:
         # padded, so that nothing wraps around
         size = (height + kernel.shape[0] - 1, width + kernel.shape[1] - 1)
         product = torch.fft.rfft2(u, size) * torch.fft.rfft2(kernel.to(u), size)
-        y = torch.fft.irfft2(product, size)
+        y: Tensor = torch.fft.irfft2(product, size)
         return y[..., top : top + height, left : left + width]
 
     return blurred

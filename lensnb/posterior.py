@@ -9,7 +9,7 @@ prior's prediction. The samplers differ in how they guess p(y | x), and `smc` me
 `draw` brings draws in the user's units. A sampler is added by `@register` above its function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lensnb import sampler
 from lensnb.errors import InputError, did_you_mean
-from lensnb.observation import Observation, Prior, observe
-from lensnb.operators import Linear, Operator, dot, identity
+from lensnb.observation import Observation, observe
+from lensnb.operators import Operator, dot, identity
+from lensnb.prior import Prior, differentiable
 from lensnb.registry import Registry
 from lensnb.sampler import Denoise, ImageNoise, State, States, pairs, start
 from lensnb.seeds import Purpose, derived_seed
@@ -62,16 +63,6 @@ def register(name: str, label: str, **properties: Any) -> Callable[[Run], Run]:
 
 
 # Parts of the samplers ----------------------------------------------------------------------------
-
-
-def _differentiable(denoise: Denoise, x: Tensor, sigma: float) -> tuple[Tensor, Linear]:
-    """x0 = denoise(x, sigma), and the product of its transposed Jacobian with images."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        x0 = denoise(x, sigma)
-    if not x0.requires_grad:
-        raise InputError("denoise: cannot be differentiated; posteriors need its gradient")
-    return x0.detach(), lambda v: torch.autograd.grad(x0, x, v, retain_graph=True)[0]
 
 
 def _walk(
@@ -123,7 +114,7 @@ def dps(
     """
     forward = observation.prior.scaling.forward
     for step, sigma, after in pairs(sigmas):
-        x0, pull = _differentiable(denoise, x, sigma)
+        x0, pull = differentiable(denoise, x, sigma)
         with torch.enable_grad():
             clean = x0.requires_grad_()
             noiseless = observation.operator(observation.image(clean))
@@ -158,7 +149,7 @@ def pigdm(
     """
 
     def bayes(x: Tensor, sigma: float) -> Tensor:
-        x0, pull = _differentiable(denoise, x, sigma)
+        x0, pull = differentiable(denoise, x, sigma)
         at = observation.linearised(x0)
         flat = observation.prior.variance(sigma)
         gain = observation.gain_of(at, at.residual, lambda u: flat * u, flat, iterations)
@@ -185,7 +176,7 @@ def mmps(
     """
 
     def bayes(x: Tensor, sigma: float) -> Tensor:
-        x0, pull = _differentiable(denoise, x, sigma)
+        x0, pull = differentiable(denoise, x, sigma)
         at = observation.linearised(x0)
         flat = observation.prior.variance(sigma)
 
@@ -247,7 +238,7 @@ class Twisted(NamedTuple):
 
 def _twisted(denoise: Denoise, observation: Observation, x: Tensor, sigma: float) -> Twisted:
     """log p(y | x) guessed as if pixels of x0 were independent, given x, and so were data."""
-    x0, pull = _differentiable(denoise, x, sigma)
+    x0, pull = differentiable(denoise, x, sigma)
     wider = observation.prior.variance(sigma) * observation.linearised(x0).gain
     with torch.enable_grad():
         clean = x0.requires_grad_()
@@ -302,15 +293,7 @@ def draw(
     """
     prior = prior if isinstance(prior, Prior) else prior.prior()
     found = POSTERIORS.find(method)
-    for option in options:
-        if option not in found.options:
-            raise InputError(
-                f"{method} has no option {option!r}; {did_you_mean(option, found.options)}"
-            )
-    if n < 1 or steps < 2 or batch < 1:
-        raise InputError(
-            f"draw: expected n and batch from 1 and steps from 2, found {n}, {batch}, {steps}"
-        )
+    _check(method, found, options, n, batch, steps)
     observation = observe(prior, y, operator, noise, seen)
     numbers = [(m, k) for m in range(len(observation.y)) for k in range(n)]
     size = n if found.together else batch
@@ -319,14 +302,29 @@ def draw(
         part = numbers[at : at + size]
         *_, last = states(prior, observation, part, method, steps, seed, **options)
         u = observation.image(last.x)
-        images.append(u.cpu())
-        chi2.append(observation.rows([m for m, _ in part]).chi2(u).cpu())
-    made = torch.cat(images).view(-1, n, *prior.shape).float().numpy()
-    if not np.isfinite(made).all():
+        images.append(u.float().cpu())
+        chi2.append(observation.rows([m for m, _ in part]).chi2(u).float().cpu())
+    made = Draws(
+        torch.cat(images).view(-1, n, *prior.shape).numpy(), torch.cat(chi2).view(-1, n).numpy()
+    )
+    if not np.isfinite(made.images).all():
         raise InputError(f"{method}: draws are not finite; take more steps or fewer iterations")
-    squares = torch.cat(chi2).view(-1, n).float().numpy()
     alone = np.ndim(y) < observation.y.ndim
-    return Draws(made[0], squares[0]) if alone else Draws(made, squares)
+    return Draws(made.images[0], made.chi2[0]) if alone else made
+
+
+def _check(
+    method: str, found: Posterior, options: Iterable[str], n: int, batch: int, steps: int
+) -> None:
+    for option in options:
+        if option not in found.options:
+            hint = did_you_mean(option, found.options)
+            raise InputError(f"{method} has no option {option!r}; {hint}")
+    if n < 1 or batch < 1 or steps < 2:
+        raise InputError(
+            f"draw: expected n and batch of 1 or more and 2 steps or more, found n {n}, "
+            f"batch {batch} and {steps} steps"
+        )
 
 
 def states(
