@@ -119,8 +119,8 @@ def dps(
             clean = x0.requires_grad_()
             noiseless = observation.operator(observation.image(clean))
             off = (forward(observation.y) - forward(noiseless)) * observation.seen
-            distance = (dot(off, off) + 1e-20).sqrt()  # finite slope at 0
-        downhill = pull(torch.autograd.grad(distance.sum(), clean)[0])
+            distance = (dot(off, off) + 1e-20).sqrt().sum()  # finite slope at 0
+        downhill = pull(torch.autograd.grad(distance, clean)[0])
         x0 = x0.detach()
         shrink = (after / sigma) ** 2
         x = x0 + shrink * (x - x0)
@@ -243,7 +243,8 @@ def _twisted(denoise: Denoise, observation: Observation, x: Tensor, sigma: float
     with torch.enable_grad():
         clean = x0.requires_grad_()
         log_guess = observation.log_likelihood(clean, wider)
-    gradient = pull(torch.autograd.grad(log_guess.sum(), clean)[0])
+        total = log_guess.sum()
+    gradient = pull(torch.autograd.grad(total, clean)[0])
     return Twisted(x0.detach(), log_guess.detach(), gradient)
 
 

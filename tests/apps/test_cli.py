@@ -29,7 +29,7 @@ def call(*arguments, cwd=ROOT, outputs=None, module=True, **env):
 
 def test_help_names_every_command():
     code, printed, _ = call("--help")
-    commands = ("run", "train", "check", "report", "draw", "recipes", "init")
+    commands = ("run", "train", "check", "report", "draw", "posterior", "recipes", "init")
     assert code == 0
     listed = {line.split()[1] for line in printed.splitlines() if re.match(r"│ [a-z]+ ", line)}
     assert listed == set(commands)
