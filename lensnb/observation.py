@@ -19,6 +19,7 @@ from lensnb.prior import Prior, slope_of
 
 PROBES = 4  # random images that measure how much each datum sees
 FLAT = 0.01  # share of the range of the scaled training pixels below which data are constant
+FEW = 9  # data that may be alike by chance are fewer
 
 Variance = Callable[[Tensor], Tensor]  # noiseless data -> variance of the noise
 
@@ -234,7 +235,8 @@ def _check_units(made: Observation) -> None:
     chance = 6 * made.variance(made.y)[seen] ** 0.5
     outside = bool(((y + chance < least) | (y - chance > most)).any())
     reach = scaling.forward(torch.stack([y.min(), y.max()]))
-    if outside or (reach[1] - reach[0]).item() < FLAT * span:
+    flat = len(y) >= FEW and (reach[1] - reach[0]).item() < FLAT * span
+    if outside or flat:
         raise InputError(
             f"y: its values lie between {y.min():.4g} and {y.max():.4g}, and the prior's images "
             f"between {low:.4g} and {high:.4g}; bring the data to the units of the prior"

@@ -160,7 +160,7 @@ def test_dps_is_led_by_the_data():
 @pytest.mark.parametrize("method", ["mmps", "pigdm"])
 def test_gaussian_guesses_are_near_for_a_mixture(method):
     mean, scatter = errors(MIXTURE, OPERATORS["mask"], method, seed=2)
-    assert mean.abs().max() < 0.35 and 0.85 < scatter.min() and scatter.max() < 1.45
+    assert mean.abs().max() < 0.35 and scatter.min() > 0.85 and scatter.max() < 1.45
 
 
 def test_smc_is_right_in_the_limit_of_many_particles():
@@ -306,7 +306,8 @@ def test_a_map_of_the_noise_gives_the_weights():
     scatter = exact.covariance().diagonal().sqrt().numpy()
     flat = made.reshape(400, -1)
     assert np.abs((flat.mean(0) - exact.mean().numpy()) / scatter).max() < 0.25
-    assert scatter[0] > 2 * scatter[1] and np.abs(flat.std(0) / scatter - 1).max() < 0.2
+    assert np.abs(flat.std(0) / scatter - 1).max() < 0.2
+    assert abs(made[:, 0, 0, 0].mean() - y[0, 0, 0]) > 0.5 * scatter[0]  # it is not looked at
 
 
 def test_counted_light_is_noisier_where_it_is_brighter():
@@ -330,10 +331,10 @@ def test_chi2_of_the_truth_is_one_a_datum():
 
 def test_data_are_met_at_the_level_of_their_noise():
     """The draws of a right posterior have the residuals of the truth, on average over data."""
-    u = GAUSSIAN.draw(200, 5)
+    u = GAUSSIAN.draw(300, 5)
     y = u + NOISE * Bulk(3).like(u)
-    made = posterior.draw(prior_of(GAUSSIAN), y, noise=NOISE, n=4, steps=30, iterations=9)
-    assert abs(made.chi2.mean() - 1) < 0.05
+    made = posterior.draw(prior_of(GAUSSIAN), y, noise=NOISE, n=1, steps=60, batch=300)
+    assert abs(made.chi2.mean() - 1) < 0.1  # chance: 0.03; the steps add 0.03
 
 
 def test_the_states_of_a_draw_end_with_it():
