@@ -161,7 +161,7 @@ def conjugate_gradients(
     """v with (variance + covariance) v = b, row by row (Hestenes & Stiefel 1952).
 
     covariance : a linear map; guess : of the diagonal of variance + covariance, which preconditions
-    A row ends at a relative error of 1e-5, and where the covariance of a trained network turns out
+    A row ends at a relative error of about 1e-3, and where the covariance of a trained network turns out
     not to be positive.
     """
     v = torch.zeros_like(b)
@@ -173,7 +173,7 @@ def conjugate_gradients(
         certain = dot(p, variance * p)
         product = variance * p + covariance(p)
         length = dot(p, product)
-        going = (length >= certain) & (left > 1e-10 * first)
+        going = (length >= certain) & (left > 1e-6 * first)
         if not bool(going.any()):
             break
         step = torch.where(going, left / length, 0)

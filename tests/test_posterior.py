@@ -167,19 +167,18 @@ def test_smc_is_right_in_the_limit_of_many_particles():
     """The mean's error falls with the particles, to what its steps leave."""
     operator = OPERATORS["mask"]
     found = {}
-    for n in (30, 3000):
-        off = [errors(MIXTURE, operator, "smc", n, 100, seed=2)[0] for _ in (0,)]
-        off += [errors_again(operator, n, seed) for seed in (1, 2, 3)]
+    for n in (30, 2000):
+        off = [errors_again(operator, n, seed) for seed in (1, 2, 3)]
         found[n] = torch.stack(off).square().mean().sqrt().item()
-    assert found[3000] < 0.5 * found[30] and found[3000] < 0.12
+    assert found[2000] < 0.5 * found[30] and found[2000] < 0.12
 
 
 def errors_again(operator, n, seed):
-    """The error of the mean for the same data and other noise."""
+    """The error of the mean of SMC, by another seed for the same data."""
     y = data_of(MIXTURE, operator, 2)
     a = matrix(operator)
     exact = MIXTURE.posterior(a, y.flatten(), torch.full((len(a),), NOISE**2))
-    x = drawn(prior_of(MIXTURE), y, operator, "smc", n, 100, seed)
+    x = drawn(prior_of(MIXTURE), y, operator, "smc", n, 80, seed)
     return (x.mean(0) - exact.mean()) / exact.covariance().diagonal().sqrt()
 
 
@@ -252,7 +251,7 @@ def test_conjugate_gradients_solve_each_row_and_stop_at_a_negative_direction():
 
     v = operators.conjugate_gradients(covariance, variance, b, variance, 50)
     exact = torch.linalg.solve(positive + torch.diag_embed(variance), b)
-    assert (v - exact).abs().max() < 1e-4
+    assert (v - exact).abs().max() < 2e-3 * exact.abs().max()
     alone = operators.conjugate_gradients(
         lambda u: (positive[1:2] @ u[..., None])[..., 0], variance[1:2], b[1:2], variance[1:2], 50
     )
