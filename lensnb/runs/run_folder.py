@@ -24,6 +24,8 @@ from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
 
 START = "00_start"  # the front page, which reads and writes nothing
+POSTERIOR = "07_posterior"  # reads nothing but the shipped reference, and writes nothing
+APART = (START, POSTERIOR)  # notebooks that are no step of the chain
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
