@@ -2,8 +2,9 @@
 
     python benchmarks/posterior.py [closed | scaling | particles | coverage | speed]...
 
-Without arguments all parts run; `coverage` takes hours of one core, and goes on where it was broken
-off. Writes outputs/benchmarks/posterior-<part>.csv, and the figure posterior.png from `coverage`.
+Without arguments all parts run. `coverage` takes a quarter of an hour of one core, and goes on
+where it was broken off. Writes outputs/benchmarks/posterior-<part>.csv, and the figure
+posterior.png from `coverage`.
 """
 
 import sys
@@ -36,8 +37,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {  # name and options, with the steps of e
     "dps": {"steps": 100},
     "smc": {"steps": 100},
 }
-LENSES = 60  # of the coverage with the reference
-PER_LENS = 20  # draws of each
+LENSES = 32  # of the coverage with the reference
+PER_LENS = 7  # draws of each
 OPERATORS = ("missing", "seeing", "quarter")  # of the coverage
 
 Row = dict[str, Any]

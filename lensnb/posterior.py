@@ -328,6 +328,7 @@ def _check(
         )
 
 
+@torch.no_grad()  # only while it runs: between its steps the caller's gradients are on
 def states(
     prior: Prior,
     observation: Observation,
@@ -342,5 +343,4 @@ def states(
     noise = ImageNoise(derived_seed(seed, Purpose.POSTERIOR, m, k) for m, k in numbers)
     x = start(sigmas, prior.shape, noise, prior.dtype, prior.device)
     rows = observation.rows([m for m, _ in numbers])
-    with torch.no_grad():
-        yield from POSTERIORS.find(method).run(prior.denoise, sigmas, x, noise, rows, **options)
+    yield from POSTERIORS.find(method).run(prior.denoise, sigmas, x, noise, rows, **options)

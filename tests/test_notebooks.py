@@ -53,7 +53,7 @@ HELD = {  # what each notebook lets the reader change: what its step reads
     "03_sample": {"run", "seed", "device", "threads", "data", *SECTIONS, "sample"},
     "04_evaluate": {"run", "seed", "threads", "data", *SECTIONS, "sample", "evaluate"},
     "05_compare": {"run", "seed", "seeds", "threads", "data", *SECTIONS, "sample", "evaluate"},
-    "07_posterior": {"seed", "device", "threads"},
+    "07_posterior": {"seed", "threads"},
 }
 OTHER = {  # another value of each parameter that decides what a stage holds
     "seed": 1,

@@ -360,7 +360,10 @@ def test_the_states_of_a_draw_end_with_it():
     for method in posterior.POSTERIORS:
         made = posterior.draw(prior, y, noise=NOISE, n=3, method=method, steps=6, seed=2)
         seen = observe(prior, y, noise=NOISE)
-        way = list(posterior.states(prior, seen, [(0, 0), (0, 1), (0, 2)], method, 6, 2))
+        way = []
+        for state in posterior.states(prior, seen, [(0, 0), (0, 1), (0, 2)], method, 6, 2):
+            assert torch.is_grad_enabled() and not state.x.requires_grad
+            way.append(state)
         assert [state.step for state in way] == [1, 2, 3, 4, 5, 6] and way[-1].sigma == 0
         assert np.abs(way[-1].x.numpy() - made.images[0]).max() < 1e-6
 

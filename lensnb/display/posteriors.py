@@ -24,8 +24,8 @@ class Case(NamedTuple):
 def posterior(cases: Mapping[str, Case], shown: int = 6) -> Figure:
     """A row for each case: data, mean, scatter, a few draws, truth.
 
-    All images of a row but the scatter share one asinh stretch. The scatter is the standard
-    deviation over the draws, black for 0, white for the number that is written below.
+    All images of a row but the scatter share one asinh stretch; missing data are grey. The scatter
+    is the standard deviation over the draws, black for 0, white for the number below it.
     """
     titles = ["data", "mean", "scatter", *(f"draw {i + 1}" for i in range(shown)), "truth"]
     figure, axes = plt.subplots(
@@ -42,6 +42,7 @@ def posterior(cases: Mapping[str, Case], shown: int = 6) -> Figure:
         axis.set_title(title, fontsize=7)
     for row, (label, case) in zip(axes, cases.items(), strict=True):
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        row[0].set_facecolor("0.5")  # where data are missing
         images = [case.data, case.draws.mean(0), None, *case.draws[:shown]]
         images += [None] * (shown - len(case.draws[:shown])) + [case.truth]
         span = limits(case.draws)

@@ -19,6 +19,7 @@ from lensnb.errors import InputError, of_files
 from lensnb.io import home
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
+from lensnb.recipes.schema import Method
 from lensnb.runs import artefact
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
@@ -33,6 +34,8 @@ LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every")
+# Keys of a method that are younger than some runs: without them they drew as the defaults do.
+LATER = ("guidance_low", "guidance_high", "guide")
 
 
 def outputs_folder(path: str | Path | None = None) -> Path:
@@ -262,7 +265,11 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     sample = run.tree["sample"]
     shared = {key: sample[key] for key in ("n", "precision", "trajectory", "frames", "context")}
     files = _fingerprints(sample["context"])
-    method = sample["methods"][name]
+    method = {
+        key: value
+        for key, value in sample["methods"][name].items()
+        if key not in LATER or value != Method.model_fields[key].default
+    }
     return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
 
 
