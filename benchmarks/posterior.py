@@ -1,6 +1,6 @@
 """How right are the posteriors? Closed forms, coverage with the reference model, speed.
 
-    python benchmarks/posterior.py [closed | scaling | particles | coverage | speed]...
+    python benchmarks/posterior.py [closed | scaling | particles | coverage | density | speed]...
 
 Without arguments all parts run. `coverage` takes a quarter of an hour of one core, and goes on
 where it was broken off. Writes outputs/benchmarks/posterior-<part>.csv, and the figure
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensnb import io, operators, posterior, pretrained
+from lensnb import io, likelihood, operators, posterior, pretrained
 from lensnb.datasets.dataset import Scaling
 from lensnb.evaluation import coverage, lensnet
+from lensnb.lensing.nonlenses import non_lenses
 from lensnb.lensing.simulate import simulate
 from lensnb.mixture import Mixture
 from lensnb.observation import observe
@@ -320,6 +321,33 @@ def figure(curves: dict[tuple[str, str], coverage.Coverage]) -> None:
     figures.save(made, outputs_folder() / "benchmarks", "posterior")
 
 
+# Log-densities ------------------------------------------------------------------------------------
+
+
+def density() -> Iterator[Row]:
+    """Log-densities of lenses and of other images, with the reference."""
+    generator = pretrained.load()
+    lenses, _ = simulate(16, seed=501)
+    noisier, _ = simulate(6, seed=502)
+    sets = {
+        "lenses": lenses,
+        "no lenses": non_lenses(10, seed=3),
+        "noisier": noisier + np.random.default_rng(0).normal(0, 0.5, noisier.shape),
+        "brighter": 1.3 * lenses[:4],
+        "drawn": generator.draw(6, seed=3),
+    }
+    for label, images in sets.items():
+        found = likelihood.log_density(generator, images, steps=8, probes=2)
+        yield {
+            "images": label,
+            "n": len(images),
+            "least": float(found.value.min()),
+            "median": float(np.median(found.value)),
+            "most": float(found.value.max()),
+            "error": float(found.error.mean()),
+        }
+
+
 # Speed --------------------------------------------------------------------------------------------
 
 
@@ -349,6 +377,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "scaling": scaling,
     "particles": particles,
     "coverage": covered,
+    "density": density,
     "speed": speed,
 }
 
