@@ -154,8 +154,10 @@ def test_guidance_costs_its_second_evaluation_within_its_interval_alone(dataset,
 def guided_by(guide, scale=2.0):
     """A recipe whose training keeps a step, with a method that is guided by `guide`."""
     way = {"sampler": "ddim", "steps": 4, "spacing": "karras", "guidance": scale, "guide": guide}
-    tree = recipe(methods={"m": {k: v for k, v in way.items() if v is not None}}).model_dump()
-    return validate(tree | {"train": tree["train"] | {"keep": [100]}}, "test")
+    tree = recipe().model_dump()
+    tree["train"] |= {"keep": [100]}
+    tree["sample"] |= {"methods": {"m": {k: v for k, v in way.items() if v is not None}}}
+    return validate(tree, "test")
 
 
 def test_kept_weights_guide_and_lie_beside_the_models(dataset, weights, tmp_path):
