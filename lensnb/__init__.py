@@ -27,7 +27,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensnb import metrics, sampler, schedule
+    from lensnb import likelihood, metrics, operators, posterior, sampler, schedule
     from lensnb.denoiser import Denoiser, add_noise
     from lensnb.errors import InputError
     from lensnb.evaluation.frechet import frechet
@@ -60,9 +60,12 @@ _ELSEWHERE = {
     "UNet": "lensnb.unet",
     "add_noise": "lensnb.denoiser",
     "frechet": "lensnb.evaluation.frechet",
+    "likelihood": "",
     "load": "lensnb.pretrained",
     "load_recipe": "lensnb.recipes.recipe",
     "metrics": "",
+    "operators": "",
+    "posterior": "",
     "sample": "lensnb.sampler",
     "sampler": "",
     "schedule": "",
@@ -80,6 +83,7 @@ __all__ = [
     "draw_samples",
     "evaluate_method",
     "frechet",
+    "likelihood",
     "load",
     "load_data",
     "load_generator",
@@ -90,6 +94,8 @@ __all__ = [
     "make_data",
     "metrics",
     "open_run",
+    "operators",
+    "posterior",
     "progress",
     "sample",
     "sampler",

@@ -5,6 +5,7 @@ image follows from it, is decided here. This is a thin preconditioning around an
 al. 2022, arXiv:2206.00364, eq. 7): x0 = c_skip x + c_out F(c_in x, c_noise).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -191,25 +192,43 @@ def loss(
 
 
 def guided(
-    denoise: Callable[..., torch.Tensor], context: torch.Tensor | None = None, scale: float = 1.0
+    denoise: Callable[..., torch.Tensor],
+    context: torch.Tensor | None = None,
+    scale: float = 1.0,
+    low: float = 0.0,
+    high: float = math.inf,
+    guide: Callable[..., torch.Tensor] | None = None,
 ) -> Denoise:
-    """denoise(x, sigma) with a context (B, K), exaggerated by classifier-free guidance.
+    """denoise(x, sigma) with a context (B, K), exaggerated by guidance.
 
-    x0 = null + scale (given - null). A scale of 1 is the plain conditional model and costs one
-    evaluation; 0 ignores the context (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, scale = 1 + w).
+    x0 = null + scale (given - null), where null is the prediction without context (classifier-free
+    guidance, Ho & Salimans 2022, arXiv:2207.12598, eq. 6, scale = 1 + w). With `guide`, a worse
+    model of the same kind, null is its prediction with the same context (autoguidance, Karras et
+    al. 2024, arXiv:2406.02507, eq. 3). A scale of 1 is the plain model and costs one evaluation; 0
+    is the null alone.
+    low, high : only where low < sigma <= high (Kynkaanniemi et al. 2024, arXiv:2404.07724)
     """
 
     def plainly(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return denoise(x, sigma, context)
 
-    def exaggerated(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    def both(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        if guide is not None:
+            return denoise(x, sigma, context), guide(x, sigma, context)
         assert context is not None
         dropped = torch.full_like(context, torch.nan)  # rows of NaN stand for a dropped context
         twice = torch.cat([context, dropped])
         given, null = denoise(torch.cat([x, x]), sigma, twice).chunk(2)
+        return given, null
+
+    def exaggerated(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        if not low < sigma <= high:
+            return plainly(x, sigma)
+        given, null = both(x, sigma)
         return null + scale * (given - null)
 
-    return plainly if context is None or scale == 1 else exaggerated
+    nothing_to_guide = context is None and guide is None
+    return plainly if nothing_to_guide or scale == 1 else exaggerated
 
 
 def clipped(denoise: Denoise, low: float, high: float) -> Denoise:

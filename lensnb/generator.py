@@ -4,7 +4,8 @@ This is all that the sampling notebook needs of any method. It cannot tell a dif
 GAN. What differs between the kinds of generator is entered in KINDS at the end of this file.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lensnb.devices import find_device
 from lensnb.errors import InputError, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
+from lensnb.prior import Prior
 from lensnb.recipes.recipe import Params
 from lensnb.recipes.schema import Diffusion, Method
 from lensnb.seeds import image_seeds
@@ -46,7 +48,8 @@ def sigmas_of(method: Method, diffusion: Diffusion) -> torch.Tensor:
 class Drawer:
     """What each kind draws with; it adds `nfe`, the number of network evaluations for an image.
 
-    precision : in which the network computes, fp32 or bf16; all else is float32
+    guide : the worse network of a method with autoguidance, or None
+    precision : in which the networks compute, fp32 or bf16; all else is float32
     compiled : the network as torch.compile made it, or None to call the network itself
     """
 
@@ -55,13 +58,14 @@ class Drawer:
     method: Method
     dataset: Dataset
     device: str | torch.device
+    guide: Any = None
     precision: str = "fp32"
     compiled: devices.Compiled | None = None
 
-    def evaluate(self, *tensors: Any, **more: Any) -> torch.Tensor:
-        """The network of these tensors, in its precision."""
+    def evaluate(self, *tensors: Any, net: Any = None, **more: Any) -> torch.Tensor:
+        """The network, or another `net`, of these tensors, in its precision."""
         with devices.in_precision(self.precision, torch.device(self.device)):
-            out: torch.Tensor = (self.compiled or self.net)(*tensors, **more)
+            out: torch.Tensor = (net or self.compiled or self.net)(*tensors, **more)
         return out
 
     def trial(self, seeds: list[int], context: torch.Tensor | None = None) -> None:
@@ -82,26 +86,53 @@ class DiffusionDrawer(Drawer):
         assert method.sampler is not None and method.steps is not None
         self.sampler = sampler.SAMPLERS.find(method.sampler)
         self.sigmas = sigmas_of(method, self.params.diffusion)
-        self.nfe = self.sampler.evaluations(method.steps) * (1 if method.guidance == 1 else 2)
+        self.nfe = self.sampler.evaluations(method.steps) + self._guided_evaluations()
+
+    def _guided_evaluations(self) -> int:
+        """How many evaluations ask for a second prediction: those within guidance's interval."""
+        method = self.method
+        if method.guidance == 1:
+            return 0
+        asked: list[float] = []
+
+        def note(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            asked.append(sigma)
+            return x
+
+        noise = sampler.ImageNoise([0])
+        list(self.sampler.run(note, self.sigmas, torch.zeros(1, 1, 1, 1), noise))
+        return sum(method.guidance_low < sigma <= method.guidance_high for sigma in asked)
 
     def denoise(
-        self, x: torch.Tensor, sigma: float, context: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        sigma: float,
+        context: torch.Tensor | None = None,
+        net: nn.Module | None = None,
     ) -> torch.Tensor:
-        """The clean images as the network predicts them (B, C, H, W)."""
+        """The clean images as the network, or another `net`, predicts them (B, C, H, W)."""
         level = x.new_full((len(x),), sigma)  # filled on the device, so that nothing waits
         # One layout in memory, also of what the network itself returned: it is compiled once.
-        return self.evaluate(x.flatten().view(x.shape), level, context)
+        return self.evaluate(x.flatten().view(x.shape), level, context, net=net)
 
     def states(self, seeds: list[int], context: torch.Tensor | None = None) -> sampler.States:
         """The sampler's States for images of these seeds and contexts (B, K), in model units."""
         noise = sampler.ImageNoise(seeds)
         shape = self.dataset.images.shape[1:]
         x = sampler.start(self.sigmas, shape, noise, device=self.device)
-        denoise = denoiser.guided(self.denoise, context, self.method.guidance)
-        if self.method.clip:
+        method = self.method
+        denoise = denoiser.guided(
+            self.denoise,
+            context,
+            method.guidance,
+            method.guidance_low,
+            method.guidance_high,
+            functools.partial(self.denoise, net=self.guide) if self.guide else None,
+        )
+        if method.clip:
             scaling = self.dataset.scaling
             denoise = denoiser.clipped(denoise, scaling.low, scaling.high)
-        options = {name: getattr(self.method, name) for name in self.sampler.options}
+        options = {name: getattr(method, name) for name in self.sampler.options}
         return self.sampler.run(denoise, self.sigmas, x, noise, **options)
 
     def trial(self, seeds: list[int], context: torch.Tensor | None = None) -> None:
@@ -174,6 +205,7 @@ class Generator:
         dataset: Dataset,
         net: nn.Module,
         device: str | torch.device,
+        guide: nn.Module | None = None,
     ) -> None:
         self.params = params
         self.method = method
@@ -181,12 +213,12 @@ class Generator:
         self.dataset = dataset
         self.scaling = dataset.scaling
         self.kind = KINDS.find(method.model)
-        self.inner = self.kind.drawer(net, params, method, dataset, device)
+        self.inner = self.kind.drawer(net, params, method, dataset, device, guide)
         self.inner.precision = self.precision = self._precision()
         self.nfe = self.inner.nfe
         self.context = conditions.resolve(params.model.context, dataset)
         path = params.sample.context
-        if self.context == "none" and (path or method.guidance != 1):
+        if self.context == "none" and (path or (method.guidance != 1 and guide is None)):
             raise InputError(
                 "sample.context and guidance are for images of which something is known, "
                 "and these have no labels; leave them out"
@@ -208,7 +240,33 @@ class Generator:
         if not self.kind.sampled:
             return self
         method = self.method.model_copy(update={"steps": steps, "guidance": guidance})
-        return Generator(self.params, method, self.dataset, self.inner.net, self.device)
+        inner = self.inner
+        return Generator(self.params, method, self.dataset, inner.net, self.device, inner.guide)
+
+    def prior(self) -> Prior:
+        """The denoiser as a prior of images of which nothing is known, for `posterior.draw`.
+
+        Raises InputError for a generator without a denoiser, such as a GAN.
+        """
+        if not self.kind.sampled:
+            raise InputError(
+                f"a {self.kind.label} has no denoiser and can be no prior; "
+                "take a method with a sampler"
+            )
+        net = self.inner.net
+        known = conditions.width(self.context, self.dataset)
+
+        def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            clean: torch.Tensor = net(x, sigma, x.new_full((len(x), known), torch.nan))
+            return clean
+
+        def alone(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            clean: torch.Tensor = net(x, sigma)
+            return clean
+
+        shape = self.dataset.images.shape[1:]
+        spread = self.dataset.sigma_data
+        return Prior(denoise if known else alone, shape, self.scaling, spread, self.device)
 
     def parameters(self) -> int:
         """The number of trained weights."""
@@ -314,12 +372,29 @@ class Generator:
 def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | Path) -> Generator:
     """The trained Generator of the method `name`.
 
-    weights : one file, or several that each hold a part
-    Raises InputError for the weights of another recipe.
+    weights : one file, or several that each hold a part; a guide lies beside them
+    Raises InputError for the weights of another recipe, and for a guide that is not there.
     """
     method = params.sample.methods[name]
     device = find_device(params.device)
-    net = untrained(method.model, params, dataset)
+    net = devices.placed(_trained(method.model, params, dataset, weights), device)
+    guide = None
+    if method.guide:
+        path = Path(weights[0]).with_name(f"{method.guide}.safetensors")
+        if not path.is_file():
+            raise InputError(
+                f"sample.methods.{name}.guide: no {path.name} beside {weights[0]}; train with "
+                "train.keep, which keeps the weights of some steps"
+            )
+        guide = devices.placed(_trained(method.model, params, dataset, [path]), device)
+    return Generator(params, method, dataset, net, device, guide)
+
+
+def _trained(
+    model: str, params: Params, dataset: Dataset, weights: Sequence[str | Path]
+) -> nn.Module:
+    """The network of a kind of generator with these weights."""
+    net = untrained(model, params, dataset)
     try:
         state: dict[str, torch.Tensor] = {}
         for path in weights:
@@ -330,7 +405,7 @@ def load_generator(params: Params, name: str, dataset: Dataset, *weights: str | 
             f"{weights[0]}: not the weights of this recipe ({one_line(error, 120)}); "
             "delete its folder and run notebooks/02_train.ipynb again"
         ) from None
-    return Generator(params, method, dataset, devices.placed(net, device), device)
+    return net
 
 
 # Untrained networks of a recipe -------------------------------------------------------------------

@@ -252,6 +252,32 @@ def _exponential_step(x: Tensor, sigma: float, after: float, known: list[Point])
     return x + (phi_1 + h) * slope - (phi_1 + h - h**2 / 2) * 2 * bend
 
 
+@register("dpmpp_2m_sde", "SDE-DPM-Solver++", options=("eta",))
+def dpmpp_2m_sde(
+    denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, eta: float = 1.0
+) -> States:
+    """DPM-Solver++ 2M with fresh noise in every step (Lu et al. 2022, SDE-DPM-Solver++(2M)).
+
+    eta : 0 is DPM-Solver++ 2M; 1 is as noisy as DDPM, and of second order where DDPM is of first
+    """
+    earlier: Point | None = None
+    for step, sigma, after in pairs(sigmas):
+        x0 = denoise(x, sigma)
+        here = (-math.log(sigma), x0)
+        if after == 0:
+            x = x0
+        else:
+            h = math.log(sigma / after)
+            middle = x0  # as expected half-way, on the line through this point and the one before
+            if earlier:
+                middle = x0 + h / 2 * (x0 - earlier[1]) / (here[0] - earlier[0])
+            x = after / sigma * math.exp(-eta * h) * x - math.expm1(-(1 + eta) * h) * middle
+            if eta > 0:
+                x = x + after * (-math.expm1(-2 * eta * h)) ** 0.5 * noise.like(x)
+        earlier = here
+        yield State(step, after, x, x0)
+
+
 @register("unipc", "UniPC")
 def unipc(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None, order: int = 3) -> States:
     """UniPC with B_2(h): each evaluation also corrects the step that led to it.

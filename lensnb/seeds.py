@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     WEIGHTS = 3  # initial weights of a network
     IMAGES = 11  # noise of a generated image
     NOISE = 12  # noise added to an image
+    POSTERIOR = 13  # noise of a draw of a posterior, by observation and draw
+    TRACE = 14  # probes of a trace
     CHOOSE = 21  # which images are judged, and which are watched during training
     NON_LENSES = 31  # images without a lens
     WATCH = 41  # images that a training is watched with

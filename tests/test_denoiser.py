@@ -143,6 +143,41 @@ def test_guidance_goes_from_the_null_context_through_the_given_one():
     assert spy.context is None
 
 
+def test_guidance_acts_within_its_interval_alone():
+    def told(x, sigma, context):
+        return x * 0 + context.nan_to_num(-1.0).sum(1)[:, None, None, None]
+
+    x = torch.zeros(1, 1, 2, 2)
+    context = torch.tensor([[3.0]])
+    led = denoiser.guided(told, context, 2.0, low=0.5, high=4.0)
+    values = {sigma: led(x, sigma).unique().item() for sigma in (0.1, 0.5, 0.6, 4.0, 4.1)}
+    assert values == {0.1: 3.0, 0.5: 3.0, 0.6: 7.0, 4.0: 7.0, 4.1: 3.0}
+
+
+def test_a_worse_model_guides_to_a_narrower_gaussian():
+    """Of Gaussians N(m, v) the guided score is that of N(m', v') with 1/v' = s/v + (1 - s)/w."""
+
+    def gaussian(mean, variance):
+        def denoise(x, sigma, context=None):
+            assert context is None or context.shape == (3, 2)
+            return (variance * x + sigma**2 * mean) / (variance + sigma**2)
+
+        return denoise
+
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).view(3, 1, 2, 2)
+    scale, sigma, good, worse = 1.7, 0.6, (0.3, 0.5), (-0.1, 0.9)
+    context = torch.zeros(3, 2)
+    for known in (None, context):
+        led = denoiser.guided(gaussian(*good), known, scale, guide=gaussian(*worse))(x, sigma)
+        total = [v + sigma**2 for _, v in (good, worse)]
+        precision = scale / total[0] + (1 - scale) / total[1]
+        mean = (scale * good[0] / total[0] + (1 - scale) * worse[0] / total[1]) / precision
+        assert (led - x - sigma**2 * precision * (mean - x)).abs().max() < 1e-12
+    assert precision > 1 / total[0]  # narrower than the good model's
+    plain = denoiser.guided(gaussian(*good), None, 1.0, guide=gaussian(*worse))(x, sigma)
+    assert torch.equal(plain, gaussian(*good)(x, sigma))
+
+
 # Float types --------------------------------------------------------------------------------------
 
 EACH = [0.25, 2.0, 30.0]  # exact in half precision

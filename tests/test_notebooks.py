@@ -14,7 +14,7 @@ from lensnb import pipeline
 from lensnb.apps import execute
 from lensnb.errors import InputError
 from lensnb.recipes.recipe import Params, validate
-from lensnb.runs.run_folder import START, STEPS, Run
+from lensnb.runs.run_folder import APART, START, STEPS, Run
 from tools import publish_notebooks
 from tools.publish_notebooks import code_cells, nbval, problems, read, tagged
 
@@ -26,7 +26,8 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def test_there_is_a_notebook_for_each_step():
-    assert [p.stem for p in NOTEBOOKS] == [START, *STEPS, *publish_notebooks.BESIDE]
+    names = sorted([*APART, *STEPS, *publish_notebooks.BESIDE])
+    assert [p.stem for p in NOTEBOOKS] == names and NOTEBOOKS[0].stem == START
     front, *others = (len(code_cells(read(p))) for p in NOTEBOOKS)
     assert front <= 10 and all(10 <= cells <= 20 for cells in others)
 
@@ -55,6 +56,7 @@ HELD = {  # what each notebook lets the reader change: what its step reads
     "03_sample": {"run", "seed", "device", "threads", "data", *SECTIONS, "sample"},
     "04_evaluate": {"run", "seed", "threads", "data", *SECTIONS, "sample", "evaluate"},
     "05_compare": {"run", "seed", "seeds", "threads", "data", *SECTIONS, "sample", "evaluate"},
+    "07_posterior": {"seed", "threads"},
 }
 OTHER = {  # another value of each parameter that decides what a stage holds
     "seed": 1,

@@ -167,6 +167,31 @@ def test_dpm_solver_2m_equals_diffusers(name, steps):
 
 
 @BETAS
+@pytest.mark.parametrize("steps", [5, 25, 100])
+def test_sde_dpm_solver_equals_diffusers(name, steps):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **COMMON,
+        beta_schedule=name,
+        solver_order=2,
+        algorithm_type="sde-dpmsolver++",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
+    given = difference(
+        sampler.dpmpp_2m_sde, of(scheduler), scheduler, steps, lambda draw: {"variance_noise": draw}
+    )
+    assert given < 1e-5  # diffusers rounds to single precision at every step
+
+
+def test_without_noise_the_sde_solver_is_the_plain_one():
+    sigmas = Discrete(cosine_betas()).sample_sigmas(12)
+    x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    *_, plain = sampler.dpmpp_2m(wiggly, sigmas, x)
+    *_, quiet = sampler.dpmpp_2m_sde(wiggly, sigmas, x, None, eta=0.0)
+    assert (plain.x - quiet.x).abs().max() < 1e-12
+
+
+@BETAS
 @pytest.mark.parametrize("steps", [5, 10, 25, 100, 1000])
 def test_dpm_solver_3m_equals_diffusers_but_for_their_half_of_the_curvature(
     name, steps, monkeypatch

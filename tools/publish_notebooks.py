@@ -1,6 +1,7 @@
 """Replace the committed notebooks by the executed ones of a finished quick run.
 
-    python -m tools.publish_notebooks
+    python -m tools.publish_notebooks                  # all
+    python -m tools.publish_notebooks 07_posterior     # one that is no step of the chain
 
 Nothing is published that is hard to read or gives other results when it is executed again.
 """
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -20,9 +22,9 @@ from lensnb import io
 from lensnb.apps.execute import execute
 from lensnb.errors import InputError, told
 from lensnb.recipes.recipe import Params
-from lensnb.runs.run_folder import START, STEPS, Run
+from lensnb.runs.run_folder import APART, STEPS, Run
 
-NOTEBOOKS = (START, *STEPS)
+NOTEBOOKS = tuple(sorted((*APART, *STEPS)))
 # Notebooks beside the chain; they are executed on runs of their own, and not published from here.
 BESIDE = ("06_runs",)
 LEAST_CHECKED = 3  # cells of a notebook whose output nbval compares
@@ -40,11 +42,26 @@ def publish(params: Params) -> None:
     """
     run = Run(params)
     refuse_another_run(run)
-    execute(START, params)
+    for name in APART:
+        execute(name, params)
+    _replace(run, NOTEBOOKS)
+    shutil.copy(run.path / "figures" / "gallery.png", io.home() / "docs" / "gallery.png")
+
+
+def publish_apart(name: str) -> None:
+    """Execute and replace one notebook that is no step of the chain; raises as `publish` does."""
+    if name not in APART:
+        raise InputError(f"{name}: only {', '.join(APART)} can be published alone")
+    execute(name, Params())
+    _replace(Run(Params()), [name])
+
+
+def _replace(run: Run, names: Sequence[str]) -> None:
+    """Replace notebooks by the executed ones of a run, once a second execution gives the same."""
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
         shutil.copytree(io.home() / "params", fresh / "params")
-        for name in NOTEBOOKS:
+        for name in names:
             executed = cleaned(run.path / "notebooks" / f"{name}.ipynb")
             write(executed, fresh / "notebooks" / f"{name}.ipynb")
         code, printed = nbval(fresh, run.outputs)
@@ -53,10 +70,9 @@ def publish(params: Params) -> None:
                 f"{run.path / 'notebooks'}: a second execution gives other outputs, "
                 f"so nothing is published\n{printed}"
             )
-        for name in NOTEBOOKS:
+        for name in names:
             checked = read(fresh / "notebooks" / f"{name}.ipynb")
             write(checked, io.home() / "notebooks" / f"{name}.ipynb")
-    shutil.copy(run.path / "figures" / "gallery.png", io.home() / "docs" / "gallery.png")
 
 
 def refuse_another_run(run: Run) -> None:
@@ -166,4 +182,6 @@ def nbval(folder: Path, outputs: Path) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(told(lambda: publish_apart(sys.argv[1])))
     sys.exit(told(lambda: publish(Params())))

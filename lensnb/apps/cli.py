@@ -1,4 +1,4 @@
-"""The command line `lensnb`: run, compare, train, check, report, draw, recipes, init.
+"""The command line `lensnb`: run, compare, train, check, report, draw, posterior, recipes, init.
 
 An InputError becomes one line on stderr and exit status 2. Paths belong to the folder in which the
 command is given.
@@ -281,6 +281,40 @@ def _compare(runs: list[str], to: Path | None, all_rows: bool) -> None:
     print(found.told(all_rows))
     if to:
         print(f"\n{to}: {', '.join(found.save(to))}")
+
+
+# ---- posterior
+
+
+@app.command("posterior")
+def posterior_draws(
+    data: Annotated[Path, typer.Argument(help="A .npy file of one image, or of several.")],
+    mask: Annotated[
+        Path | None, typer.Option(help="A .npy file: 0 where a pixel is missing.")
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Standard deviation: a number or a .npy map.")
+    ] = None,
+    exposure: Annotated[
+        float | None, typer.Option(help="Counts a unit of brightness: adds photon noise.")
+    ] = None,
+    psf: Annotated[Path | None, typer.Option(help="A .npy file: the blur.")] = None,
+    fwhm: Annotated[float | None, typer.Option(help="Width of a Gaussian blur [pixels].")] = None,
+    factor: Annotated[
+        int | None, typer.Option(help="The data's pixels are so much larger.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 64,
+    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("draws.npy"),
+    model: Annotated[str, typer.Option(help='"reference", or the name of a run.')] = "reference",
+    method: Annotated[str, typer.Option(help="mmps, pigdm, dps or smc.")] = "mmps",
+    steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw images that agree with incomplete, blurred or noisy data, with a model as the prior."""
+    from lensnb.apps import observed
+
+    instrument = observed.Instrument(mask, noise, exposure, psf, fwhm, factor)
+    _told(lambda: observed.sample(data, instrument, model, n, output, method, steps, seed))
 
 
 # ---- recipes and projects

@@ -20,7 +20,7 @@ from lensnb.errors import InputError, nearest, one_line
 from lensnb.recipes.recipe import Params
 from lensnb.runs import jobs
 from lensnb.runs.locks import locked
-from lensnb.runs.run_folder import START, STEPS, Run
+from lensnb.runs.run_folder import APART, STEPS, Run
 
 MAKES = {
     "models": pipeline.train_model,
@@ -36,7 +36,7 @@ def make(part: str, params: Params) -> Path:
     """
     run = Run(params)
     alone = jobs.stages_alone(run)
-    if part in (START, *STEPS):
+    if part in (*APART, *STEPS):
         return execute(part, params).with_suffix(".ipynb")
     if part in alone:
         kind, _, name = part.partition("/")
@@ -49,7 +49,7 @@ def make(part: str, params: Params) -> Path:
         page = report.write(run)
         jobs.note_report(run)
         return page
-    guess = nearest(part, (START, *STEPS, *alone, jobs.REPORT)) or STEPS[0]
+    guess = nearest(part, (*APART, *STEPS, *alone, jobs.REPORT)) or STEPS[0]
     raise InputError(f"{part}: no such step; did you mean {guess}?")
 
 

@@ -14,7 +14,7 @@ from lensnb.datasets.dataset import load_dataset
 from lensnb.display import tables
 from lensnb.errors import InputError
 from lensnb.evaluation import limits
-from lensnb.runs import artefact
+from lensnb.runs import artefact, jobs
 from lensnb.runs.locks import locked
 from lensnb.runs.run_folder import STEPS, Run
 
@@ -38,7 +38,7 @@ def write(run: Run) -> Path:
     The folder can be copied anywhere. Raises InputError if a step has not been run, or if another
     process is writing the report.
     """
-    notebooks = {step: run.path / "notebooks" / f"{step}.ipynb" for step in STEPS}
+    notebooks = {step: run.path / "notebooks" / f"{step}.ipynb" for step in jobs.shown(run)}
     missing = [path for path in notebooks.values() if not path.with_suffix(".json").is_file()]
     if missing:
         raise InputError(

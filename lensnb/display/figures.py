@@ -22,15 +22,18 @@ from lensnb.display.images import (
     siblings,
     walk,
 )
+from lensnb.display.posteriors import Case, coverage, posterior, readings
 from lensnb.display.stretch import arranged, limits, stretch
 from lensnb.display.style import REAL, colour, colours, name, plain_ticks, save, styled
 
 __all__ = [
     "REAL",
+    "Case",
     "animation",
     "arranged",
     "colour",
     "colours",
+    "coverage",
     "filmstrip",
     "gallery",
     "growth",
@@ -41,10 +44,12 @@ __all__ = [
     "noise_levels",
     "over_seeds",
     "plain_ticks",
+    "posterior",
     "progress",
     "quality_against_evaluations",
     "quality_against_time",
     "ratios",
+    "readings",
     "save",
     "show_floor",
     "siblings",

@@ -80,10 +80,17 @@ class Params(Section):
         along_levels = method.spacing == "schedule" and self.diffusion.discrete
         if along_levels and method.steps is not None and method.steps > most:
             raise ValueError(f"{key}.steps {method.steps} is above diffusion.timesteps {most}")
-        if method.guidance != 1 and self.model.context == "none":
+        if method.guidance != 1 and self.model.context == "none" and not method.guide:
             raise ValueError(
                 f"{key}.guidance {method.guidance} needs model.context class, physics or "
                 "columns, and it is none"
+            )
+        unit = "epoch" if self.train.epochs else "step"
+        kept = [f"{unit}-{count}" for count in self.train.keep]
+        if method.guide and method.guide not in kept:
+            raise ValueError(
+                f"{key}.guide {method.guide} is not among the weights that train.keep keeps, which "
+                f"are {', '.join(kept) or 'none'}"
             )
 
     @model_validator(mode="after")

@@ -300,6 +300,8 @@ class Method(Section):
 
     sampler, steps : needed if a sampler draws from that kind, refused otherwise
     spacing, sigma_min, sigma_max, rho : the noise levels that the sampler walks along
+    guidance_low, guidance_high : guidance acts on the noise levels between them
+    guide : kept weights (see `keep`) of the worse model that guides, such as step-500
     """
 
     model: Annotated[str, named(KINDS)] = FIRST_KIND
@@ -309,6 +311,9 @@ class Method(Section):
     variance: Literal["small", "large"] = "small"
     clip: bool = False
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
+    guidance_low: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    guidance_high: Annotated[float, Field(gt=0, le=1e4)] = 1e4
+    guide: Name | None = None
     spacing: Literal["schedule", "karras"] = "schedule"
     sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05  # near the noise of the scaled images
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
@@ -321,11 +326,15 @@ class Method(Section):
             raise ValueError(f"a {kind.label} method needs `sampler` and `steps`")
         if not kind.sampled and (self.sampler or self.steps):
             raise ValueError(f"a {kind.label} method takes neither `sampler` nor `steps`")
-        if not kind.sampled and self.guidance != 1:
+        if not kind.sampled and (self.guidance != 1 or self.guide):
             raise ValueError(
-                f"a {kind.label} follows its context as it was trained; leave out `guidance`"
+                f"a {kind.label} follows its context as it was trained; leave out `guidance` and "
+                "`guide`"
             )
+        if self.guide and self.guidance == 1:
+            raise ValueError(f"guide {self.guide} does nothing with guidance 1; take 1.5 or so")
         _refuse_descending(self, "sigma_min", "sigma_max")
+        _refuse_descending(self, "guidance_low", "guidance_high")
         return self
 
 

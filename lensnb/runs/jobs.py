@@ -14,7 +14,7 @@ from lensnb.errors import InputError
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import Params, load_recipe
 from lensnb.runs import artefact
-from lensnb.runs.run_folder import STAGES, STEPS, Run
+from lensnb.runs.run_folder import POSTERIOR, STAGES, STEPS, Run
 
 REPORT = "report"
 Job = tuple[str, str]  # the name of a run, and a part of it
@@ -119,8 +119,13 @@ def note_report(run: Run) -> None:
     run.note(REPORT, "notebooks", _notebooks(run))
 
 
+def shown(run: Run) -> list[str]:
+    """The notebooks that a report shows: all steps, and 07_posterior if it was executed."""
+    return [*STEPS, *([POSTERIOR] if receipt(run, POSTERIOR).is_file() else [])]
+
+
 def _notebooks(run: Run) -> dict[str, str]:
-    return {step: io.read_json(receipt(run, step))["notebook"] for step in STEPS}
+    return {step: io.read_json(receipt(run, step))["notebook"] for step in shown(run)}
 
 
 def _report_page(run: Run) -> Path:

@@ -20,11 +20,14 @@ from lensnb.io import home
 from lensnb.kinds import KINDS
 from lensnb.recipes.differences import differences, told
 from lensnb.recipes.recipe import Params
+from lensnb.recipes.schema import Method
 from lensnb.runs import artefact, kept
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
 
 START = "00_start"  # the front page, which reads and writes nothing
+POSTERIOR = "07_posterior"  # reads nothing but the shipped reference, and writes nothing
+APART = (START, POSTERIOR)  # notebooks that are no step of the chain
 STEPS = ("01_data", "02_train", "03_sample", "04_evaluate", "05_compare")
 WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
@@ -37,6 +40,8 @@ NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
 # Stages that are taken from another run of the same recipe and inputs. The others take seconds, and
 # tell of this run's own times.
 TAKEN = ("data", "models", "samples", "evaluation")
+# Keys of a method that are younger than some runs: without them they drew as the defaults do.
+LATER = ("guidance_low", "guidance_high", "guide")
 
 
 def outputs_folder(path: str | Path | None = None) -> Path:
@@ -405,7 +410,11 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     sample = run.tree["sample"]
     shared = {key: sample[key] for key in ("n", "precision", "trajectory", "frames", "context")}
     files = _fingerprints(sample["context"])
-    method = sample["methods"][name]
+    method = {
+        key: value
+        for key, value in sample["methods"][name].items()
+        if key not in LATER or value != Method.model_fields[key].default
+    }
     return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
 
 

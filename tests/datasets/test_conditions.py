@@ -1,10 +1,12 @@
 """What a generator is asked to draw: encoding, the user's tables, and images that follow them."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lensnb import generator, io, pipeline
 from lensnb.datasets import conditions
@@ -137,6 +139,61 @@ def test_guidance_costs_two_evaluations_and_one_without_context_none(dataset, we
     assert [
         generator.load_generator(recipe(), name, dataset, weights).nfe for name in ("m", "guided")
     ] == [12, 24]
+
+
+def test_guidance_costs_its_second_evaluation_within_its_interval_alone(dataset, weights):
+    way = {"sampler": "heun", "steps": 12, "spacing": "karras", "guidance": 2.0}
+    params = recipe(methods={"m": way | {"guidance_low": 0.3, "guidance_high": 5.0}})
+    made = generator.load_generator(params, "m", dataset, weights)
+    levels = made.inner.sigmas[:-1]
+    inside = (levels > 0.3) & (levels <= 5.0)
+    # Heun meets every level twice but the first
+    assert made.nfe == 23 + 2 * inside.sum() and 0 < inside.sum() < 12 and not inside[0]
+
+
+def guided_by(guide, scale=2.0):
+    """A recipe whose training keeps a step, with a method that is guided by `guide`."""
+    way = {"sampler": "ddim", "steps": 4, "spacing": "karras", "guidance": scale, "guide": guide}
+    tree = recipe().model_dump()
+    tree["train"] |= {"keep": [100]}
+    tree["sample"] |= {"methods": {"m": {k: v for k, v in way.items() if v is not None}}}
+    return validate(tree, "test")
+
+
+def test_kept_weights_guide_and_lie_beside_the_models(dataset, weights, tmp_path):
+    shutil.copy(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="no step-100.safetensors beside .*train.keep"):
+        generator.load_generator(
+            guided_by("step-100"), "m", dataset, tmp_path / "model.safetensors"
+        )
+    shutil.copy(weights, tmp_path / "step-100.safetensors")
+
+    def drawn(params):
+        made = generator.load_generator(params, "m", dataset, tmp_path / "model.safetensors")
+        return made.draw(3), made.nfe
+
+    same, nfe = drawn(guided_by("step-100"))
+    plain, _ = drawn(guided_by(None, 1.0))
+    assert nfe == 8 and np.abs(same - plain).max() < 1e-3 * np.ptp(plain)  # away from itself
+    worse = {k: 0.5 * v for k, v in load_file(weights).items()}
+    save_file(worse, tmp_path / "step-100.safetensors")
+    assert np.abs(drawn(guided_by("step-100"))[0] - plain).max() > 0.1 * np.ptp(plain)
+    made = generator.load_generator(
+        guided_by("step-100"), "m", dataset, tmp_path / "model.safetensors"
+    )
+    assert made.variant(6).inner.guide is made.inner.guide and made.variant(6).nfe == 6
+    assert made.variant(6, 2.0).nfe == 12
+
+
+def test_a_prior_knows_nothing_of_an_image(dataset, weights):
+    made = generator.load_generator(recipe(), "m", dataset, weights)
+    prior = made.prior()
+    x = torch.randn(3, *prior.shape)
+    dropped = torch.full((3, 5), torch.nan)
+    with torch.no_grad():
+        assert torch.equal(prior.denoise(x, 0.5), made.inner.net(x, 0.5, dropped))
+    assert prior.shape == (1, 16, 16) and prior.scaling is dataset.scaling
+    assert prior.spread == dataset.sigma_data
 
 
 def test_without_a_table_contexts_are_those_of_training_images_and_belong_to_the_seed(

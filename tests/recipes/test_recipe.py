@@ -98,6 +98,23 @@ MISTAKES = {
         "model: {context: none}\nsample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2}}}",
         "methods.a.guidance 2.0 needs model.context",
     ),
+    "interval": (
+        "sample: {methods: {a: {sampler: ddim, steps: 3, guidance_low: 3, guidance_high: 2}}}",
+        "guidance_low 3.0 must be below guidance_high 2.0",
+    ),
+    "idle_guide": (
+        "train: {keep: [500]}\nsample: {methods: {a: {sampler: ddim, steps: 3, guide: step-500}}}",
+        "guide step-500 does nothing with guidance 1; take 1.5 or so",
+    ),
+    "lost_guide": (
+        "train: {keep: [500]}\nsample: {methods: {a: {sampler: ddim, steps: 3, guidance: 2, "
+        "guide: step-50}}}",
+        "methods.a.guide step-50 is not among .* train.keep keeps, which are step-500",
+    ),
+    "gan_guide": (
+        "sample: {methods: {a: {model: gan, guide: step-5}}}",
+        "a GAN follows its context as it was trained; leave out `guidance` and `guide`",
+    ),
     "table": (
         "model: {context: none}\nsample: {context: my.csv}",
         "sample.context my.csv is given, and model.context is none",

@@ -157,3 +157,15 @@ def test_what_was_made_without_the_chain_can_be_opened_by_its_name(tmp_path):
     run = Run(load_recipe(TINY, "run=own seed=5"))
     run.build("data", lambda folder: (folder / "file").write_text("1"))
     assert lensnb.open_run("own").params == run.params
+
+
+def test_a_key_that_is_younger_than_a_run_decides_only_when_it_is_used(whole):
+    def decides(**changes):
+        methods = {"ddim": whole.params.sample.methods["ddim"].model_copy(update=changes)}
+        sample = whole.params.sample.model_copy(update={"methods": methods})
+        run = Run(whole.params.model_copy(update={"sample": sample}), whole.outputs)
+        return set(run.recipe("samples/ddim")["method"])
+
+    older = "model sampler steps eta variance clip guidance spacing sigma_min sigma_max rho"
+    assert decides() == set(older.split())
+    assert decides(guidance_low=0.5, guide="step-500") - decides() == {"guidance_low", "guide"}
