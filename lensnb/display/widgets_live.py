@@ -33,8 +33,9 @@ def live(
     """Draws from trained models.
 
     generators : method -> its Generator. The knobs are method, steps and seed. Models that are told
-    what to draw add a knob for each condition, and guidance. The line below the images says what was drawn and how many seconds it took. Where a method has no steps, as the
-    GAN has none, their knob is grey.
+    what to draw add a knob for each condition, and guidance. The line below the images says what
+    was drawn and how many seconds it took. Where a method has no steps, as the GAN has none, their
+    knob is grey.
     """
     first = next(iter(generators.values()))
     span = limits(first.dataset.examples(256))
