@@ -194,7 +194,8 @@ def _of_words(values: np.ndarray) -> str:
     words, counts = np.unique(values.astype(str), return_counts=True)
     if not 1 < len(words) <= conditions.MOST_NAMES:
         return ""
-    return ", ".join(f"{word or 'missing'} ({n})" for word, n in zip(words, counts, strict=True))
+    named = ("missing" if word in ("", "nan") else word for word in words)
+    return ", ".join(f"{word} ({n})" for word, n in zip(named, counts, strict=True))
 
 
 def captions(images: np.ndarray, pixel_scale: float | None = None) -> list[str]:
