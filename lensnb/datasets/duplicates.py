@@ -111,7 +111,7 @@ def _symmetric(small: np.ndarray) -> np.ndarray:
 
     It is an orthogonal projection, so that no two images are farther apart there.
     """
-    mean = sum(_turned(small, k) for k in range(8)) / 8
+    mean = np.mean([_turned(small, k) for k in range(8)], axis=0)
     i, j = np.triu_indices(SMALL // 2)
     return (mean[..., i, j] * np.sqrt(np.where(i == j, 4, 8))).reshape(len(small), -1)
 
