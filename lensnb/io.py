@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -156,13 +157,18 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
     text = _decoded(Path(path).read_bytes())
     header = text.lstrip().partition("\n")[0]
     mark = max(",;\t", key=header.count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=mark)]
+    rows = [[cell.strip() for cell in row] for row in _rows(text, mark)]
     names, *rows = [row for row in rows if any(row)] or [[]]
     for i, row in enumerate(rows):
         if len(row) != len(names):
             raise ValueError(f"row {i + 1} has {len(row)} cells where the header has {len(names)}")
     columns = zip(*rows, strict=True)
     return {name: _column(cells, mark) for name, cells in zip(names, columns, strict=False)}
+
+
+def _rows(text: str, mark: str) -> Iterator[list[str]]:
+    """The rows of a CSV; a quoted cell may hold line breaks and stand behind a space."""
+    return csv.reader(StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
 
 
 def _decoded(content: bytes) -> str:

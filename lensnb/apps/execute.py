@@ -131,7 +131,7 @@ def _headless() -> Iterator[None]:
 # Lines of papermill itself, and what a notebook shows that is no text: figures, tables, widgets.
 NOISE = re.compile(
     r"(Executing|Input|Output|Ending|Starting|Passed unknown|Working directory|-----)"
-    r"|<[\w.]+ (size|object|at) .*>$|\w+\((children|value|description)="
+    r"|<[\w.]+ (size|object|at)\b.*>$|\w+\((children|value|description)="
 )
 
 

@@ -25,8 +25,8 @@ def unpack(path: Path, folder: Path, key: str | None = None) -> dict[str, Path]:
     key : of the images; chosen by `choose_key` if it is None.
 
     Roles are "images" (N, ...), "labels" where the archive has a `y` or `labels` of any shape, and
-    the name of every column (N,) of real numbers. Raises InputError for a damaged archive and for
-    one without exactly one set of images.
+    the name of every column (N,) of real numbers or text. Raises InputError for a damaged archive
+    and for one without exactly one set of images.
     """
     with reading(path, path=path), zipfile.ZipFile(path) as archive:
         _check_size(path, archive)
@@ -60,7 +60,7 @@ def _roles(path: Path, archive: zipfile.ZipFile, key: str | None) -> dict[str, s
     roles: dict[str, str] = {k: "labels" for k in ("y", "labels") if k in shapes}
     roles[images] = "images"
     for column, head in heads.items():
-        if column not in roles and head.shape in lengths and head.dtype.kind in "fiub":
+        if column not in roles and head.shape in lengths and head.dtype.kind in "fiubUS":
             roles[column] = column
     return roles
 

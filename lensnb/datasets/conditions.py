@@ -292,10 +292,19 @@ def completed(
 
 
 def written(rows: Table, dataset: Dataset) -> dict[str, Any]:
-    """The rows as they stand in a .csv: classes by their names."""
-    if CLASS not in rows or dataset.labels is None:
-        return dict(rows)
-    return {**rows, CLASS: [dataset.classes[i] for i in rows[CLASS]]}
+    """The rows as they stand in a .csv: classes by their names, and nan for a missing word.
+
+    A row of empty text would be taken for a blank line.
+    """
+    found = {name: _without_blanks(column) for name, column in rows.items()}
+    if CLASS in rows and dataset.labels is not None:
+        found[CLASS] = [dataset.classes[i] for i in rows[CLASS]]
+    return found
+
+
+def _without_blanks(column: Any) -> Any:
+    values = np.asarray(column)
+    return np.where(values == "", "nan", values) if values.dtype.kind == "U" else column
 
 
 def read(path: str | Path, kind: Kind, dataset: Dataset) -> dict[str, np.ndarray]:

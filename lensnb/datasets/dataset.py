@@ -313,8 +313,13 @@ def _write_labels_and_truth(
     if labels is not None:
         np.save(folder / "labels.npy", labels.astype(np.int64))
     if truth:
-        columns = {name: np.asarray(column).tolist() for name, column in truth.items()}
+        columns = {name: _cells(column) for name, column in truth.items()}
         io.write_table(folder / "truth.csv", columns)
+
+
+def _cells(column: Any) -> list[Any]:
+    """The cells of a column; a row of empty text would be taken for a blank line."""
+    return ["nan" if cell == "" else cell for cell in np.asarray(column).tolist()]
 
 
 def load_dataset(folder: str | Path) -> Dataset:

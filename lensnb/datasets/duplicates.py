@@ -15,6 +15,7 @@ from lensnb.datasets.pixels import chunks, resize
 
 NEAR = 0.02  # rms difference of near copies over the standard deviation of the image
 SMALL = 8  # pixels on a side of what is searched for the nearest image
+MOST = 32  # training images that are compared with a held-out one
 ROUNDS = 5  # splits that are tried; each finds copies that the one before has parted
 
 
@@ -57,38 +58,62 @@ def _first_of(values: np.ndarray) -> np.ndarray:
 def near_pairs(images: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> list[tuple[int, int]]:
     """Rows (held out, training) of near copies on both sides of a split.
 
-    For each held-out image and each of the eight symmetries of the square, the nearest training
-    image at 8 x 8 pixels is compared at full size.
+    For each held-out image the training images nearest to it at 8 x 8 pixels are compared at full
+    size, under the eight symmetries of the square. A tree over `_symmetric` finds them: near copies
+    are near there as well, however they are turned, and there are few numbers to search.
     """
-    held = np.concatenate(list(_shrunk(images, heldout)))  # (M, C, 8, 8)
-    best = np.full((8, len(held)), np.inf, np.float32)
-    nearest = np.zeros((8, len(held)), int)
-    start = 0
-    for small in _shrunk(images, train):
-        known = small.reshape(len(small), -1)
-        for k in range(8):
-            asked = _turned(held, k).reshape(len(held), -1)
-            apart = (asked**2).sum(1)[:, None] + (known**2).sum(1) - 2 * asked @ known.T
-            at = apart.argmin(axis=1)
-            value = apart[np.arange(len(held)), at]
-            closer = value < best[k]
-            best[k][closer] = value[closer]
-            nearest[k][closer] = train[start + at[closer]]
-        start += len(small)
-    found = {
-        (int(row), int(nearest[k, i]))
-        for i, row in enumerate(heldout)
-        for k in range(8)
-        if best[k, i] <= 2 * NEAR**2 * SMALL**2 * _variance(images[row])
-        and _are_near(_turned(images[row], k), images[nearest[k, i]])
-    }
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(
+        np.concatenate([_symmetric(_shrunk(block)) for _, block in _blocks(images, train)])
+    )
+    most = min(MOST, len(train))
+    found = set()
+    for rows, block in _blocks(images, heldout):
+        reach = np.sqrt([2 * NEAR**2 * SMALL**2 * _variance(image) for image in block])
+        small = _shrunk(block)
+        apart, at = tree.query(
+            _symmetric(small), range(1, most + 1), distance_upper_bound=reach.max()
+        )
+        for i in np.flatnonzero((apart <= reach[:, None]).any(axis=1)):
+            others = train[at[i][apart[i] <= reach[i]]]
+            found |= {(int(rows[i]), k) for k in _nearest(images, block[i], small[i], others)}
     return sorted(found)
 
 
-def _shrunk(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Images of these rows at SMALL x SMALL pixels (B, C, 8, 8), a chunk at a time."""
+def _nearest(
+    images: np.ndarray, image: np.ndarray, small: np.ndarray, others: np.ndarray
+) -> set[int]:
+    """Which of these rows are near copies of an image; for each symmetry the nearest is tried."""
+    known = _shrunk(images[others])
+    turned = np.stack([_turned(small, k) for k in range(8)])  # (8, C, 8, 8)
+    nearest = ((known[:, None] - turned) ** 2).sum(axis=(2, 3, 4)).argmin(axis=0)
+    return {
+        int(others[i])
+        for k, i in enumerate(nearest)
+        if _are_near(_turned(image, k), images[others[i]])
+    }
+
+
+def _blocks(images: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows, and the images there, a chunk at a time."""
     for chunk in chunks(len(rows), math.prod(images.shape[1:])):
-        yield resize(images[rows[chunk]].astype(np.float64), SMALL).astype(np.float32)
+        yield rows[chunk], images[rows[chunk]]
+
+
+def _shrunk(images: np.ndarray) -> np.ndarray:
+    """Images at SMALL x SMALL pixels (B, C, 8, 8)."""
+    return resize(images.astype(np.float64), SMALL).astype(np.float32)
+
+
+def _symmetric(small: np.ndarray) -> np.ndarray:
+    """The part of images (B, C, 8, 8) that no symmetry of the square changes, (B, 10 C).
+
+    It is an orthogonal projection, so that no two images are farther apart there.
+    """
+    mean = np.mean([_turned(small, k) for k in range(8)], axis=0)
+    i, j = np.triu_indices(SMALL // 2)
+    return (mean[..., i, j] * np.sqrt(np.where(i == j, 4, 8))).reshape(len(small), -1)
 
 
 def _turned(x: np.ndarray, symmetry: int) -> np.ndarray:

@@ -129,6 +129,7 @@ def label_by_columns(source: FileSource, columns: Mapping[str, np.ndarray]) -> N
     names, source.labels = np.unique(column, return_inverse=True)
     source.classes = tuple(str(value) for value in names.tolist())
     source.truth.pop(name, None)
+    source.beside.pop(name, None)
 
 
 # One file -----------------------------------------------------------------------------------------
@@ -191,7 +192,9 @@ def _from_columns(columns: dict[str, Path], name: str, title: str, params: Any) 
         _read_labels(source, own_labels, f"{name}, labels")
     for column, path in rest.items():
         values, _ = arrays.open_array(path, f"{name}, {column}")
-        if values.shape == (sum(source.counts),):
+        if values.shape == (sum(source.counts),) and values.dtype.kind in "US":
+            source.beside[column] = values.astype(str)
+        elif values.shape == (sum(source.counts),):
             source.truth[column] = np.array(values, float)
     return source
 

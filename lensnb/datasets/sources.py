@@ -29,7 +29,7 @@ class Known(NamedTuple):
 
     labels: np.ndarray | None  # (n,) integers into the classes
     classes: tuple[str, ...]  # names
-    truth: dict[str, np.ndarray]  # name -> (n,)
+    truth: dict[str, np.ndarray]  # name -> (n,) numbers or text
     pixel_scale: float | None  # arcsec
     source: str  # where the images come from, in words
     is_simulated: bool = True
@@ -119,7 +119,7 @@ def _read_files(params: Any, seed: int, folder: Path, source: FileSource) -> Kno
     images = _new_images(folder, len(rows), channels, params.size)
     mass = _copy(source, rows, images, Framing(params.bands, params.crop, params.fill))
     images.flush()
-    truth = {name: column[rows] for name, column in source.truth.items()}
+    truth = {name: column[rows] for name, column in (source.truth | source.beside).items()}
     if not np.isnan(mass).all():
         truth["mass"] = mass
     labels = None if source.labels is None else source.labels[rows]

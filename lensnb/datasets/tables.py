@@ -25,8 +25,8 @@ def attach(source: FileSource, table: str, images: str | None) -> None:
 
     table : the recipe's data.table, in the folder of the images or where io.locate finds it.
 
-    Text stays beside: it can name groups and classes. Raises InputError for a table that cannot be
-    read, and for one whose rows are not the images.
+    Text, too: it can name groups, classes and conditions. Raises InputError for a table that cannot
+    be read, and for one whose rows are not the images.
     """
     path = _find(table, images)
     columns = read(path, table)
@@ -66,9 +66,15 @@ def _read_fits(path: Path) -> Columns:
     from astropy.table import Table
 
     table = Table.read(path, format="fits")
-    plain = {str(name): np.ma.filled(table[name], np.nan) if table[name].dtype.kind == "f"
-             else np.asarray(table[name]) for name in table.colnames}  # fmt: skip
-    return _plain(plain)
+    return _plain({str(name): _known(table[name]) for name in table.colnames})
+
+
+def _known(column: Any) -> np.ndarray:
+    """A column of FITS (N,) where masked numbers are NaN and masked text is empty."""
+    values, mask = np.ma.getdata(column), np.ma.getmaskarray(column)
+    if values.dtype.kind in "fiub" and values.ndim == 1 and mask.any():
+        return np.where(mask, np.nan, values)
+    return np.where(mask, np.array("", values.dtype), values) if mask.any() else values
 
 
 def _read_parquet(path: Path, name: str) -> Columns:
@@ -83,7 +89,16 @@ def _read_parquet(path: Path, name: str) -> Columns:
         ) from None
     if table.index.name is not None:
         table = table.reset_index()
-    return _plain({str(key): table[key].to_numpy() for key in table.columns})
+    return _plain({str(key): _of_pandas(table[key]) for key in table.columns})
+
+
+def _of_pandas(column: Any) -> np.ndarray:
+    """A column of pandas (N,) where missing numbers are NaN and other missing values empty text."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if is_numeric_dtype(column) or is_bool_dtype(column):
+        return column.to_numpy(float, na_value=np.nan)
+    return np.where(column.isna(), "", column.astype(object))
 
 
 def _plain(columns: Mapping[str, Any]) -> Columns:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
+from lensnb.display import tables
 from lensnb.lensing import priors
 from lensnb.recipes.recipe import Params
 
@@ -113,7 +114,17 @@ def _about_read(params: Params, dataset: Dataset) -> str:
         f"| size | brought to {size} x {size} pixels where the files had another size |\n"
         "| pixel values | in the unit of the files |\n"
         f"| classes | {classes} |\n"
-        f"| columns of the truth table | {len(dataset.truth) or 'none'} |\n" + shown
+        f"| columns of the truth table | {len(dataset.truth) or 'none'} |\n"
+        f"{_noiseless(dataset)}{shown}"
+    )
+
+
+def _noiseless(dataset: Dataset) -> str:
+    if tables.pixel_values(dataset)["median peak / noise"].notna().any():
+        return ""
+    return (
+        "| noise | none: the sky is smooth to rounding, so that any noise in a generated image "
+        "counts against it |\n"
     )
 
 

@@ -140,10 +140,14 @@ def costs(costs: Mapping[str, Mapping[str, Any]]) -> Styler:
     return table.style.format(dict(headings.values()))
 
 
+NOISELESS = 1e-5  # of the peak; a smaller scatter of the sky is rounding
+
+
 def pixel_values(dataset: Dataset, most: int = 500) -> pd.DataFrame:
     """One row a band: smallest, median, largest pixel, noise of the sky, and peak over noise.
 
-    Measured on at most `most` training images.
+    Measured on at most `most` training images, to four digits whatever their unit. Images without
+    noise have no peak over noise.
     """
     images = dataset.images[dataset.train[:most]]
     rows = []
@@ -157,9 +161,10 @@ def pixel_values(dataset: Dataset, most: int = 500) -> pd.DataFrame:
                 "median": float(np.median(band)),
                 "largest": float(band.max()),
                 "noise of the sky": noise,
-                "median peak / noise": peak / noise if noise else np.nan,
+                "median peak / noise": peak / noise if noise > NOISELESS * peak else np.nan,
             }
         )
+    rows = [{name: float(f"{value:.4g}") for name, value in row.items()} for row in rows]
     return pd.DataFrame(rows, index=[f"band {c + 1}" for c in range(len(rows))])
 
 
@@ -194,7 +199,8 @@ def _of_words(values: np.ndarray) -> str:
     words, counts = np.unique(values.astype(str), return_counts=True)
     if not 1 < len(words) <= conditions.MOST_NAMES:
         return ""
-    return ", ".join(f"{word or 'missing'} ({n})" for word, n in zip(words, counts, strict=True))
+    named = ("missing" if word in ("", "nan") else word for word in words)
+    return ", ".join(f"{word} ({n})" for word, n in zip(named, counts, strict=True))
 
 
 def captions(images: np.ndarray, pixel_scale: float | None = None) -> list[str]:

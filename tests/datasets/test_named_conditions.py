@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from astropy.table import MaskedColumn, Table
+from images import noise, read, save_each
 
 from lensnb import denoiser, io, kinds
 from lensnb.datasets import conditions
@@ -194,3 +197,72 @@ def test_a_recipe_names_columns_in_a_list(context, sentence):
         "q",
         "my column",
     ]
+
+
+# From a file to a drawing -------------------------------------------------------------------------
+
+BANDS = ["r", "", "i", "r", "g, old", "i"] * 4
+COUNTS = [3, 1, 5, 7, 2, None] * 4  # whole numbers, one of them missing
+
+
+def write_csv(folder):
+    rows = (
+        f"{b and chr(34) + b + chr(34)}, {'' if k is None else k}"
+        for b, k in zip(BANDS, COUNTS, strict=True)
+    )
+    (folder / "t.csv").write_text("band,visits\n" + "\n".join(rows) + "\n")
+
+
+def write_fits(folder):
+    table = Table({"band": MaskedColumn(BANDS, mask=[b == "" for b in BANDS])})
+    table["visits"] = MaskedColumn([k or 0 for k in COUNTS], mask=[k is None for k in COUNTS])
+    table.write(folder / "t.fits")
+
+
+def write_parquet(folder):
+    table = pandas.DataFrame({"band": [b or None for b in BANDS]})
+    table["visits"] = pandas.array(COUNTS, "Int64")
+    table["band"] = table["band"].astype("category")
+    table.to_parquet(folder / "t.parquet")
+
+
+def write_npz(folder):
+    counts = [np.nan if k is None else k for k in COUNTS]
+    np.savez(folder.with_suffix(".npz"), images=noise(24, 16, 16), band=BANDS, visits=counts)
+
+
+TABLES = {"csv": write_csv, "fits": write_fits, "parquet": write_parquet, "npz": write_npz}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_words_and_gaps_of_a_table_reach_the_network(form, src, out):
+    table = None if form == "npz" else f"t.{form}"
+    if table:
+        save_each(src, noise(24, 16, 16))
+    TABLES[form](src)
+    path = src if table else src.with_suffix(".npz")
+    dataset = read(path, out, size=16, table=table)
+    told = conditions.columns(("band", "visits"), dataset)
+    assert told["band"].names == ("g, old", "i", "r") and told["visits"].gaps
+    rows = conditions.table(("band", "visits"), dataset)
+    assert rows["band"].tolist() == BANDS
+    want = [np.nan if k is None else k for k in COUNTS]
+    np.testing.assert_array_equal(rows["visits"], want)
+    params = recipe(["band", "visits"])
+    torch.manual_seed(0)
+    net = untrained("gan", params, dataset).eval()
+    for weight in net.parameters():  # the last layer starts at zero
+        torch.nn.init.normal_(weight, std=0.3)
+    made = Generator(params, params.sample.methods["gan"], dataset, net, "cpu")
+    red, other = (made.draw(2, seed=1, table={"band": b, "visits": 3}) for b in ("r", "i"))
+    assert np.abs(red - other).max() > 1e-4
+
+
+def test_a_column_of_words_alone_keeps_its_gaps(src, out):
+    save_each(src, noise(24, 8, 8))
+    np.savez(src.with_suffix(".npz"), images=noise(24, 8, 8), band=BANDS)
+    dataset = read(src.with_suffix(".npz"), out)
+    rows = conditions.table(("band",), dataset)
+    assert rows["band"].tolist() == BANDS
+    io.write_table(out / "context.csv", conditions.written(rows, dataset))
+    assert conditions.read(out / "context.csv", ("band",), dataset)["band"].tolist() == BANDS

@@ -1,6 +1,10 @@
 """Tables: headings in plain words, one name a method and a measure, bold where one is best."""
 
 import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 
 from lensnb.display import tables
 
@@ -70,3 +74,17 @@ def test_costs_are_told_in_words():
         ["&nbsp;", "model", "network evaluations", "parameters", "seconds an image"],
         ["GAN", "GAN", "1", "1,020,841", "0.0023"],
     ]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-17])
+def test_pixel_values_keep_their_digits_in_any_unit_and_say_where_there_is_no_noise(unit):
+    ring = np.zeros((4, 1, 32, 32), np.float32)
+    ring[:, :, 8:12, 8:12] = 5
+    noise = np.random.default_rng(0).normal(0, 0.1, ring.shape)
+    values, smooth = (
+        tables.pixel_values(SimpleNamespace(images=unit * x, train=np.arange(4)))
+        for x in (ring + noise, ring)
+    )
+    assert values["noise of the sky"].item() == pytest.approx(0.1 * unit, rel=0.1)
+    assert 40 < values["median peak / noise"].item() < 60
+    assert np.isnan(smooth["median peak / noise"].item())
