@@ -53,8 +53,12 @@ def load(name: str | Path = "reference", method: str | None = None) -> generator
 def exported(name: str) -> Path | None:
     """The exported folder at a path, or None; a run's name goes before a folder's."""
     folder = io.locate(name)
-    is_run = bool(name) and (outputs_folder() / name / artefact.RECIPE).is_file()
-    return None if is_run or not (folder / CARD).is_file() else folder
+    return folder if (folder / CARD).is_file() and not _is_run(name) else None
+
+
+def _is_run(name: str) -> bool:
+    """Whether this is the name of a run, and not a path."""
+    return Path(name).name == name and (outputs_folder() / name / artefact.RECIPE).is_file()
 
 
 def _with_asked(params: Params, folder: Path) -> Params:
@@ -67,12 +71,12 @@ def _with_asked(params: Params, folder: Path) -> Params:
 
 def _of_run(name: str, method: str | None) -> generator.Generator:
     outputs = outputs_folder()
-    if io.locate(name).is_dir() and not (outputs / name).is_dir():
+    if io.locate(name).is_dir() and not _is_run(name):
         raise InputError(
             f"{name}: no {CARD} in this folder, so it holds no exported model; "
             "lensnb export RUN --to FOLDER writes one"
         )
-    if not (outputs / name / artefact.RECIPE).is_file():
+    if not _is_run(name):
         names = ["reference", *SHIPPED, *run_names(outputs)]
         guess = nearest(name, names) or names[0]
         raise InputError(

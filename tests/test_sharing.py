@@ -127,7 +127,9 @@ def test_the_program_is_the_denoiser_at_other_inputs_and_sizes(folder):
     assert (other - found).abs().max() > 1e-3  # it reads the noise level
 
 
-@pytest.mark.parametrize("section", [{"network": "dit"}, {"grid": "polar"}, {"block": "shuffle"}])
+@pytest.mark.parametrize(
+    "section", [{"network": "dit"}, {"grid": "polar", "fine": 16}, {"block": "shuffle"}]
+)
 def test_each_network_becomes_a_program(section):
     params = lensnb.Params(
         model=Model(width=32, groups=4, **section), diffusion={"prediction": "v"}
