@@ -235,6 +235,7 @@ def program_of(denoise: Denoiser, shape: tuple[int, ...], context: int) -> Any:
     inputs = _inputs(2, shape, context, seed=0)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
+        denoise(*inputs)  # fills the caches of the polar grids with real tensors, not traced ones
         return torch.export.export(
             denoise, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
         )

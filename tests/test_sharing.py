@@ -23,6 +23,8 @@ TINY = (
     "train.steps=2 gan.steps=2 train.watch_every=0 gan.watch_every=0 sample.n=3"
 )
 
+SHAPE = (1, 32, 32)  # of the tiny recipe's images
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -105,7 +107,7 @@ def test_hugging_faces_mixin_pulls_and_pushes_this_layout(folder, tmp_path, monk
     again = Mine.from_pretrained(tmp_path / "again").eval()
     inner = lensnb.load(folder, "ddim").inner
     width = io.read_json(folder / "config.json")["context"]
-    x, sigma = torch.randn(2, 1, 64, 64), torch.tensor([0.1, 5.0])
+    x, sigma = torch.randn(2, *SHAPE), torch.tensor([0.1, 5.0])
     context = torch.zeros(2, width) if width else None
     with torch.no_grad():
         assert torch.equal(again(x, sigma, context), inner.net(x, sigma, context))
@@ -117,7 +119,7 @@ def test_the_program_is_the_denoiser_at_other_inputs_and_sizes(folder):
     width = io.read_json(folder / "config.json")["context"]
     for n in (1, 4, 7):
         sigma = torch.logspace(-2, 1.5, n)
-        x = torch.randn(n, 1, 64, 64) * (1 + sigma.view(-1, 1, 1, 1))
+        x = torch.randn(n, *SHAPE) * (1 + sigma.view(-1, 1, 1, 1))
         told = (torch.randn(n, width),) if width else ()
         with torch.no_grad():
             expected, found = net(x, sigma, *told), program(x, sigma, *told)

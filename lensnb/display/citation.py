@@ -139,7 +139,7 @@ NETWORKS = {"dit": ("peebles2022dit",)}
 GANS = {"modern": ("huang2025r3gan",), "published": ("zhang2018sagan",)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Citation:
     """How to cite a result: `methods`, a paragraph, and `bibtex`; a notebook shows both.
 
@@ -170,6 +170,9 @@ class Citation:
 
     def _repr_markdown_(self) -> str:
         return f"{self.methods}\n\n```bibtex\n{self.bibtex}\n```\n"
+
+    def __repr__(self) -> str:
+        return f"Citation of the run {self.params['run']}"
 
     def _commit(self) -> str:
         commit = str(self.told.get("commit") or "unknown")[:12]
