@@ -3,7 +3,6 @@
 import pickle
 import shutil
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -94,6 +93,7 @@ def test_the_command_writes_the_same(run, tmp_path, monkeypatch, capsys):
 
 
 def test_hugging_faces_mixin_pulls_and_pushes_this_layout(folder, tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")  # others bring it
     monkeypatch.setattr("socket.socket.connect", None)  # nothing is asked of a network
 
     class Mine(sharing.SharedDenoiser, huggingface_hub.PyTorchModelHubMixin):
