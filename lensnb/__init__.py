@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lensnb.evaluation.frechet import frechet
     from lensnb.lensing.simulate import simulate_images as simulate
     from lensnb.pipeline import (
+        cite,
         compare,
         compare_methods,
         draw_samples,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from lensnb.pretrained import load
     from lensnb.recipes.recipe import Params, load_recipe
     from lensnb.sampler import sample
+    from lensnb.sharing import export
     from lensnb.unet import UNet
 
 # public name -> module, or module:name where the name there is another; the others are in pipeline
@@ -59,6 +61,7 @@ _ELSEWHERE = {
     "Params": "lensnb.recipes.recipe",
     "UNet": "lensnb.unet",
     "add_noise": "lensnb.denoiser",
+    "export": "lensnb.sharing",
     "frechet": "lensnb.evaluation.frechet",
     "likelihood": "",
     "load": "lensnb.pretrained",
@@ -78,10 +81,12 @@ __all__ = [
     "Params",
     "UNet",
     "add_noise",
+    "cite",
     "compare",
     "compare_methods",
     "draw_samples",
     "evaluate_method",
+    "export",
     "frechet",
     "likelihood",
     "load",

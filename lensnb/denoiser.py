@@ -153,7 +153,7 @@ class Denoiser(nn.Module):
         precise = torch.promote_types(x.dtype, torch.float32)
         if not torch.is_tensor(sigma):  # filled on the device, so that nothing waits
             sigma = torch.full((), float(sigma), dtype=precise, device=x.device)
-        sigma = sigma.to(x.device, precise).expand(len(x))  # (B,)
+        sigma = sigma.to(x.device, precise).expand(x.shape[0])  # (B,)
         at_pixels = sigma[:, None, None, None]  # (B, 1, 1, 1)
         c_skip, c_out, c_in = self.coefficients(at_pixels, self.sigma_data)
         own = self._network_type(precise)

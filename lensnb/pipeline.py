@@ -383,6 +383,21 @@ def compare_methods(run: Run) -> tuple[Tree, Tree]:
     return io.read_json(folder / "table.json"), io.read_json(folder / "timing.json")
 
 
+def cite(run: str | Run) -> Any:
+    """What to write in a paper on a run, a `display.citation.Citation`: `.methods` and `.bibtex`.
+
+    The numbers are in it once the methods are compared. A notebook shows both.
+    """
+    from lensnb.display.citation import Citation
+
+    run = run if isinstance(run, Run) else open_run(run)
+    source = io.read_json(run.need("data") / "dataset.json")["source"]
+    rows: list[Tree] = []
+    if run.is_current("comparison"):
+        rows = io.read_json(run.need("comparison") / "table.json")["rows"]
+    return Citation(run.tree, run.record(), source, rows)
+
+
 def compare(runs: Iterable[str | Run] | None = None) -> Any:
     """Finished runs beside each other, a `display.of_runs.RunsCompared`: tables and figures.
 

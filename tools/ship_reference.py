@@ -10,13 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from lensnb import io, pipeline
-from lensnb.datasets import conditions
-from lensnb.datasets.dataset import Dataset
+from lensnb import io, pipeline, sharing
 from lensnb.errors import InputError, nearest, told
 from lensnb.pretrained import SHIPPED, WEIGHTS
 from lensnb.recipes.recipe import load_recipe
@@ -27,8 +24,6 @@ from tools import publish_notebooks
 VERSION = 1  # of the reference, as its card says
 MOST = 16 * 2**20  # bytes of a file that ships
 HEADER = 2**17  # bytes of it that the list of tensors may take
-ORIGIN = ("lensnb", "commit", "hardware", "packages")  # keys of run.json that the card repeats
-TRAINING = ("parameters", "training_images_seen", "training_minutes")
 
 
 def ship(run: Run, name: str, weights: Path = WEIGHTS, results: Path | None = None) -> None:
@@ -59,31 +54,17 @@ def replace(folder: Path, make: Callable[[Path], None]) -> None:
 
 def write_weights(run: Run, name: str, folder: Path) -> None:
     """Write what a generator needs without its run: weights, logs, recipe, contexts, card."""
-    methods = run.params.sample.methods.values()
-    for model in dict.fromkeys(method.model for method in methods):
-        source = run.need(f"models/{model}")
-        write_pieces(source / "model.safetensors", folder, model)
-        for log in ("history", "watch"):
-            if (source / f"{log}.csv").is_file():
-                shutil.copyfile(source / f"{log}.csv", folder / f"{model}-{log}.csv")
+    for model in sharing.models(run):
+        write_pieces(run.need(f"models/{model}") / "model.safetensors", folder, model)
+        sharing.write_logs(run, model, folder)
     shutil.copyfile(run.write_recipe(), folder / "recipe.yaml")
-    write_notes(run, pipeline.load_data(run), folder)
+    sharing.write_notes(run, pipeline.load_data(run), folder)
     io.write_json(folder / "card.json", card(run, name, folder))
 
 
 def card(run: Run, name: str, folder: Path) -> dict:
-    """Where the weights in `folder` come from, and the sha256 of every file there."""
-    costs = io.read_json(run.need("comparison") / "timing.json").values()
-    origin = io.read_json(run.path / "run.json")
-    return {
-        "format": io.FORMAT,
-        "name": name,
-        "version": VERSION,
-        "licence": "MIT",
-        **{key: origin[key] for key in ORIGIN},
-        "training": {cost["model"]: {key: cost[key] for key in TRAINING} for cost in costs},
-        "sha256": {path.name: io.sha256(path) for path in sorted(folder.iterdir())},
-    }
+    """The card of an exported folder, with version and licence of what ships."""
+    return {"version": VERSION, "licence": "MIT", **sharing.card(run, name, folder)}
 
 
 def write_pieces(weights: Path, folder: Path, model: str) -> None:
@@ -110,21 +91,6 @@ def halved(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in half precision, unless it is of whole numbers or beyond the range of that."""
     beyond = not tensor.is_floating_point() or tensor.abs().max() > torch.finfo(torch.half).max
     return tensor if beyond else tensor.half()
-
-
-def write_notes(run: Run, dataset: Dataset, folder: Path) -> None:
-    """Write what the data told the networks: contexts of the training images, scaling, classes."""
-    kind = conditions.resolve(run.params.model.context, dataset)
-    columns = {} if kind == "none" else conditions.table(kind, dataset)
-    columns = {key: column[dataset.train] for key, column in columns.items()}
-    rows = np.empty((len(dataset.train), 0))
-    if columns:
-        rows = np.stack(list(columns.values()), axis=1).astype(float)
-    with io.atomic(folder / "context.npy", "wb") as file:
-        np.save(file, rows, allow_pickle=False)
-    notes = io.read_json(run.need("data") / "dataset.json")
-    notes |= {"shape": list(dataset.images.shape[1:]), "columns": list(columns)}
-    io.write_json(folder / "dataset.json", notes)
 
 
 # What is shown of the run ------------------------------------------------------------------------

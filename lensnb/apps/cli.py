@@ -1,4 +1,4 @@
-"""The command line `lensnb`: run, compare, train, check, report, draw, posterior, recipes, init.
+"""The command line `lensnb`: run, compare, train, check, report, draw, export, and others.
 
 An InputError becomes one line on stderr and exit status 2. Paths belong to the folder in which the
 command is given.
@@ -232,7 +232,7 @@ def report(run: Annotated[str, typer.Argument(help="A run's name, or a recipe.")
 
 @app.command()
 def draw(
-    name: Annotated[str, typer.Argument(help='"reference", or the name of a run.')] = "reference",
+    name: Annotated[str, typer.Argument(help='"reference", a run, or a folder.')] = "reference",
     n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 16,
     output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("out.npy"),
     method: Annotated[str | None, typer.Option(help="Such as ddim; else the cheapest.")] = None,
@@ -252,6 +252,24 @@ def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> Non
     images = pretrained.load(name, method).draw(n, seed=seed)
     io.write_images(output, images.shape, [images])
     print(f"{output}: {' x '.join(map(str, images.shape))}, float32")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    to: Annotated[Path, typer.Option(help="The folder to write; it must be new.")],
+) -> None:
+    """Write the trained models of a run to a folder that lensnb.load and lensnb draw read."""
+    _told(lambda: _export(run, to))
+
+
+def _export(run: str, to: Path) -> None:
+    from lensnb import sharing
+
+    folder = sharing.export(run, to)
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    print(f"{folder}: {files}")
+    print(f'draw from it: lensnb draw {folder} -n 16, or lensnb.load("{folder}")')
 
 
 # ---- compare

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensnb import io
+from lensnb import io, pipeline
 from lensnb.datasets.dataset import load_dataset
 from lensnb.display import tables
 from lensnb.errors import InputError
@@ -146,6 +146,7 @@ def _front(run: Run, folder: Path) -> str:
         costs=tables.costs(io.read_json(comparison / "timing.json")).to_html(),
         steps=[told["steps"][step] for step in STEPS],
         provenance=_provenance(told),
+        citation=pipeline.cite(run),
         files=list(files),
     )
 

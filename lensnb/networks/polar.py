@@ -42,7 +42,7 @@ def to_polar(x: torch.Tensor, multiple: int = 1) -> torch.Tensor:
     """
     side = x.shape[-1]
     grid = polar_grid(side, *map_shape(side, multiple), x.device).to(x.dtype)
-    grid = grid.expand(len(x), -1, -1, -1)
+    grid = grid.expand(x.shape[0], -1, -1, -1)
     return F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
@@ -52,7 +52,7 @@ def to_pixels(polar: torch.Tensor, side: int) -> torch.Tensor:
     Pixels in the corners, beyond the largest radius, repeat the edge of the map.
     """
     grid = pixel_grid(side, *polar.shape[2:], polar.device).to(polar.dtype)
-    grid = grid.expand(len(polar), -1, -1, -1)
+    grid = grid.expand(polar.shape[0], -1, -1, -1)
     wrapped = F.pad(polar, (WRAP, WRAP, 0, 0), mode="circular")
     return F.grid_sample(wrapped, grid, mode="bicubic", padding_mode="border", align_corners=False)
 

@@ -104,13 +104,20 @@ def from_environment(variables: Mapping[str, str]) -> list[Params]:
         return _split(f"LENSNB_{name}", variables.get(f"LENSNB_{name}", ""))
 
     return expand(
-        entries("RECIPE") or ["params/quick.yaml"],
+        [_by_name(recipe) for recipe in entries("RECIPE")] or ["params/quick.yaml"],
         variables.get("LENSNB_SET", ""),
         [_seed(text) for text in entries("SEEDS")],
         entries("GENERATORS"),
         entries("SAMPLERS"),
         variables.get("LENSNB_SMOKE", "") not in ("", "0"),
     )
+
+
+def _by_name(recipe: str) -> str:
+    """The path of a recipe; a bare name such as tiny means params/tiny.yaml, if that is there."""
+    path = f"params/{recipe}.yaml"
+    is_bare = Path(recipe).name == recipe and not Path(recipe).suffix
+    return path if is_bare and io.locate(path).is_file() else recipe
 
 
 def _split(variable: str, text: str) -> list[str]:

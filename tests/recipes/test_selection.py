@@ -194,3 +194,11 @@ def test_a_missing_sibling_is_named_with_the_command_that_makes_it(evaluated):
         r"make run SEEDS=\"0 1 2\" makes them all",
     ):
         evaluated[0].recipe("comparison")
+
+
+def test_a_bare_name_means_the_recipe_in_params(tmp_path, monkeypatch):
+    (tiny,) = selection.from_environment({"LENSNB_RECIPE": "tiny"})
+    (path,) = selection.from_environment({"LENSNB_RECIPE": "params/tiny.yaml"})
+    assert tiny == path
+    with pytest.raises(InputError, match="tinny: no such recipe"):
+        selection.from_environment({"LENSNB_RECIPE": "tinny"})
