@@ -132,6 +132,7 @@ class ArrayReader(StackReader):
     suffixes: tuple[str, ...] = (".npy",)
 
     def peek(self, path: Path, name: str) -> Peek:
+        """Shape and type of the array in a .npy file, off its head."""
         array, _ = open_array(path, name)
         return Peek(array.shape, array.dtype)
 

@@ -85,6 +85,7 @@ class LazyStack:
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     def arranged(self, axes: str) -> "LazyStack":

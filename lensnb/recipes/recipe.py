@@ -119,7 +119,9 @@ class Params(Section):
         images = self.data.model_copy(update={"seed": self.data_seed}).model_dump()
         tree = self.model_dump() | {"data": images}
         return [
-            validate(tree | {"run": f"{name}-seed{k}{tilde}{number}", "seed": k}, f"seed {k}")
+            validate(
+                tree | {"run": f"{name}-seed{k}{tilde}{number}", "seed": k}, f"{self.run}, seed {k}"
+            )
             for k in self.seeds
         ]
 
