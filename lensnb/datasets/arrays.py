@@ -137,6 +137,7 @@ class ArrayReader(StackReader):
         return Peek(array.shape, array.dtype)
 
     def load(self, path: Path, name: str) -> tuple[np.ndarray, float]:
+        """The array of a .npy file, memory-mapped, and its mass or NaN."""
         return open_array(path, name)
 
 
