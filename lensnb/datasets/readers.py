@@ -191,10 +191,11 @@ def refuse_all(bad: Sequence[tuple[str, str]]) -> None:
     """Raise InputError for files (or images) that are bad, if any: (name, why) of each."""
     if not bad:
         return
-    (_, first), *others = bad
+    (place, first), *others = bad
     if not others:
         raise InputError(first)
-    names = ", ".join(dict.fromkeys(name for name, _ in others[:4]))
+    beside = place[: place.rfind("/") + 1]  # the folder is named once
+    names = ", ".join(dict.fromkeys(name.removeprefix(beside) for name, _ in others[:4]))
     more = f" and {len(others) - 4} more" if len(others) > 4 else ""
     raise InputError(f"{first} ({len(bad)} are bad: this one, {names}{more})")
 

@@ -24,7 +24,7 @@ def refusal(path, folder, **knobs):
     with pytest.raises(InputError) as caught:
         read(path, folder, **knobs)
     text = str(caught.value)
-    assert "\n" not in text and len(text) < 700
+    assert "\n" not in text and len(text) < 700, text
     return text
 
 

@@ -201,11 +201,13 @@ CASES = {
         overrides='data.path="\\"a\\0b\\""',
     ),
     "other files only": Case(
-        instead("a.fits", b"SIMPLE  =                    T"),
+        instead("a.root", b"root"),
         ("images", "no npy, npz, fits, hdf5, picture, tiff or MNIST file", "np.save"),
     ),
     "one file of another kind": Case(
-        among("a.h5", b"\x89HDF"), ("a.h5", "expected a folder"), overrides="data.path=images/a.h5"
+        among("a.root", b"root"),
+        ("a.root", "expected a folder"),
+        overrides="data.path=images/a.root",
     ),
     "image closed to us": Case(
         lambda f: (f / "images/003.npy").chmod(0),
