@@ -284,7 +284,7 @@ def completed(
     found = {}
     for name, column in told.items():
         values = column.parse(given[name], "draw") if name in given else known[name][rows]
-        if not len(values):
+        if name in given and not len(values):
             raise InputError(f"draw: no value is given for {name}")
         turn = np.arange(first, first + len(rows)) % len(values)
         found[name] = values[turn] if name in given else values

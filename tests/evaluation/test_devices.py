@@ -92,6 +92,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     recipe = validate({"device": "cuda", "evaluate": {"n": 8}}, "test")
     rows = np.arange(100)
-    dataset = SimpleNamespace(images=np.zeros((200, 1, 8, 8)), heldout=rows, train=rows + 100)
+    images = np.zeros((200, 1, 8, 8))
+    dataset = SimpleNamespace(images=images, heldout=rows, train=rows + 100, labels=None)
     with pytest.raises(InputError, match="device: cuda is asked for"):
         Judge(recipe, dataset)
