@@ -18,7 +18,7 @@ import numpy as np
 
 from lensnb.datasets.archives import MOST_BYTES, MOST_TIMES
 from lensnb.datasets.arrays import Peek, StackReader
-from lensnb.datasets.readers import READERS, check_regular, reading
+from lensnb.datasets.readers import READERS, check_regular, library, reading
 from lensnb.errors import InputError
 
 # extensions that describe the images beside them
@@ -157,12 +157,7 @@ READERS.add("fits", FitsReader())
 
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[Any]:
-    try:
-        from astropy.io import fits
-    except ImportError:
-        raise InputError(
-            f"{name}: FITS is read with astropy, which is not installed; pip install astropy"
-        ) from None
+    fits = library("astropy.io.fits", "FITS is", name)
     with reading(name, "FITS", "a whole FITS file", path):
         check_regular(path, name)
         with open(path, "rb") as file:

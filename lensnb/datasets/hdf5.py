@@ -15,7 +15,7 @@ import numpy as np
 from lensnb.datasets.archives import choose_key
 from lensnb.datasets.arrays import Peek, StackReader
 from lensnb.datasets.axes import arrange
-from lensnb.datasets.readers import READERS, check_regular, reading
+from lensnb.datasets.readers import READERS, check_regular, library, reading
 from lensnb.errors import InputError
 
 IN_MEMORY = 2**27  # bytes of a dataset that is read at once
@@ -112,12 +112,7 @@ class LazyStack:
 
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(
-            f"{name}: HDF5 is read with h5py, which is not installed; pip install h5py"
-        ) from None
+    h5py = library("h5py", "HDF5 is", name)
     with reading(name, "HDF5", "a whole HDF5 file", path):
         check_regular(path, name)
         with h5py.File(path, "r") as file:

@@ -11,6 +11,7 @@ Folders of such files then work as data.path, and messages name the format.
 """
 
 import contextlib
+import importlib
 import os
 import stat
 from collections import deque
@@ -185,6 +186,20 @@ def ahead(
 def _bar(total: int, unit: str) -> tqdm:
     """A bar with the time left; it appears after some seconds and leaves nothing behind."""
     return tqdm(total=total, unit=f" {unit}", delay=5, leave=False, disable=total < 1000)
+
+
+def library(module: str, what: str, name: str) -> Any:
+    """The module that reads a format; InputError says what to install where it is missing.
+
+    what : the format and its verb, such as "FITS is"; name : of the file, in the message
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise InputError(
+            f"{name}: {what} read with {package}, which is not installed; pip install {package}"
+        ) from None
 
 
 def refuse_all(bad: Sequence[tuple[str, str]]) -> None:

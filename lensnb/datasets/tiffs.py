@@ -14,7 +14,7 @@ import numpy as np
 
 from lensnb.datasets.archives import MOST_BYTES, MOST_TIMES
 from lensnb.datasets.arrays import Peek, StackReader
-from lensnb.datasets.readers import READERS, check_regular, reading
+from lensnb.datasets.readers import READERS, check_regular, library, reading
 from lensnb.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")
@@ -70,13 +70,7 @@ def are_stacks(paths: Sequence[Path]) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[Any]:
-    try:
-        import tifffile
-    except ImportError:
-        raise InputError(
-            f"{name}: TIFF stacks are read with tifffile, which is not installed; "
-            "pip install tifffile"
-        ) from None
+    tifffile = library("tifffile", "TIFF stacks are", name)
     with reading(name, "TIFF", "a whole TIFF file", path):
         check_regular(path, name)
         with tifffile.TiffFile(path) as tiff:
