@@ -270,6 +270,8 @@ class Train(Optimiser):
 
     accumulate: Count = 1
     compile: Literal["auto", "graphs"] | bool = "auto"
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    muon_rate: Positive = 0.005
     decay: NotNegative = 0.01
     clip: Positive = 1.0
     drop_context: Share = 0.1

@@ -23,7 +23,7 @@ from lensnb.training.task import Losses
 
 
 class DiffusionTask:
-    """The denoiser in training: AdamW, learning-rate shape, micro-batches, clipping, average."""
+    """The denoiser in training: optimiser, learning-rate shape, micro-batches, clipping, average."""
 
     def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.train = params.train
@@ -31,13 +31,7 @@ class DiffusionTask:
         self.accelerator = accelerator
         self.schedule = schedule.from_params(params.diffusion)
         self.denoiser = optimise.on_device(untrained_denoiser(params, dataset), accelerator.device)
-        self.optimiser = torch.optim.AdamW(
-            self.denoiser.parameters(),
-            self.train.rate,
-            (0.9, 0.99),
-            weight_decay=self.train.decay,
-            fused=optimise.has_fused(accelerator.device.type),
-        )
+        self.optimiser = optimise.optimiser_of(self.denoiser, self.train)
         self.compiler = Compiler(self.train, accelerator.device)
         self.compiled_loss = self.compiler(self._loss)
         self.update = optimise.Update(

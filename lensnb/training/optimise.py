@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-from lensnb.recipes.schema import Optimiser
+from lensnb.recipes.schema import Optimiser, Train
+from lensnb.training.muon import Muon, Together, matrices
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
@@ -46,13 +47,34 @@ def _half_cosine(first: float, last: float, place: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * place)) / 2
 
 
-def set_rate(k: int, settings: Optimiser, *optimisers: torch.optim.Optimizer) -> float:
-    """Set the learning rate of step k in all optimisers; returns it."""
-    rate = settings.rate * rate_factor(k, settings)
+def set_rate(k: int, settings: Optimiser, *optimisers: torch.optim.Optimizer | Together) -> float:
+    """Set the learning rate of step k in all optimisers; returns it.
+
+    A group of weights may have a full rate of its own, `full`.
+    """
+    factor = rate_factor(k, settings)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = rate
-    return rate
+            group["lr"] = group.get("full", settings.rate) * factor
+    return settings.rate * factor
+
+
+def optimiser_of(net: torch.nn.Module, train: Train) -> torch.optim.Optimizer | Together:
+    """The optimiser of a denoiser: AdamW for all weights, or Muon for its matrices."""
+    muon = matrices(net) if train.optimiser == "muon" else []
+    taken = set(map(id, muon))
+    adam = torch.optim.AdamW(
+        [p for p in net.parameters() if id(p) not in taken],
+        train.rate,
+        (0.9, 0.99),
+        weight_decay=train.decay,
+        fused=has_fused(next(net.parameters()).device.type),
+    )
+    if not muon:
+        return adam
+    other = Muon(muon, train.muon_rate)
+    other.param_groups[0]["full"] = train.muon_rate
+    return Together(adam, other)
 
 
 # Many processes and micro-batches ---------------------------------------------------------------
@@ -93,7 +115,7 @@ class Update:
     def __init__(
         self,
         net: torch.nn.Module,
-        optimiser: torch.optim.Optimizer,
+        optimiser: torch.optim.Optimizer | Together,
         accelerator: Accelerator,
         clip: float = math.inf,
         scalars: int = 1,

@@ -136,6 +136,7 @@ def test_epochs_take_the_place_of_steps_and_their_weights_are_kept(dataset, tmp_
         },
         {"diffusion": {"schedule": "linear", "zero_snr": True, "prediction": "v"}},
         {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
+        {"train": {"optimiser": "muon"}},
         {"train": {"precision": "bf16", "shape": "cosine"}},
         {"train": {"shape": "onecycle", "warmup": 0.25, "accumulate": 2}},
     ],
