@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,19 @@ app = typer.Typer(
 SET = typer.Option(
     "--set", "-s", metavar="KEY=VALUE", help="Change the recipe: train.steps=2000. Repeatable."
 )
+
+
+def _at_home(path: Path | None) -> Path | None:
+    """A path with ~ for the home folder, which a shell leaves alone in quotes and after "="."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError:  # an unknown user after ~
+        return path
+
+
+def _written(*names: str, **told: Any) -> Any:
+    """An option that names a file or folder to write or read."""
+    return typer.Option(*names, callback=_at_home, **told)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -149,6 +162,7 @@ def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool)
 
 
 def _snakemake(environment: Mapping[str, str], cores: int, profile: str) -> None:
+    profile = os.path.expanduser(profile)
     where = ["--profile", os.path.abspath(profile)] if profile else ["--cores", str(cores)]
     # The run folders say what is done, so the engine needs no memory of its own.
     quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete", "--drop-metadata"]
@@ -234,7 +248,7 @@ def report(run: Annotated[str, typer.Argument(help="A run's name, or a recipe.")
 def draw(
     name: Annotated[str, typer.Argument(help='"reference", a run, or a folder.')] = "reference",
     n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 16,
-    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("out.npy"),
+    output: Annotated[Path, _written("-o", help="The .npy file to write.")] = Path("out.npy"),
     method: Annotated[str | None, typer.Option(help="Such as ddim; else the cheapest.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -257,7 +271,7 @@ def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> Non
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's name.")],
-    to: Annotated[Path, typer.Option(help="The folder to write; it must be new.")],
+    to: Annotated[Path, _written(help="The folder to write; it must be new.")],
 ) -> None:
     """Write the trained models of a run to a folder that lensnb.load and lensnb draw read."""
     _told(lambda: _export(run, to))
@@ -280,7 +294,7 @@ def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Names; the first is the base.")
     ],
-    to: Annotated[Path | None, typer.Option(help="A folder for tables and figures.")] = None,
+    to: Annotated[Path | None, _written(help="A folder for tables and figures.")] = None,
     all_rows: Annotated[
         bool, typer.Option("--all", help="Measures without a difference, too.")
     ] = False,
@@ -322,7 +336,7 @@ def posterior_draws(
         int | None, typer.Option(help="The data's pixels are so much larger.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 64,
-    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("draws.npy"),
+    output: Annotated[Path, _written("-o", help="The .npy file to write.")] = Path("draws.npy"),
     model: Annotated[str, typer.Option(help='"reference", or the name of a run.')] = "reference",
     method: Annotated[str, typer.Option(help="mmps, pigdm, dps or smc.")] = "mmps",
     steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 20,
@@ -352,7 +366,7 @@ def recipes() -> None:
 
 
 @app.command()
-def init(folder: Path) -> None:
+def init(folder: Annotated[Path, typer.Argument(callback=_at_home)]) -> None:
     """Lay out notebooks, recipes and the workflow in a new folder."""
     from lensnb.apps import project
 

@@ -19,6 +19,7 @@ from pydantic import (
 
 from lensnb.denoiser import LEVELS, PREDICTIONS, WEIGHTINGS
 from lensnb.kinds import KINDS
+from lensnb.lensing.priors import PRIORS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
 from lensnb.networks.blocks import BLOCKS, NORMS
 from lensnb.recipes.named import named
@@ -72,7 +73,7 @@ class Data(Section):
 
     path: FilePath | None = None
     download: Literal["mnist"] | None = None
-    prior: str = "broad"  # datasets/ looks it up in priors.PRIORS
+    prior: Annotated[str, named(PRIORS)] = "broad"
     n: Annotated[int, Field(ge=20)] = 5000
     seed: Seed | None = None
     size: Annotated[int, Field(ge=8, le=1024)] = 64

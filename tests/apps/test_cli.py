@@ -65,6 +65,19 @@ def test_images_are_drawn_into_the_folder_where_the_command_is_given(tmp_path):
     assert np.abs(images - lensnb.load("reference").draw(3, seed=0)).max() < 1e-4
 
 
+def test_a_tilde_is_the_home_folder(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = (ROOT / "params/tiny.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(recipe.replace("n: 300", "path: ~/mine.npy\n  n: 300"))
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 32, 32)))
+    code, _, told = here("run", "~/mine.yaml", "--step", "01_data")
+    assert code == 0 and np.load(tmp_path / "outputs/tiny/data/images.npy").shape[0] == 60, told
+    code, _, told = here("init", "~/mine.npy")
+    assert code == 2 and f"{tmp_path}/mine.npy: is there and not empty" in told
+    code, _, told = here("draw", "refrence", "-o", "~/no/a.npy")
+    assert code == 2 and f"{tmp_path}/no: no such folder" in told
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
