@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lensnb import io
-from lensnb.errors import InputError, told
+from lensnb.errors import STOPPED, InputError, told
 
 app = typer.Typer(
     add_completion=False,
@@ -60,9 +60,9 @@ def _start() -> None:
         os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
 
 
-def _told(command: Callable[[], object]) -> None:
+def _told(command: Callable[[], object], stopped: str = STOPPED) -> None:
     """Run a command and leave with its exit status."""
-    status = told(command)
+    status = told(command, stopped)
     if status:
         raise typer.Exit(status)
 
@@ -118,7 +118,8 @@ def run(
         environment.pop("LENSNB_RUNS", None)
         os.environ["LENSNB_FROM"] = environment["LENSNB_FROM"] = str(Path.cwd())
     if step:
-        _told(lambda: _make(environment, step))
+        of_engine = "LENSNB_CALL" in os.environ  # which has Ctrl-C, too, and tells of it
+        _told(lambda: _make(environment, step), "" if of_engine else STOPPED)
     else:
         _told(lambda: _run(environment, cores, profile, spread))
 
