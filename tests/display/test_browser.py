@@ -27,7 +27,7 @@ import functools
 from lensnb import likelihood, posterior
 posterior.draw = functools.partial(posterior.draw, steps=3)
 log_density = likelihood.log_density
-likelihood.log_density = lambda prior, images, **_: log_density(prior, images, steps=2, probes=1)
+likelihood.log_density = lambda prior, images, **_: log_density(prior, images, steps=2, probes=2)
 """
 
 
