@@ -151,7 +151,7 @@ def recipe_of(folder: str | Path) -> dict[str, Any] | None:
     try:
         if not path.is_file():
             return None
-        return io.known(path.parent, yaml.load(path.read_text(), _Loader))
+        return io.known(path.parent, yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
 
