@@ -52,7 +52,14 @@ def _start() -> None:
 
 
 # Where Jupyter, IPython, matplotlib and snakemake keep their own files.
-PLACES = ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+PLACES = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "IPYTHONDIR",
+    "MPLCONFIGDIR",
+    "XDG_CACHE_HOME",
+)
 
 
 def _replace_unwritable_home() -> None:
