@@ -4,10 +4,13 @@ An InputError becomes one line on stderr and exit status 2. Paths belong to the 
 command is given.
 """
 
+import atexit
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +61,31 @@ def _start() -> None:
     outputs = os.environ.get("LENSNB_OUTPUTS")
     if outputs:  # the notebooks work in the project's folder
         os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
+    _replace_unwritable_home()
+
+
+# Where Jupyter, IPython, matplotlib and snakemake keep their own files.
+PLACES = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "IPYTHONDIR",
+    "MPLCONFIGDIR",
+    "XDG_CACHE_HOME",
+)
+
+
+def _replace_unwritable_home() -> None:
+    """Give the programs that notebooks need a temporary folder, where the home is closed to them.
+
+    It goes with this process; the processes that it starts inherit it.
+    """
+    if os.access(os.path.expanduser("~"), os.W_OK) or all(name in os.environ for name in PLACES):
+        return
+    folder = tempfile.mkdtemp(prefix="lensnb-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in PLACES:
+        os.environ.setdefault(name, os.path.join(folder, name.lower()))
 
 
 def _told(command: Callable[[], object], stopped: str = STOPPED) -> None:
