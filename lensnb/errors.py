@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+STOPPED = "stopped; finished work is kept, and the same command continues from there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,10 +41,11 @@ def of_files(place: str | Path) -> Iterator[None]:
         ) from None
 
 
-def told(command: Callable[[], object]) -> int:
+def told(command: Callable[[], object], stopped: str = STOPPED) -> int:
     """Run `command` and return the exit status of the command line.
 
-    0 : it is done. 2 : one line on stderr says what the user can put right. 130 : Ctrl-C.
+    0 : it is done. 2 : one line on stderr says what the user can put right. 130 : Ctrl-C, of which
+    the line `stopped` tells, if it is not empty.
     """
     try:
         with of_files("the run folder"):
@@ -52,10 +54,8 @@ def told(command: Callable[[], object]) -> int:
         print(f"lensnb: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "lensnb: stopped; finished work is kept, and the same command continues from there",
-            file=sys.stderr,
-        )
+        if stopped:
+            print(f"lensnb: {stopped}", file=sys.stderr)
         return 130
     return 0
 

@@ -23,6 +23,7 @@ from lensnb.devices import find_device
 from lensnb.errors import InputError, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
+from lensnb.networks.registries import of_section
 from lensnb.prior import Prior
 from lensnb.recipes.recipe import Params
 from lensnb.recipes.schema import Diffusion, Method
@@ -442,8 +443,14 @@ def untrained_gan(params: Params, dataset: Dataset) -> nn.Module:
     channels, size = dataset.images.shape[1:3]
     context = conditions.width(params.model.context, dataset)
     scaling = dataset.scaling
-    return GAN_NETWORKS.find(params.gan.kind, "gan.kind").Generator(
-        size, channels, params.gan.latent, params.gan.width, context, scaling.low, scaling.high
+    make = GAN_NETWORKS.find(params.gan.kind, "gan.kind").Generator
+    return make(
+        size=size,
+        channels=channels,
+        context=context,
+        low=scaling.low,
+        high=scaling.high,
+        **of_section(make, params.gan),
     )
 
 
@@ -451,9 +458,8 @@ def untrained_discriminator(params: Params, dataset: Dataset) -> nn.Module:
     """The untrained discriminator of a recipe's GAN, for the images of a Dataset."""
     channels, size = dataset.images.shape[1:3]
     context = conditions.width(params.model.context, dataset)
-    return GAN_NETWORKS.find(params.gan.kind, "gan.kind").Discriminator(
-        size, channels, params.gan.width, context
-    )
+    make = GAN_NETWORKS.find(params.gan.kind, "gan.kind").Discriminator
+    return make(size=size, channels=channels, context=context, **of_section(make, params.gan))
 
 
 # How the kinds of generator draw: kinds.py holds their other properties ---------------------------

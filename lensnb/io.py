@@ -66,10 +66,12 @@ def make_folder(path: Path) -> None:
 def atomic(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
     """Open a temporary file that gets the name `path` only once it is written without error.
 
-    mode and kwargs are passed to `open`.
+    mode and kwargs are passed to `open`. Text is UTF-8, whatever the locale.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    if "b" not in mode:
+        kwargs.setdefault("encoding", "utf-8")
     try:
         with open(partial, mode, **kwargs) as file:
             yield file
@@ -103,7 +105,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises InputError if the file is missing, damaged or written by a newer lensnb.
     """
     try:
-        tree = json.loads(Path(path).read_text())
+        tree = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the step that writes it") from None
     except ValueError as error:

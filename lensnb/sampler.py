@@ -204,6 +204,27 @@ def heun(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> Stat
         yield State(step, after, x, x0)
 
 
+@register("heun_flow", "Heun along the straight path", evaluations=twice_but_the_last)
+def heun_flow(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
+    """Heun's method on the flow z = x / (1 + sigma) in the time t = sigma / (1 + sigma).
+
+    dz/dt = noise - x0 = (x - x0) / sigma - x0 (Lipman et al. 2023, arXiv:2210.02747). Two
+    evaluations a step, one in the last. A step may start at noise alone, where `heun` overshoots.
+    Euler's method on this flow is DDIM without noise.
+    """
+    for step, sigma, after in pairs(sigmas):
+        x0 = denoise(x, sigma)
+        velocity = (x - x0) / sigma - x0
+        dt = after / (1 + after) - sigma / (1 + sigma)
+        z = x / (1 + sigma)
+        x = (1 + after) * (z + dt * velocity)
+        if after > 0:
+            ahead = denoise(x, after)
+            velocity = (velocity + (x - ahead) / after - ahead) / 2
+            x = (1 + after) * (z + dt * velocity)
+        yield State(step, after, x, x0)
+
+
 @register("dpmpp_2m", "DPM-Solver++")
 def dpmpp_2m(denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any = None) -> States:
     """DPM-Solver++ 2M: one evaluation a step, second order.

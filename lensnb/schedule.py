@@ -9,6 +9,7 @@ SCHEDULES holds what a recipe may name: name -> builder(the recipe's diffusion s
 `register` enters a builder there.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -144,15 +145,17 @@ class EDM(Schedule):
     def __init__(
         self, mean: float, std: float, sigma_min: float, sigma_max: float, rho: float
     ) -> None:
-        def log_normal(u: torch.Tensor) -> torch.Tensor:
-            return torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
-
-        super().__init__(log_normal)
+        super().__init__(functools.partial(log_normal, mean=mean, std=std))
         self.sampling = (sigma_min, sigma_max, rho)
 
     def levels(self, steps: int) -> torch.Tensor:
         """The levels of `karras`, falling; float64 (steps,)."""
         return karras(steps, *self.sampling)
+
+
+def log_normal(u: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """Quantiles at u in [0, 1] of a sigma whose logarithm is normal, cut off at 1e-6 each side."""
+    return torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
@@ -236,21 +239,33 @@ def edm(
     return EDM(mean, std, sigma_min, sigma_max, rho)
 
 
-@register("flow")
-def flow() -> Schedule:
-    """The straight path z = (1 - t) x0 + t noise with uniform t: sigma = t / (1 - t).
+@register("flow", "times", "edm_mean", "edm_std")
+def flow(times: str = "uniform", mean: float = 0.0, std: float = 1.0) -> Schedule:
+    """The straight path z = (1 - t) x0 + t noise, in sigma = t / (1 - t).
 
-    Lipman et al. 2023 (arXiv:2210.02747). t stops short of 0 and 1, so that sigma is positive and
-    finite.
+    Lipman et al. 2023 (arXiv:2210.02747). Sampling takes even t. t stops short of 0 and 1, so that
+    sigma is positive and finite.
+    times : of training; uniform, or logit_normal: log(sigma) = logit(t) is normal with `mean` and
+    `std` (Esser et al. 2024, arXiv:2403.03206, eq. 19)
     """
-    smallest = 1e-3
-    largest = SIGMA_MAX / (1 + SIGMA_MAX)
+    return Schedule(_straight) if times == "uniform" else LogitNormal(mean, std)
 
-    def at(u: torch.Tensor) -> torch.Tensor:
-        t = u.clamp(smallest, largest)
-        return t / (1 - t)
 
-    return Schedule(at)
+def _straight(t: torch.Tensor) -> torch.Tensor:
+    """The sigma of the time t on the straight path."""
+    t = t.clamp(1e-3, SIGMA_MAX / (1 + SIGMA_MAX))
+    return t / (1 - t)
+
+
+class LogitNormal(Schedule):
+    """Trained on logit-normal times of the straight path, sampled along even times."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__(functools.partial(log_normal, mean=mean, std=std))
+
+    def levels(self, steps: int) -> torch.Tensor:
+        """The levels at the times 1, 1 - 1/steps, ..., falling; float64 (steps,)."""
+        return Schedule(_straight).levels(steps)
 
 
 def from_params(section: Any) -> Schedule:

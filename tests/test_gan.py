@@ -31,6 +31,27 @@ def test_pairing_is_the_cross_entropy_of_the_difference():
     )
 
 
+def test_hinge_loss_in_closed_form_and_its_gradients():
+    """Logits beyond the margin count nothing; the others pull with the same force."""
+    real = torch.tensor([[-2.0], [0.5], [1.5]], requires_grad=True)
+    fake = torch.tensor([[-3.0], [-0.5], [2.0]], requires_grad=True)
+    losses = gan.losses_of(Gan(loss="hinge"))
+    loss = losses.discriminator(real, fake, 0.1)
+    assert abs(loss.item() - ((3 + 0.5 + 0) / 3 + (0 + 0.5 + 3) / 3)) < 1e-6
+    loss.backward()
+    assert (3 * real.grad.flatten() - torch.tensor([-1.0, -1, 0])).abs().max() < 1e-6
+    assert (3 * fake.grad.flatten() - torch.tensor([0.0, 1, 1])).abs().max() < 1e-6
+    assert abs(losses.generator(real, fake).item() - 0.5) < 1e-6  # minus the mean
+
+
+def test_a_gan_has_the_loss_of_its_kind_unless_another_is_named():
+    assert gan.losses_of(Gan()) is gan.LOSSES["relativistic"]
+    assert gan.losses_of(Gan(kind="published")) is gan.LOSSES["cross_entropy"]
+    assert gan.losses_of(Gan(kind="published", loss="hinge")) is gan.LOSSES["hinge"]
+    with pytest.raises(ValueError, match="'relativistic' or 'hinge'; did you mean 'hinge'"):
+        Gan(loss="hing")
+
+
 def test_steepness_is_the_squared_gradient_in_closed_form():
     """Logit w.x + (v.x)^2: its gradient is w + 2 (v.x) v."""
     w = torch.randn(12)
@@ -67,8 +88,16 @@ def test_the_discriminator_sees_generated_images_as_they_are(tmp_path, monkeypat
     assert len(made) == 1 and torch.equal(seen[0][8:], made[0]) and torch.equal(seen[1], made[0])
 
 
-@pytest.mark.parametrize("kind", ["published", "modern"])
-def test_a_gan_learns_where_the_light_is(kind, tmp_path):
+@pytest.mark.parametrize(
+    "kind, wishes",
+    [
+        ("published", {}),
+        ("modern", {}),
+        ("modern", {"loss": "hinge", "statistics": True, "mapping": 4, "style": 64}),
+    ],
+    ids=["published", "modern", "wishes"],
+)
+def test_a_gan_learns_where_the_light_is(kind, wishes, tmp_path):
     """Images have one bright spot at a fixed place and of a random strength.
 
     After some hundred updates the generator's light is at that place.
@@ -99,6 +128,7 @@ def test_a_gan_learns_where_the_light_is(kind, tmp_path):
                 "watch_every": 0,
                 "log_every": 50,
                 "rate": 1e-3,
+                **wishes,
             },
         },
         "test",

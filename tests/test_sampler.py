@@ -6,10 +6,12 @@ import diffusers
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.stats
 import torch
 
 from lensnb import denoiser, sampler, schedule
 from lensnb.errors import InputError
+from lensnb.mixture import Mixture
 from lensnb.recipes.schema import Method
 from lensnb.schedule import Discrete, cosine_betas, linear_betas
 from lensnb.seeds import derived_seed, image_seeds
@@ -352,7 +354,8 @@ def exact_flow(x, sigma, after):
 
 
 @pytest.mark.parametrize(
-    "name, expected", [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc", 3)]
+    "name, expected",
+    [("ddim", 1), ("heun", 2), ("heun_flow", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc", 3)],
 )
 def test_order_of_convergence(name, expected):
     """Halving the steps in log(sigma) divides the error by 2^order."""
@@ -406,6 +409,39 @@ def test_mixture_data_is_drawn_with_its_shares(name):
         ).pvalue
         > 1e-3
     )
+
+
+@pytest.mark.parametrize("name, steps", [("ddim", 2000), ("heun_flow", 50), ("dpmpp_2m", 100)])
+def test_the_straight_path_ends_at_the_mixtures_quantiles(name, steps):
+    """In one dimension a flow keeps ranks: quantiles of the start become quantiles of the data.
+
+    The velocity is exact (`Mixture.denoise`), and the start is noise alone.
+    """
+    weights, means, widths = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.3, 0.5])
+    mixture = Mixture(
+        *map(torch.tensor, (weights, means[:, None])), widths[:, None, None] ** 2, (1, 1, 1)
+    )
+    sigmas = schedule.flow().sample_sigmas(steps)
+
+    def rank(x, sigma):
+        wide = np.hypot(widths, sigma)
+        return (weights * scipy.stats.norm.cdf((x.numpy().ravel()[:, None] - means) / wide)).sum(1)
+
+    x = sigmas[0] * torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1)
+    *_, end = sampler.SAMPLERS[name].run(mixture.denoise, sigmas, x, None)
+    assert np.abs(rank(end.x, 0) - rank(x, sigmas[0].item())).max() < 0.004
+
+
+def test_euler_on_the_straight_path_is_ddim():
+    sigmas = schedule.flow().sample_sigmas(6)
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1)
+    t = sigmas / (1 + sigmas)
+    *_, end = sampler.ddim(mixture_denoiser, sigmas, (1 + sigmas[0]) * z, None)
+    for sigma, now, after in zip(sigmas.tolist(), t[:-1], t[1:], strict=False):
+        x0 = mixture_denoiser((1 + sigma) * z, sigma)
+        noise = (z - (1 - now) * x0) / now
+        z = z + (after - now) * (noise - x0)
+    assert (end.x - z).abs().max() < 1e-9
 
 
 # The contract -------------------------------------------------------------------------------------

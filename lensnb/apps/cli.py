@@ -4,18 +4,21 @@ An InputError becomes one line on stderr and exit status 2. Paths belong to the 
 command is given.
 """
 
+import atexit
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lensnb import io
-from lensnb.errors import InputError, told
+from lensnb.errors import STOPPED, InputError, told
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +29,19 @@ app = typer.Typer(
 SET = typer.Option(
     "--set", "-s", metavar="KEY=VALUE", help="Change the recipe: train.steps=2000. Repeatable."
 )
+
+
+def _at_home(path: Path | None) -> Path | None:
+    """A path with ~ for the home folder, which a shell leaves alone in quotes and after "="."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError:  # an unknown user after ~
+        return path
+
+
+def _written(*names: str, **told: Any) -> Any:
+    """An option that names a file or folder to write or read."""
+    return typer.Option(*names, callback=_at_home, **told)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,11 +61,36 @@ def _start() -> None:
     outputs = os.environ.get("LENSNB_OUTPUTS")
     if outputs:  # the notebooks work in the project's folder
         os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
+    _replace_unwritable_home()
 
 
-def _told(command: Callable[[], object]) -> None:
+# Where Jupyter, IPython, matplotlib and snakemake keep their own files.
+PLACES = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "IPYTHONDIR",
+    "MPLCONFIGDIR",
+    "XDG_CACHE_HOME",
+)
+
+
+def _replace_unwritable_home() -> None:
+    """Give the programs that notebooks need a temporary folder, where the home is closed to them.
+
+    It goes with this process; the processes that it starts inherit it.
+    """
+    if os.access(os.path.expanduser("~"), os.W_OK) or all(name in os.environ for name in PLACES):
+        return
+    folder = tempfile.mkdtemp(prefix="lensnb-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in PLACES:
+        os.environ.setdefault(name, os.path.join(folder, name.lower()))
+
+
+def _told(command: Callable[[], object], stopped: str = STOPPED) -> None:
     """Run a command and leave with its exit status."""
-    status = told(command)
+    status = told(command, stopped)
     if status:
         raise typer.Exit(status)
 
@@ -105,7 +146,8 @@ def run(
         environment.pop("LENSNB_RUNS", None)
         os.environ["LENSNB_FROM"] = environment["LENSNB_FROM"] = str(Path.cwd())
     if step:
-        _told(lambda: _make(environment, step))
+        of_engine = "LENSNB_CALL" in os.environ  # which has Ctrl-C, too, and tells of it
+        _told(lambda: _make(environment, step), "" if of_engine else STOPPED)
     else:
         _told(lambda: _run(environment, cores, profile, spread))
 
@@ -149,6 +191,7 @@ def _run(environment: Mapping[str, str], cores: int, profile: str, spread: bool)
 
 
 def _snakemake(environment: Mapping[str, str], cores: int, profile: str) -> None:
+    profile = os.path.expanduser(profile)
     where = ["--profile", os.path.abspath(profile)] if profile else ["--cores", str(cores)]
     # The run folders say what is done, so the engine needs no memory of its own.
     quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete", "--drop-metadata"]
@@ -234,7 +277,7 @@ def report(run: Annotated[str, typer.Argument(help="A run's name, or a recipe.")
 def draw(
     name: Annotated[str, typer.Argument(help='"reference", a run, or a folder.')] = "reference",
     n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 16,
-    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("out.npy"),
+    output: Annotated[Path, _written("-o", help="The .npy file to write.")] = Path("out.npy"),
     method: Annotated[str | None, typer.Option(help="Such as ddim; else the cheapest.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -257,7 +300,7 @@ def _draw(name: str, n: int, output: Path, method: str | None, seed: int) -> Non
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's name.")],
-    to: Annotated[Path, typer.Option(help="The folder to write; it must be new.")],
+    to: Annotated[Path, _written(help="The folder to write; it must be new.")],
 ) -> None:
     """Write the trained models of a run to a folder that lensnb.load and lensnb draw read."""
     _told(lambda: _export(run, to))
@@ -280,7 +323,7 @@ def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Names; the first is the base.")
     ],
-    to: Annotated[Path | None, typer.Option(help="A folder for tables and figures.")] = None,
+    to: Annotated[Path | None, _written(help="A folder for tables and figures.")] = None,
     all_rows: Annotated[
         bool, typer.Option("--all", help="Measures without a difference, too.")
     ] = False,
@@ -322,7 +365,7 @@ def posterior_draws(
         int | None, typer.Option(help="The data's pixels are so much larger.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 64,
-    output: Annotated[Path, typer.Option("-o", help="The .npy file to write.")] = Path("draws.npy"),
+    output: Annotated[Path, _written("-o", help="The .npy file to write.")] = Path("draws.npy"),
     model: Annotated[str, typer.Option(help='"reference", or the name of a run.')] = "reference",
     method: Annotated[str, typer.Option(help="mmps, pigdm, dps or smc.")] = "mmps",
     steps: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 20,
@@ -352,7 +395,7 @@ def recipes() -> None:
 
 
 @app.command()
-def init(folder: Path) -> None:
+def init(folder: Annotated[Path, typer.Argument(callback=_at_home)]) -> None:
     """Lay out notebooks, recipes and the workflow in a new folder."""
     from lensnb.apps import project
 

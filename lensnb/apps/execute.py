@@ -112,7 +112,7 @@ def _papermill(source: Path, target: Path, params: Params) -> None:
             progress_bar=False,
             log_output=True,
             cwd=str(io.home()),
-            extra_arguments=["--log-level=40"],
+            extra_arguments=["--log-level=50"],  # else Ctrl-C logs a traceback
         )
 
 

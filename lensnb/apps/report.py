@@ -76,16 +76,16 @@ def _write_page(path: Path, title: str, pages: Sequence[tuple[str, str]], body: 
     from pygments.formatters import HtmlFormatter
 
     code_style = HtmlFormatter(style="friendly").get_style_defs(".highlight pre")
-    template = jinja2.Template((ASSETS / "page.html").read_text())
+    template = jinja2.Template((ASSETS / "page.html").read_text(encoding="utf-8"))
     text = template.render(
         title=title,
         pages=pages,
         here=path.name,
         body=body,
-        css=(ASSETS / "report.css").read_text() + code_style,
-        js=(ASSETS / "report.js").read_text(),
+        css=(ASSETS / "report.css").read_text(encoding="utf-8") + code_style,
+        js=(ASSETS / "report.js").read_text(encoding="utf-8"),
     )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _body(path: Path) -> str:
@@ -132,7 +132,9 @@ def _front(run: Run, folder: Path) -> str:
     }
     for name, path in (figures | files).items():
         shutil.copyfile(path, folder / name)
-    page = jinja2.Environment(autoescape=True).from_string((ASSETS / "front.html").read_text())
+    page = jinja2.Environment(autoescape=True).from_string(
+        (ASSETS / "front.html").read_text(encoding="utf-8")
+    )
     return page.render(
         run=run.params.run,
         source=io.read_json(run.need("data") / "dataset.json")["source"],

@@ -14,8 +14,7 @@ import numpy as np
 from lensnb.datasets.pixels import chunks, resize
 
 NEAR = 0.02  # rms difference of near copies over the standard deviation of the image
-SMALL = 8  # pixels on a side of what is searched for the nearest image
-MOST = 32  # training images that are compared with a held-out one
+SMALL = 8  # pixels on a side of what is searched for near images
 ROUNDS = 5  # splits that are tried; each finds copies that the one before has parted
 
 
@@ -58,7 +57,7 @@ def _first_of(values: np.ndarray) -> np.ndarray:
 def near_pairs(images: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> list[tuple[int, int]]:
     """Rows (held out, training) of near copies on both sides of a split.
 
-    For each held-out image the training images nearest to it at 8 x 8 pixels are compared at full
+    Every training image that is near a held-out one at 8 x 8 pixels is compared with it at full
     size, under the eight symmetries of the square. A tree over `_symmetric` finds them: near copies
     are near there as well, however they are turned, and there are few numbers to search.
     """
@@ -67,32 +66,32 @@ def near_pairs(images: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> li
     tree = cKDTree(
         np.concatenate([_symmetric(_shrunk(block)) for _, block in _blocks(images, train)])
     )
-    most = min(MOST, len(train))
     found = set()
     for rows, block in _blocks(images, heldout):
-        reach = np.sqrt([2 * NEAR**2 * SMALL**2 * _variance(image) for image in block])
         small = _shrunk(block)
-        apart, at = tree.query(
-            _symmetric(small), range(1, most + 1), distance_upper_bound=reach.max()
-        )
-        for i in np.flatnonzero((apart <= reach[:, None]).any(axis=1)):
-            others = train[at[i][apart[i] <= reach[i]]]
-            found |= {(int(rows[i]), k) for k in _nearest(images, block[i], small[i], others)}
+        reach = np.sqrt([2 * NEAR**2 * SMALL**2 * _variance(image) for image in block])
+        for i, place in enumerate(_symmetric(small)):
+            others = train[np.sort(tree.query_ball_point(place, reach[i])).astype(int)]
+            near = _near(images, block[i], small[i], reach[i], others)
+            found |= {(int(rows[i]), k) for k in near}
     return sorted(found)
 
 
-def _nearest(
-    images: np.ndarray, image: np.ndarray, small: np.ndarray, others: np.ndarray
+def _near(
+    images: np.ndarray, image: np.ndarray, small: np.ndarray, reach: float, others: np.ndarray
 ) -> set[int]:
-    """Which of these rows are near copies of an image; for each symmetry the nearest is tried."""
-    known = _shrunk(images[others])
+    """Which of these rows are near copies of an image, under any symmetry.
+
+    small : the image at 8 x 8 pixels; reach : how far from it near copies lie there at most
+    """
+    found = set()
     turned = np.stack([_turned(small, k) for k in range(8)])  # (8, C, 8, 8)
-    nearest = ((known[:, None] - turned) ** 2).sum(axis=(2, 3, 4)).argmin(axis=0)
-    return {
-        int(others[i])
-        for k, i in enumerate(nearest)
-        if _are_near(_turned(image, k), images[others[i]])
-    }
+    for rows, block in _blocks(images, others):
+        apart = ((_shrunk(block)[:, None] - turned) ** 2).sum(axis=(2, 3, 4))  # (B, 8)
+        for i, k in np.argwhere(apart <= reach**2):
+            if int(rows[i]) not in found and _are_near(_turned(image, k), block[i]):
+                found.add(int(rows[i]))
+    return found
 
 
 def _blocks(images: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -120,6 +120,7 @@ SAMPLERS = {
     "dpmpp_3m": ("lu2022dpmsolver",),
     "dpmpp_2m_sde": ("lu2022dpmsolver",),
     "heun": ("karras2022edm",),
+    "heun_flow": ("lipman2022flow",),
     "unipc": ("zhao2023unipc",),
 }
 PREDICTIONS = {

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lensnb.networks.blocks import Attention
+from lensnb.networks.minibatch import MinibatchStatistics
 from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
 DOUBLINGS = 4  # between the first map and the image
@@ -64,10 +65,16 @@ class Discriminator(nn.Module):
     """Image (B, channels, size, size) and context (B, K) or None -> a logit for each patch.
 
     The logits have the shape (B, 1, h, w).
+    statistics : whether it sees how much the images of a group differ (`MinibatchStatistics`)
     """
 
     def __init__(
-        self, size: int = 64, channels: int = 1, width: int = 32, context: int = 0
+        self,
+        size: int = 64,
+        channels: int = 1,
+        width: int = 32,
+        context: int = 0,
+        statistics: bool = False,
     ) -> None:
         super().__init__()
 
@@ -80,15 +87,16 @@ class Discriminator(nn.Module):
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         ]
         self.body = nn.Sequential(*stages[:2], Attention(widths[2], heads=1), *stages[2:])
-        self.head = conv(widths[3], 1, 3, 1)
+        self.spread = MinibatchStatistics() if statistics else nn.Identity()
+        self.head = conv(widths[3] + statistics, 1, 3, 1)
         self.embed = spectral_norm(nn.Linear(context, widths[3])) if context else None
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         h = self.body(x)
         if context is None or self.embed is None:
-            return self.head(h)
+            return self.head(self.spread(h))
         fits = (h * self.embed(context)[:, :, None, None]).sum(1, keepdim=True)  # (B, 1, h, w)
-        return self.head(h) + fits
+        return self.head(self.spread(h)) + fits
 
 
 GAN_NETWORKS.add("published", GanNetworks(Generator, Discriminator))

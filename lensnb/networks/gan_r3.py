@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lensnb.networks.minibatch import MinibatchStatistics
 from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
 STEM = 4  # the discriminator's first map is 1 / STEM of the image
-HIDDEN = 128  # length of the style and of the discriminator's last vector
+HIDDEN = 128  # length of the discriminator's last vector
 NO_NOISE = -20.0  # log of a strength that is negligible in any image
 
 
@@ -56,7 +57,8 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 class PlainBlock(nn.Module):
     """x + conv(act(conv(act(x)))), where x (B, before, H, W) first gets its new size and width.
 
-    resize : `doubled`, `halved` or None; styled : whether a style (B, HIDDEN) scales the middle
+    resize : `doubled`, `halved` or None
+    style : length S of a style (B, S) that scales the middle, 0 for none
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class PlainBlock(nn.Module):
         before: int,
         after: int,
         resize: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        styled: bool = False,
+        style: int = 0,
     ) -> None:
         super().__init__()
         self.resize = resize or nn.Identity()
@@ -72,7 +74,7 @@ class PlainBlock(nn.Module):
         # gains below one: without a norm, depth must not add variance
         self.first = conv(after, after)
         self.second = conv(after, after, 0.3)
-        self.scale = nn.Linear(HIDDEN, after) if styled else None
+        self.scale = nn.Linear(style, after) if style else None
 
     def forward(self, x: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
         x = self.skip(self.resize(x))  # (B, after, H', W')
@@ -87,6 +89,7 @@ class Generator(nn.Module):
 
     The latent has the shape (B, latent), the noise the image's shape, the context (B, K) or None.
     shapes : of the noise that an image is made of
+    mapping, style : layers from latent to style, and the style's length
     """
 
     grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
@@ -100,6 +103,8 @@ class Generator(nn.Module):
         context: int = 0,
         low: float = -1.0,
         high: float = 1.0,
+        mapping: int = 2,
+        style: int = 128,
     ) -> None:
         super().__init__()
         self.shapes = ((latent,), (channels, size, size))
@@ -108,15 +113,17 @@ class Generator(nn.Module):
         self.high = high
 
         def layer(before: int) -> nn.Module:
-            return nn.Sequential(he(nn.Linear(before, HIDDEN)), nn.LeakyReLU(0.2))
+            return nn.Sequential(he(nn.Linear(before, style)), nn.LeakyReLU(0.2))
 
-        self.style = nn.Sequential(layer(latent + context), layer(HIDDEN))
-        self.project = he(nn.Linear(HIDDEN, math.prod(self.first)))
+        first = layer(latent + context)
+        deeper = [layer(style) for _ in range(mapping - 1)]
+        self.style = nn.Sequential(first, *deeper)
+        self.project = he(nn.Linear(style, math.prod(self.first)))
         self.blocks = nn.ModuleList(
             [
-                PlainBlock(4 * width, 4 * width, styled=True),
-                PlainBlock(4 * width, 2 * width, doubled, styled=True),
-                PlainBlock(2 * width, width, doubled, styled=True),
+                PlainBlock(4 * width, 4 * width, style=style),
+                PlainBlock(4 * width, 2 * width, doubled, style),
+                PlainBlock(2 * width, width, doubled, style),
             ]
         )
         self.fine = conv(width, width // 2)
@@ -127,7 +134,7 @@ class Generator(nn.Module):
     def forward(
         self, z: torch.Tensor, noise: torch.Tensor, context: torch.Tensor | None = None
     ) -> torch.Tensor:
-        style = self.style(z if context is None else torch.cat([z, context], dim=1))  # (B, HIDDEN)
+        style = self.style(z if context is None else torch.cat([z, context], dim=1))  # (B, style)
         h = self.project(style).view(-1, *self.first).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             h = block(h, style)  # (B, width, size / 4, size / 4)
@@ -176,10 +183,18 @@ def _parabola(
 
 
 class Discriminator(nn.Module):
-    """Image (B, channels, size, size), context (B, K) or None -> logit (B, 1)."""
+    """Image (B, channels, size, size), context (B, K) or None -> logit (B, 1).
+
+    statistics : whether it sees how much the images of a group differ (`MinibatchStatistics`)
+    """
 
     def __init__(
-        self, size: int = 64, channels: int = 1, width: int = 32, context: int = 0
+        self,
+        size: int = 64,
+        channels: int = 1,
+        width: int = 32,
+        context: int = 0,
+        statistics: bool = False,
     ) -> None:
         super().__init__()
         self.stem = conv(channels * STEM**2, width)
@@ -188,13 +203,15 @@ class Discriminator(nn.Module):
             PlainBlock(width, 2 * width, halved),
             PlainBlock(2 * width, 4 * width, halved),
         )
-        self.read = he(nn.Linear(4 * width * (size // 16) ** 2, HIDDEN))
+        self.spread = MinibatchStatistics() if statistics else nn.Identity()
+        self.read = he(nn.Linear((4 * width + statistics) * (size // 16) ** 2, HIDDEN))
         self.logit = he(nn.Linear(HIDDEN, 1), 0.5)
         self.context = nn.Linear(context, HIDDEN) if context else None
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         h = self.stem(F.pixel_unshuffle(x, STEM).contiguous(memory_format=torch.channels_last))
-        h = act(self.read(act(self.blocks(h)).flatten(1)))  # (B, HIDDEN)
+        h = self.spread(act(self.blocks(h)))  # (B, 4 width + statistics, size / 16, size / 16)
+        h = act(self.read(h.flatten(1)))  # (B, HIDDEN)
         if context is None or self.context is None:
             return self.logit(h)
         # projection discriminator: Miyato & Koyama 2018, arXiv:1802.05637
@@ -202,4 +219,4 @@ class Discriminator(nn.Module):
         return self.logit(h) + agrees
 
 
-GAN_NETWORKS.add("modern", GanNetworks(Generator, Discriminator))
+GAN_NETWORKS.add("modern", GanNetworks(Generator, Discriminator, "relativistic", penalised=True))

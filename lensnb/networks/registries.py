@@ -41,10 +41,21 @@ class GanNetworks:
     Generator(size, channels, latent, width, context, low, high) : has `shapes`, the shapes of the
     noise that an image is made of; called with the noise and a context (B, K) or None
     Discriminator(size, channels, width, context) : called with images and a context -> logits
+    Both may take further keys of a recipe's gan section, see `of_section`.
+    loss : its own loss, a key of `gan.LOSSES`; penalised : whether the discriminator's gradients
+    are penalised, see `gan.penalty`
     """
 
     Generator: type[nn.Module]
     Discriminator: type[nn.Module]
+    loss: str = "cross_entropy"
+    penalised: bool = False
+
+
+def of_section(cls: type[nn.Module], section: Any) -> dict[str, Any]:
+    """The constructor arguments of a GAN's network that its recipe's section gives, by name."""
+    names = inspect.signature(cls).parameters
+    return {name: getattr(section, name) for name in names if hasattr(section, name)}
 
 
 NETWORKS: Registry[Any] = Registry("network")

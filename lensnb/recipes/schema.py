@@ -18,9 +18,12 @@ from pydantic import (
 )
 
 from lensnb.denoiser import LEVELS, PREDICTIONS, WEIGHTINGS
+from lensnb.gan import LOSSES
 from lensnb.kinds import KINDS
+from lensnb.lensing.priors import PRIORS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
 from lensnb.networks.blocks import BLOCKS, NORMS
+from lensnb.networks.minibatch import GROUP
 from lensnb.recipes.named import named
 from lensnb.sampler import SAMPLERS
 from lensnb.schedule import SCHEDULES, Discrete
@@ -72,7 +75,7 @@ class Data(Section):
 
     path: FilePath | None = None
     download: Literal["mnist"] | None = None
-    prior: str = "broad"  # datasets/ looks it up in priors.PRIORS
+    prior: Annotated[str, named(PRIORS)] = "broad"
     n: Annotated[int, Field(ge=20)] = 5000
     seed: Seed | None = None
     size: Annotated[int, Field(ge=8, le=1024)] = 64
@@ -196,6 +199,7 @@ class Diffusion(Section):
     signal_low: Fraction = 0.02
     edm_mean: Annotated[float, Field(ge=-10, le=10)] = -1.2
     edm_std: Annotated[float, Field(gt=0, le=5)] = 1.2
+    times: Literal["uniform", "logit_normal"] = "uniform"
     sigma_min: Annotated[float, Field(ge=1e-6)] = 0.002
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
     rho: Annotated[float, Field(ge=1, le=1000)] = 7.0
@@ -234,6 +238,15 @@ class Diffusion(Section):
             raise ValueError(
                 "prediction noise cannot tell the image where nothing but noise is left, "
                 "which zero_snr and the flow schedule reach; take v, x0 or velocity"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _times(self) -> Self:
+        if self.times != "uniform" and self.schedule != "flow":
+            raise ValueError(
+                f"times {self.times} are those of the flow schedule; leave them out, or set "
+                "schedule to flow"
             )
         return self
 
@@ -286,15 +299,37 @@ class Gan(Optimiser):
     warmup: NotNegative = 50
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0
     betas: tuple[Share, Share] = (0.5, 0.99)
+    loss: Annotated[str, named(LOSSES)] | None = None
     latent: Count = 64
+    mapping: Annotated[int, Field(ge=1, le=16)] = 2
+    style: Annotated[int, Field(ge=8, le=4096)] = 128
     width: Annotated[int, Field(ge=8, multiple_of=4)] = 32
     critic_updates: Count = 1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     penalty: Positive = 0.5
     penalty_end: Positive = 0.05
     penalty_every: Count = 4
+    statistics: bool = False
     compile: Literal["auto"] | bool = False
     watch_every: Annotated[int, Field(ge=0)] = 200
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.statistics and self.batch % GROUP:
+            raise ValueError(
+                f"statistics compare {GROUP} images at a time, and batch {self.batch} is no "
+                f"multiple of {GROUP}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latent_path(self) -> Self:
+        if self.kind == "published" and (self.mapping, self.style) != (2, 128):
+            raise ValueError(
+                "the published generator has neither mapping nor style; leave them out, or set "
+                "kind to modern"
+            )
+        return self
 
 
 class Method(Section):

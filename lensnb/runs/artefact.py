@@ -52,10 +52,7 @@ def fingerprint(path: str | Path) -> str | None:
     top = io.locate(path)
     if top in _scanned:
         return _scanned[top]
-    found = [
-        (str(file.relative_to(top)), state.st_size, state.st_mtime_ns)
-        for file, state in sorted(_files(top), key=lambda entry: entry[0])
-    ]
+    found = sorted(_files(str(top)), key=lambda entry: entry[0].split("/"))
     value = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
     if _depth:
         _scanned[top] = value
@@ -78,12 +75,18 @@ def scanned_once() -> Iterator[None]:
             _scanned.clear()
 
 
-def _files(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file at or below a path, through links, with its state; each folder once."""
-    if not top.is_dir():
-        if top.is_file():
-            yield top, top.stat()
+def _files(top: str) -> Iterator[tuple[str, int, int]]:
+    """Name below `top`, size and time of every file there, through links; each folder once.
+
+    A file costs one call to the system, and no object: there may be 130,000 of them, and every
+    stage that is built looks whether they have changed.
+    """
+    if not os.path.isdir(top):
+        if os.path.isfile(top):
+            state = os.stat(top)
+            yield ".", state.st_size, state.st_mtime_ns
         return
+    below = len(os.path.join(top, ""))
     seen = set()
     waiting = [top]
     while waiting:
@@ -96,9 +99,10 @@ def _files(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
             for entry in entries:
                 with contextlib.suppress(OSError):  # a link that leads nowhere
                     if entry.is_dir():
-                        waiting.append(Path(entry.path))
+                        waiting.append(entry.path)
                     elif entry.is_file():
-                        yield Path(entry.path), entry.stat()
+                        state = entry.stat()
+                        yield entry.path[below:], state.st_size, state.st_mtime_ns
 
 
 def is_whole(folder: str | Path) -> bool:
@@ -147,7 +151,7 @@ def recipe_of(folder: str | Path) -> dict[str, Any] | None:
     try:
         if not path.is_file():
             return None
-        return io.known(path.parent, yaml.load(path.read_text(), _Loader))
+        return io.known(path.parent, yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
 

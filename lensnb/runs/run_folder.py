@@ -346,7 +346,7 @@ NO = ("", "0")  # values of a variable that is not set
 def load_tree(path: Path) -> dict[str, Any] | None:
     """The recipe in a file as plain values; None for no file, and for one that cannot be read."""
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return tree if isinstance(tree, dict) else None

@@ -13,9 +13,11 @@ from accelerate import Accelerator
 
 from lensnb import gan
 from lensnb.datasets.dataset import Dataset
+from lensnb.errors import InputError
 from lensnb.generator import untrained_discriminator, untrained_gan
 from lensnb.kinds import KINDS
 from lensnb.networks import gan_r3
+from lensnb.networks.minibatch import GROUP
 from lensnb.recipes.recipe import Params
 from lensnb.recipes.schema import Gan
 from lensnb.training import optimise
@@ -37,7 +39,12 @@ class GanTask:
     def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.gan = params.gan
         self.accelerator = accelerator
-        self.losses = gan.LOSSES.find(params.gan.kind, "gan.kind")
+        self.losses = gan.losses_of(params.gan)
+        if self.gan.statistics and self.gan.batch % (GROUP * accelerator.num_processes):
+            raise InputError(
+                f"gan.batch {self.gan.batch}: statistics compare {GROUP} images at a time, so each "
+                f"of {accelerator.num_processes} processes needs a multiple of {GROUP}"
+            )
         device = accelerator.device
         self.generator = optimise.on_device(untrained_gan(params, dataset), device)
         self.discriminator = optimise.on_device(untrained_discriminator(params, dataset), device)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import lensnb
+from lensnb import io
 from lensnb.apps import cli
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,19 @@ def test_images_are_drawn_into_the_folder_where_the_command_is_given(tmp_path):
     images = np.load(tmp_path / "mine.npy")
     assert images.shape == (3, 1, 64, 64) and images.dtype == np.float32
     assert np.abs(images - lensnb.load("reference").draw(3, seed=0)).max() < 1e-4
+
+
+def test_a_tilde_is_the_home_folder(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = (ROOT / "params/tiny.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(recipe.replace("n: 300", "path: ~/mine.npy\n  n: 300"))
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 32, 32)))
+    code, _, told = here("run", "~/mine.yaml", "--step", "01_data")
+    assert code == 0 and np.load(tmp_path / "outputs/tiny/data/images.npy").shape[0] == 60, told
+    code, _, told = here("init", "~/mine.npy")
+    assert code == 2 and f"{tmp_path}/mine.npy: is there and not empty" in told
+    code, _, told = here("draw", "refrence", "-o", "~/no/a.npy")
+    assert code == 2 and f"{tmp_path}/no: no such folder" in told
 
 
 @pytest.mark.parametrize(
@@ -186,3 +200,29 @@ def test_an_unknown_variable_of_make_is_refused(variable):
     command = ["make", "-n", "run", variable]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and f"{variable.partition('=')[0]}: no such variable" in done.stderr
+
+
+def test_a_closed_home_a_plain_locale_and_another_folder(tmp_path):
+    """`imgs` is meant where the command stands; nothing is written below a home that is closed."""
+    (tmp_path / "imgs").mkdir()
+    images = np.random.default_rng(0).normal(3, 2, (24, 32, 32))
+    for i, image in enumerate(images):
+        np.save(tmp_path / "imgs" / f"{i:02}.npy", image)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HOME": "/proc/closed"}
+    own = {"LENSNB_OUTPUTS": "o", "TMPDIR": str(tmp_path / "tmp"), **plain}
+    (tmp_path / "tmp").mkdir()
+    given = "run=mine", "data.path=imgs", "data.holdout=0.25"
+    sets = [part for change in given for part in ("--set", change)]
+    code, out, err = call("run", "tiny", "--step", "01_data", *sets, cwd=tmp_path, **own)
+    assert code == 0, out + err
+    found = np.load(tmp_path / "o" / "mine" / "data" / "images.npy")
+    np.testing.assert_array_equal(found[:, 0], images.astype(np.float32))
+    assert not list((tmp_path / "tmp").glob("lensnb-*"))
+
+
+def test_a_tilde_is_the_home_in_a_path(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros(1))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert io.locate("~/a.npy") == tmp_path / "a.npy"
+    monkeypatch.setenv("LENSNB_OUTPUTS", "~/runs")
+    assert lensnb.open_run(run="mine").path == tmp_path / "runs" / "mine"

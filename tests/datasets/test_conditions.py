@@ -213,6 +213,8 @@ def test_without_a_table_contexts_are_those_of_training_images_and_belong_to_the
     } <= pairs
     assert np.array_equal(made.asked(10, seed=1, first=30)["theta_E"], asked["theta_E"][30:40])
     assert not np.array_equal(made.asked(50, seed=2)["theta_E"], asked["theta_E"])
+    alone = made.asked(10, seed=1, table={"theta_E": [1.5]})  # the class is a training image's
+    assert (alone["theta_E"] == 1.5).all() and np.array_equal(alone["class"], asked["class"][:10])
     together = made.draw(6, seed=1)
     assert np.abs(made.draw(2, seed=1, first=4, batch=1) - together[4:]).max() < 1e-3 * np.ptp(
         together

@@ -45,6 +45,14 @@ def test_the_step_that_would_refuse_is_named_and_it_does_refuse():
         Judge(recipe(), few)
 
 
+@pytest.mark.parametrize("n", [60, limits.FEATURES - 1])
+def test_few_images_are_compared_with_a_warning(n):
+    many = dataset(1000, 300)
+    (said,) = limits.of_steps(recipe(evaluate={"n": n}), many)
+    assert said.startswith(f"04_evaluate will compare {n} images with {n}, fewer than LensNet's")
+    assert limits.of_steps(recipe(evaluate={"n": limits.FEATURES}), many) == []
+
+
 def test_conditions_that_cannot_be_told_or_break_under_flips_are_said():
     data = dataset(1000, 300, e1=np.linspace(-1, 1, 1000), one=np.ones(1000))
     refused, *_ = limits.of_steps(recipe(model={"context": ["z"]}), data)

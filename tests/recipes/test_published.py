@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # minutes: left out by make fast
 
 ROOT = Path(__file__).parents[2]
 DENOISERS = ("context_unet", "mnist", "imagenet100", "ddim_noise_level", "deeplense_ddim")
-PUBLISHED = (*DENOISERS, "deeplense_gan", "gan_modern")
+PUBLISHED = (*DENOISERS, "deeplense_gan", "gan_modern", "dit_flow")
 
 
 def recipe(name, overrides=""):

@@ -204,7 +204,7 @@ CASES = {
         same, ("out of memory", "lower"), "launch", "model.width=8000"
     ),
     "prior misspelt": Case(
-        same, ("data.prior", "did you mean broad?"), "data", "data.path=null data.prior=braod"
+        same, ("data.prior", "did you mean 'broad'?"), "step", "data.path=null data.prior=braod"
     ),
     "context without labels": Case(
         same, ("model.context", "no labels"), "launch", "model.context=class"
