@@ -37,8 +37,8 @@ FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
 NOT_GIVEN = ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group")
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
-# Keys of a training that are younger than some runs: at their defaults nothing has changed.
-YOUNGER = ("optimiser", "muon_rate")
+# Keys of a section that are younger than some runs: at their defaults nothing has changed.
+YOUNGER = ("optimiser", "muon_rate", "times", "loss", "mapping", "style", "statistics")
 # Stages that are taken from another run of the same recipe and inputs. The others take seconds, and
 # tell of this run's own times.
 TAKEN = ("data", "models", "samples", "evaluation")
@@ -399,18 +399,23 @@ def _fingerprints(*paths: str | None) -> list[str | None]:
 def _model_recipe(run: Run, name: str) -> dict[str, Any]:
     """The seed, the section that trains this kind of generator, and what else it reads."""
     kind = KINDS[name]
-    fields = type(getattr(run.params, kind.section)).model_fields
-    training = {
-        key: value
-        for key, value in run.tree[kind.section].items()
-        if key not in NO_RESULT and not (key in YOUNGER and value == fields[key].default)
-    }
+    training = {k: v for k, v in _section(run, kind.section).items() if k not in NO_RESULT}
     found = {"seed": run.tree["seed"], kind.section: training}
     for entry in kind.reads:
         section, _, key = entry.partition(".")
-        whole = run.tree[section]
+        whole = _section(run, section)
         found[section] = {key: whole[key]} if key else whole
     return found
+
+
+def _section(run: Run, name: str) -> dict[str, Any]:
+    """A section of the recipe, without the younger keys that are at their defaults."""
+    fields = type(getattr(run.params, name)).model_fields
+    return {
+        key: value
+        for key, value in run.tree[name].items()
+        if key not in YOUNGER or value != fields[key].default
+    }
 
 
 def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
