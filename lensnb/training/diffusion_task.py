@@ -23,7 +23,7 @@ from lensnb.training.task import Losses
 
 
 class DiffusionTask:
-    """The denoiser in training: optimiser, learning-rate shape, micro-batches, clipping, average."""
+    """The denoiser in training: optimiser, rate, micro-batches, clipping, average."""
 
     def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.train = params.train

@@ -33,7 +33,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": rate, "momentum": momentum, "rounds": rounds})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | None = None
+    ) -> None:
         """Update all weights that have a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
