@@ -18,6 +18,7 @@ from lensnb.datasets.dataset import Scaling, load_dataset, prepare_dataset, spli
 from lensnb.errors import InputError
 from lensnb.lensing.priors import CLASSES
 from lensnb.lensing.simulate import simulate
+from lensnb.recipes.recipe import validate
 from lensnb.recipes.schema import Data
 from lensnb.registry import Registry
 
@@ -288,8 +289,8 @@ def test_simulated(channels, out, fake_simulator):
 
 
 def test_simulated_refusals(out, fake_simulator):
-    with pytest.raises(InputError, match="did you mean broad"):
-        prepare_dataset(Data(prior="brod"), 0, out)
+    with pytest.raises(InputError, match="did you mean '?broad"):
+        validate({"data": {"prior": "brod"}}, "recipe")
     with pytest.raises(InputError, match="data.labels"):
         prepare_dataset(Data(labels="a.npy"), 0, out)
     with pytest.raises(InputError, match="2 of each"):
