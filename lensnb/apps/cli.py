@@ -4,13 +4,10 @@ An InputError becomes one line on stderr and exit status 2. Paths belong to the 
 command is given.
 """
 
-import atexit
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lensnb import io
+from lensnb.apps.home import replace_unwritable_home
 from lensnb.errors import STOPPED, InputError, told
 
 app = typer.Typer(
@@ -61,31 +59,7 @@ def _start() -> None:
     outputs = os.environ.get("LENSNB_OUTPUTS")
     if outputs:  # the notebooks work in the project's folder
         os.environ["LENSNB_OUTPUTS"] = str(Path(outputs).expanduser().absolute())
-    _replace_unwritable_home()
-
-
-# Where Jupyter, IPython, matplotlib and snakemake keep their own files.
-PLACES = (
-    "JUPYTER_CONFIG_DIR",
-    "JUPYTER_DATA_DIR",
-    "JUPYTER_RUNTIME_DIR",
-    "IPYTHONDIR",
-    "MPLCONFIGDIR",
-    "XDG_CACHE_HOME",
-)
-
-
-def _replace_unwritable_home() -> None:
-    """Give the programs that notebooks need a temporary folder, where the home is closed to them.
-
-    It goes with this process; the processes that it starts inherit it.
-    """
-    if os.access(os.path.expanduser("~"), os.W_OK) or all(name in os.environ for name in PLACES):
-        return
-    folder = tempfile.mkdtemp(prefix="lensnb-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in PLACES:
-        os.environ.setdefault(name, os.path.join(folder, name.lower()))
+    replace_unwritable_home()
 
 
 def _told(command: Callable[[], object], stopped: str = STOPPED) -> None:

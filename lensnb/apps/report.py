@@ -70,20 +70,24 @@ def _write(run: Run, notebooks: Mapping[str, Path], folder: Path) -> None:
     artefact.replace(unfinished, folder)
 
 
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
 def _write_page(path: Path, title: str, pages: Sequence[tuple[str, str]], body: str) -> None:
     """Write one page; `pages` are the (file, text) of the links at its top."""
     import jinja2
     from pygments.formatters import HtmlFormatter
 
     code_style = HtmlFormatter(style="friendly").get_style_defs(".highlight pre")
-    template = jinja2.Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    template = jinja2.Template(_asset("page.html"))
     text = template.render(
         title=title,
         pages=pages,
         here=path.name,
         body=body,
-        css=(ASSETS / "report.css").read_text(encoding="utf-8") + code_style,
-        js=(ASSETS / "report.js").read_text(encoding="utf-8"),
+        css=_asset("report.css") + code_style,
+        js=_asset("report.js"),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -132,9 +136,7 @@ def _front(run: Run, folder: Path) -> str:
     }
     for name, path in (figures | files).items():
         shutil.copyfile(path, folder / name)
-    page = jinja2.Environment(autoescape=True).from_string(
-        (ASSETS / "front.html").read_text(encoding="utf-8")
-    )
+    page = jinja2.Environment(autoescape=True).from_string(_asset("front.html"))
     return page.render(
         run=run.params.run,
         source=io.read_json(run.need("data") / "dataset.json")["source"],

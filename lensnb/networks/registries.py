@@ -16,7 +16,14 @@ from torch import nn
 
 from lensnb.registry import Registry
 
-OF_THE_IMAGES = ("channels", "context")  # constructor arguments that no recipe gives
+# Constructor arguments that the images give, and no recipe.
+OF_THE_IMAGES = ("size", "channels", "context", "low", "high")
+
+
+def of_section(cls: type, section: Any) -> dict[str, Any]:
+    """The constructor arguments of a network that its section of a recipe gives, by name."""
+    names = inspect.signature(cls).parameters
+    return {n: getattr(section, n) for n in names if n not in OF_THE_IMAGES}
 
 
 class FromRecipe:
@@ -25,8 +32,7 @@ class FromRecipe:
     @classmethod
     def options(cls, section: Any) -> dict[str, Any]:
         """The constructor arguments that the section gives, by name."""
-        names = inspect.signature(cls).parameters
-        return {name: getattr(section, name) for name in names if name not in OF_THE_IMAGES}
+        return of_section(cls, section)
 
     @classmethod
     def divisor(cls, section: Any) -> int:
@@ -50,12 +56,6 @@ class GanNetworks:
     Discriminator: type[nn.Module]
     loss: str = "cross_entropy"
     penalised: bool = False
-
-
-def of_section(cls: type[nn.Module], section: Any) -> dict[str, Any]:
-    """The constructor arguments of a GAN's network that its recipe's section gives, by name."""
-    names = inspect.signature(cls).parameters
-    return {name: getattr(section, name) for name in names if hasattr(section, name)}
 
 
 NETWORKS: Registry[Any] = Registry("network")

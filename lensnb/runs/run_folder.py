@@ -20,7 +20,7 @@ from lensnb.io import home
 from lensnb.kinds import KINDS
 from lensnb.recipes.differences import differences, told
 from lensnb.recipes.recipe import Params
-from lensnb.recipes.schema import Method
+from lensnb.recipes.schema import Section
 from lensnb.runs import artefact, kept
 from lensnb.runs.locks import locked
 from lensnb.runs.provenance import provenance
@@ -33,17 +33,19 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
 LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
-# Keys of the data section that count only where they are given: younger than runs that are there.
-NOT_GIVEN = ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group")
+# Keys of each section that are younger than some runs: at their defaults nothing has changed.
+YOUNGER = {
+    "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
+    "diffusion": ("times",),
+    "train": ("optimiser", "muon_rate"),
+    "gan": ("loss", "mapping", "style", "statistics"),
+    "method": ("guidance_low", "guidance_high", "guide"),
+}
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
-# Keys of a section that are younger than some runs: at their defaults nothing has changed.
-YOUNGER = ("optimiser", "muon_rate", "times", "loss", "mapping", "style", "statistics")
 # Stages that are taken from another run of the same recipe and inputs. The others take seconds, and
 # tell of this run's own times.
 TAKEN = ("data", "models", "samples", "evaluation")
-# Keys of a method that are younger than some runs: without them they drew as the defaults do.
-LATER = ("guidance_low", "guidance_high", "guide")
 
 
 def outputs_folder(path: str | Path | None = None) -> Path:
@@ -384,10 +386,8 @@ class Stage(NamedTuple):
 
 
 def _data_recipe(run: Run, name: str) -> dict[str, Any]:
-    data = {key: v for key, v in run.tree["data"].items() if key not in ("seed", "workers")}
-    for key in NOT_GIVEN:
-        if data[key] is None:
-            del data[key]
+    section = _without_younger("data", run.tree["data"], run.params.data)
+    data = {key: value for key, value in section.items() if key not in ("seed", "workers")}
     files = _fingerprints(data["path"], data["labels"], data.get("table"))
     return {"seed": run.params.data_seed, "data": data, "files": files}
 
@@ -409,24 +409,21 @@ def _model_recipe(run: Run, name: str) -> dict[str, Any]:
 
 
 def _section(run: Run, name: str) -> dict[str, Any]:
-    """A section of the recipe, without the younger keys that are at their defaults."""
-    fields = type(getattr(run.params, name)).model_fields
-    return {
-        key: value
-        for key, value in run.tree[name].items()
-        if key not in YOUNGER or value != fields[key].default
-    }
+    return _without_younger(name, run.tree[name], getattr(run.params, name))
+
+
+def _without_younger(name: str, tree: dict[str, Any], section: Section) -> dict[str, Any]:
+    """A section of a recipe as plain values, without younger keys that are at their defaults."""
+    younger = YOUNGER.get(name, ())
+    defaults = type(section).model_fields
+    return {k: v for k, v in tree.items() if k not in younger or v != defaults[k].default}
 
 
 def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     sample = run.tree["sample"]
     shared = {key: sample[key] for key in ("n", "precision", "trajectory", "frames", "context")}
     files = _fingerprints(sample["context"])
-    method = {
-        key: value
-        for key, value in sample["methods"][name].items()
-        if key not in LATER or value != Method.model_fields[key].default
-    }
+    method = _without_younger("method", sample["methods"][name], run.params.sample.methods[name])
     return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
 
 

@@ -5,7 +5,7 @@ of a matrix is replaced by the nearest matrix with orthonormal rows or columns. 
 move alike, also those that a gradient hardly shows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,9 +33,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": rate, "momentum": momentum, "rounds": rounds})
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
-        self, closure: Callable[[], Any] | None = None
-    ) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all weights that have a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
