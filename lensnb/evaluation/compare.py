@@ -37,11 +37,17 @@ Deviations = Mapping[str, Mapping[str, np.ndarray]]  # method -> metric -> (time
 
 def table(run: Run) -> list[Row]:
     """One row a method and metric, with the keys COLUMNS."""
+    methods = run.params.sample.methods
+    folders = {name: run.need(f"evaluation/{name}") for name in methods}
+    found = {name: io.read_json(path / "metrics.json")["metrics"] for name, path in folders.items()}
+    return table_of(found, deviations_of(run))
+
+
+def table_of(found: Mapping[str, Row], deviations: Deviations) -> list[Row]:
+    """The rows of `table`; found : method -> metric -> what the judge found."""
     rows: list[Row] = []
-    deviations = deviations_of(run)
-    for name in run.params.sample.methods:
-        found = io.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
-        for metric, tree in found.items():
+    for name, metrics in found.items():
+        for metric, tree in metrics.items():
             kept = {column: tree[column] for column in KEPT}
             rows.append({"method": name, "metric": metric, **kept})
     winners = [

@@ -26,6 +26,7 @@ from lensnb.evaluation import (
     inception,
     lensnet,
     morphology,
+    pqmass,
     scattering,
     uncertainty,
     usefulness,
@@ -234,6 +235,19 @@ MEASURES.add(
         larger_is_better=True,
         options={"ratio": False, "resample": "own"},
         available=finder_knows,
+    ),
+)
+
+
+MEASURES.add(
+    "pqmass",
+    Measure(
+        rows=pqmass.cells,
+        distance=pqmass.distance,
+        unit="chi2 / degrees of freedom",
+        group="features",
+        label="PQMass (pixels)",
+        most=MOST,
     ),
 )
 
