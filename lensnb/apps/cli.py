@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -327,11 +327,16 @@ def judge(
     from lensnb.apps import judging
 
     def make() -> None:
-        options = {"pixel_scale": pixel_scale, "psf": psf, "n": n, "fit": fit, "seed": seed}
-        folder = None if to is None else io.locate(to.parent) / to.name
-        print(judging.judge(made, real, train, device=device, to=folder, **options))  # type: ignore[arg-type]
-        if folder is not None:
-            print(f"\nreport: {os.path.relpath(folder / 'index.html')}")
+        options: dict[str, Any] = {
+            "pixel_scale": pixel_scale,
+            "psf": psf,
+            "n": n,
+            "fit": fit,
+            "seed": seed,
+        }
+        print(judging.judge(made, real, train, device=device, to=to, **options))
+        if to is not None:
+            print(f"\nreport: {os.path.relpath(to / 'index.html')}")
 
     _told(make)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lensnb import io
 from lensnb.errors import InputError
 from lensnb.evaluation import compare, limits, strangers
 from lensnb.evaluation.closer import closer
@@ -58,7 +57,7 @@ def judge(
     outputs = outputs_folder()
     found = _judged(laid, Kept(outputs / MEASURED if outputs.is_dir() else None))
     if to is not None:
-        found.save(io.locate(to))
+        found.save(to)
     return found
 
 

@@ -46,12 +46,14 @@ def _scaled(images: np.ndarray, scale: float) -> np.ndarray:
 
 def _cells(images: np.ndarray, pool: np.ndarray, chosen: np.ndarray, scale: float) -> np.ndarray:
     x = _scaled(images, scale)
+    lengths = (x.astype(np.float64) ** 2).sum(1)
     apart = (pool.astype(np.float64) ** 2).sum(1) / 2 - x @ pool.T  # squared distance, up to |x|^2
     found = np.stack([apart[:, some].argmin(1) for some in chosen], axis=1)
-    nearest = np.take_along_axis(chosen.T, found, axis=0)  # (N, T): which image of the pool
-    for t in range(found.shape[1]):
-        is_centre = (x == pool[nearest[:, t]]).all(1)
-        found[is_centre, t] = -1
+    # only an image that is as near as rounding lets it be can be a centre itself
+    near = np.flatnonzero(apart.min(1) + lengths / 2 <= 1e-4 * (lengths + 1))
+    for i in near:
+        itself = np.flatnonzero((pool == x[i]).all(1))
+        found[i, np.isin(chosen, itself).any(1)] = -1
     return found
 
 

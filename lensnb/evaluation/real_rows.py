@@ -138,4 +138,5 @@ def is_ours(measure: Any) -> bool:
     """Whether a measure's code belongs to this package, whose digest tells when it has changed."""
     parts = (measure.rows, measure.distance)
     made = [part.make if isinstance(part, Fitted) else part for part in parts]
-    return all(getattr(part, "__module__", "").startswith("lensnb.") for part in made)
+    names = [getattr(getattr(part, "func", part), "__module__", "") for part in made]
+    return all(name.startswith("lensnb.") for name in names)

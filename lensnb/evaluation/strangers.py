@@ -15,9 +15,11 @@ from lensnb.datasets.sources import read_images
 from lensnb.errors import InputError
 from lensnb.evaluation.measures import LEAST
 from lensnb.recipes.recipe import Params, validate
+from lensnb.recipes.schema import Data
 
 Images = str | Path | np.ndarray | Any  # a file or folder that data.path reads, or an array
 AXES = {3: "NHW", 4: "NCHW"}
+SIDES = (8, 1024)
 MOST = 2000  # images on each side: 3 minutes of two cores, and errors of a few per cent
 OTHERS = 4  # times as many other real images, at most
 
@@ -57,14 +59,16 @@ def read(images: Images, name: str, most: int, seed: int, folder: Path) -> Given
         data["path"] = str(images)
     else:
         data |= _saved(np.asarray(images), name, folder / "given.npy")
-    asked = validate({"data": data}, name).data
-    source = find_source(asked, folder / "unpacked")
+    source = find_source(Data(**data), folder / "unpacked")
     side = source.shape[1]
     if side is None:
         raise InputError(f"{name}: images of different sizes; bring all to one size in pixels")
-    asked = validate({"data": data | {"size": side}}, name).data
+    if not SIDES[0] <= side <= SIDES[1]:
+        raise InputError(
+            f"{name}: images of {side} pixels a side; the judge takes {SIDES[0]} to {SIDES[1]}"
+        )
     (folder / "out").mkdir()
-    known = read_images(asked, seed, folder / "out")
+    known = read_images(Data(**data, size=side), seed, folder / "out")
     found = np.load(folder / "out" / "images.npy")
     return Given(
         name, found[np.random.default_rng(seed).permutation(len(found))], known.pixel_scale
