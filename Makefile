@@ -103,7 +103,7 @@ lock:                         ## compile requirements.lock from pyproject.toml (
 	sed -i "/'never'/d" requirements.lock && rm .override
 
 clean:                        ## remove the environment and every run but the reference
-	rm -rf .venv .snakemake site $(filter-out outputs/reference/,$(wildcard outputs/*/))
+	rm -rf .venv .snakemake site outputs/.measured $(filter-out outputs/reference/,$(wildcard outputs/*/))
 
 .venv/ready-$(TORCH): pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "lensnb needs Python 3.11 or newer; found %d.%d: call make with PYTHON=python3.12" % v[:2])'

@@ -52,7 +52,7 @@ def _cells(images: np.ndarray, pool: np.ndarray, chosen: np.ndarray, scale: floa
     # only an image that is as near as rounding lets it be can be a centre itself
     near = np.flatnonzero(apart.min(1) + lengths / 2 <= 1e-4 * (lengths + 1))
     for i in near:
-        itself = np.flatnonzero((pool == x[i]).all(1))
+        itself = np.flatnonzero(np.abs(pool - x[i]).max(1) <= 1e-5)
         found[i, np.isin(chosen, itself).any(1)] = -1
     return found
 
