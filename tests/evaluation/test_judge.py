@@ -347,6 +347,20 @@ def test_obedience_of_real_images_is_the_readers_own_error(judge, fresh):
     assert swapped["theta_E"]["scatter"] > 0.15 and swapped["q"] == both["generated"]["q"]
 
 
+def test_what_was_asked_for_is_covered_as_by_real_images_and_a_swap_is_not(judge, fresh):
+    asked = {name: np.asarray(fresh[1][name]) for name in ("class", "theta_E", "q")}
+    both = judge.covered(fresh[0], asked)
+    for told in (both["generated"], both["real"]):
+        assert list(told) == ["theta_E", "q", "all"]
+        assert all(
+            one["p"] > 1e-3 and abs(one["68"]["share"] - 0.68) < 0.12 for one in told.values()
+        )
+    swapped = judge.covered(fresh[0], asked | {"theta_E": asked["theta_E"][::-1]})["generated"]
+    assert swapped["theta_E"]["p"] < 1e-9 and swapped["q"]["p"] > 1e-3
+    assert swapped["theta_E"]["68"]["share"] < 0.4 and swapped["all"]["p"] < 1e-3
+    assert judge.covered(fresh[0], {"class": asked["class"]}) is None
+
+
 def with_dataset(judge, **changes):
     """The same judge of the same images, of which something else is known."""
     other = copy.copy(judge)
