@@ -106,8 +106,8 @@ def placements(made: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     def below(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         ordered = np.sort(b)
-        sides = (np.searchsorted(ordered, a, side=side) for side in ("left", "right"))
-        return sum(sides) / (2 * len(b))
+        left = np.searchsorted(ordered, a, side="left")
+        return (left + np.searchsorted(ordered, a, side="right")) / (2 * len(b))
 
     return below(made, real), below(real, made)
 

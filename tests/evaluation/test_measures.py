@@ -82,7 +82,7 @@ def test_a_measure_from_outside_is_computed_compared_and_shown(added, tmp_path):
 
 def test_every_measure_has_a_label_and_a_name_of_its_own():
     labels = measures.labels()
-    assert len(set(labels.values())) == len(labels) == 25
+    assert len(set(labels.values())) == len(labels) == 38
     assert labels["frechet_lensnet_by_class"] == "Frechet distance (LensNet) by class"
     assert {"precision", "recall", "density", "coverage"} < set(labels)
     assert "neighbours" not in labels  # four measures of one distance
@@ -94,6 +94,8 @@ def test_every_measure_has_a_label_and_a_name_of_its_own():
 def test_each_key_has_a_good_side():
     for name, measure in MEASURES.items():
         if isinstance(measure.unit, str):
-            assert measure.larger_is_better in (True, False) and isinstance(measure.label, str)
+            assert measure.larger_is_better in (True, False, None) and isinstance(
+                measure.label, str
+            )
         else:
             assert set(measure.larger_is_better) == set(measure.unit) == set(measure.label), name
