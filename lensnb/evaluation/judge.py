@@ -14,7 +14,9 @@ from lensnb import io, metrics
 from lensnb.datasets.dataset import Dataset
 from lensnb.evaluation import (
     image_stats,
+    lens_fit_by_class,
     memorisation,
+    pixel_classifier,
     pqmass,
     smooth_lenses,
     uncertainty,
@@ -23,9 +25,10 @@ from lensnb.evaluation import (
 from lensnb.evaluation.asked import AskedFor
 from lensnb.evaluation.kept_rows import NOTHING, Kept, digest_of
 from lensnb.evaluation.measures import MEASURES, Measure
+from lensnb.evaluation.parts import parts
 from lensnb.evaluation.real_rows import READ, Asked, Classes, Tree
 from lensnb.evaluation.rows import fit, rows_of
-from lensnb.evaluation.smooth_lenses import optics
+from lensnb.evaluation.smooth_lenses import LEAST_CHI2, optics
 from lensnb.evaluation.workers import HERE
 from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import FINDER, LENSNET
@@ -46,6 +49,7 @@ class Judge(AskedFor):
     ) -> None:
         super().__init__(params, dataset, chosen, kept)
         self.optics = optics(params, dataset)
+        self._last_chi2: tuple[Any, np.ndarray] | None = None
 
     # ---- classes
 
@@ -72,6 +76,9 @@ class Judge(AskedFor):
             found |= self.compared(name, made[name], classes)
         if useful := self.usefulness(made["frechet_lensnet"], classes, asked):
             found["usefulness"] = useful
+        told = pixel_classifier.told_apart(images, self.reference.images, self.seed)
+        name = "pixels_told_apart"
+        found[name] = told | _reading(MEASURES[name], name)
         found["frechet_lensnet"] |= self._more_of_frechet(made["frechet_lensnet"])
         if "pqmass" in found:
             most = self.measures["pqmass"].most
@@ -80,6 +87,10 @@ class Judge(AskedFor):
         for name, measure in self.measures.items():
             if measure.mean_unit:
                 found[name]["mean"] = self._means(name, measure.mean_unit, made[name])
+            if measure.columns:
+                real = np.concatenate([self.real[name], self.others[name]])
+                scale = self.dataset.pixel_scale
+                found[name]["parts"] = parts(measure, made[name], real, scale)
         return found
 
     def compared(self, name: str, made: np.ndarray, classes: Classes | None) -> Tree:
@@ -174,6 +185,52 @@ class Judge(AskedFor):
         whose = "read" if read else "asked"
         return found | _reading(MEASURES["usefulness"], "usefulness") | {"labels": whose}
 
+    def copies(self, images: np.ndarray, training: Any) -> Tree:
+        """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""
+        heldout = self.dataset.part(self.dataset.heldout)
+        maker = self.makers["frechet_lensnet"]
+        some = training[memorisation.part_of(len(training))]
+
+        def of_real() -> list[np.ndarray]:
+            sets = (some, heldout)
+            return [rows_of([maker], part, *self.reference.by_networks)[0] for part in sets]
+
+        train, held = self._once(of_real, "copies", self.n)
+        return memorisation.memorised(
+            images,
+            training,
+            heldout,
+            device=self.device,
+            workers=self.workers,
+            features=(self._rows_of_made(images)["frechet_lensnet"], train, held),
+        )
+
+    def lens_fit_by_class(self, images: np.ndarray, asked: Asked | None = None) -> Tree | None:
+        """Reduced chi2 of the best smooth lens class by class; None for images of no lenses."""
+        if not self.reference.shows_lenses:
+            return None
+        measure = MEASURES["lens_fit_by_class"]
+        s = self.settings
+        found = lens_fit_by_class.measured(
+            self._log_chi2(images),
+            self.classes(images, asked),
+            str(measure.unit),
+            times=s.bootstrap,
+            floors=s.floors,
+            seed=self.seed,
+        )
+        return found | _reading(measure, "lens_fit_by_class")
+
+    def _log_chi2(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """log10 chi2 (n, 1) of generated, reference and other images; the last ones are kept."""
+        if self._last_chi2 is None or self._last_chi2[0] is not images:
+            self._last_chi2 = images, self._chi2(images[: self._fitted_images])
+        made, real, others = (
+            np.log10(chi2.clip(LEAST_CHI2))[:, None]
+            for chi2 in (self._last_chi2[1], *self._real_chi2)
+        )
+        return made, real, others
+
     def lens_fit(self, images: np.ndarray) -> Tree:
         """Can the images be lenses? Reduced chi2 of the best smooth lens, against real images.
 
@@ -181,9 +238,7 @@ class Judge(AskedFor):
         floor. The distance is between the distributions of log10 chi2.
         """
         measure = MEASURES["lens_fit"]
-        made = self._chi2(images[: self._fitted_images])
-        real = self._real_chi2
-        rows = [np.log10(chi2.clip(smooth_lenses.LEAST_CHI2))[:, None] for chi2 in (made, *real)]
+        rows = self._log_chi2(images)
         s = self.settings
         found = uncertainty.measure(
             fit(measure.distance, self.reference),
@@ -196,7 +251,8 @@ class Judge(AskedFor):
             self.seed,
         )
         found |= _reading(measure, "lens_fit")
-        for whose, chi2 in (("generated", made), ("real", np.concatenate(real))):
+        for whose, logs in (("generated", rows[0]), ("real", np.concatenate(rows[1:]))):
+            chi2 = 10 ** logs[:, 0]
             above = uncertainty.share(chi2 > 1.1)
             found[whose] = {"median": float(np.median(chi2)), "above_1.1": above}
         return found
@@ -275,12 +331,12 @@ def judged(
     tree: Tree = {"method": name, "n": judge.n, "lensnet": LENSNET, "finder": FINDER}
     tree["metrics"] = judge.measured(images, asked)
     if training is not None:
-        heldout = dataset.part(dataset.heldout)
-        tree["memorisation"] = memorisation.memorised(
-            images, training, heldout, device=judge.device, workers=judge.workers
-        )
+        tree["memorisation"] = judge.copies(images, training)
+        tree["metrics"]["copies"] = memorisation.as_measure(tree["memorisation"], judge.seed)
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(images)
+        if by_class := judge.lens_fit_by_class(images, asked):
+            tree["metrics"]["lens_fit_by_class"] = by_class
     if asked is not None:
         tree |= judge.obeyed(images, asked)
     columns = {key: found.pop("deviations") for key, found in tree["metrics"].items()}
