@@ -27,6 +27,7 @@ from lensnb.evaluation import (
     usefulness,
 )
 from lensnb.evaluation.measures import LEAST, MEASURES, Measure
+from lensnb.evaluation.parts import parts
 from lensnb.evaluation.rows import Fitted, Reference, Rows, all_rows, fit, rows_of
 from lensnb.evaluation.workers import HERE, workers_for
 from lensnb.lensing.priors import PRIORS
@@ -136,6 +137,10 @@ class Judge:
         for name, measure in self.measures.items():
             if measure.mean_unit:
                 found[name]["mean"] = self._means(name, measure.mean_unit, made[name])
+            if measure.columns:
+                real = np.concatenate([self.real[name], self.others[name]])
+                scale = self.dataset.pixel_scale
+                found[name]["parts"] = parts(measure, made[name], real, scale)
         return found
 
     def compared(self, name: str, made: np.ndarray, classes: Classes | None) -> Tree:
