@@ -10,7 +10,8 @@ import numpy as np
 from lensnb import io
 from lensnb.errors import InputError
 from lensnb.evaluation.verdict import badness as badness
-from lensnb.evaluation.verdict import side, verdict
+from lensnb.evaluation.verdict import side
+from lensnb.evaluation.verdict import verdict as verdict
 from lensnb.runs.run_folder import Run
 
 KEPT = (
