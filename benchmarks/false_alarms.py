@@ -77,7 +77,7 @@ def z_of_set(rows: Mapping[str, np.ndarray], distances: Mapping[str, Any], n: in
             real,
             others,
             measure.unit,
-            times=2,
+            times=10,
             seed=trial,
             labels=labels,
             **measure.options,

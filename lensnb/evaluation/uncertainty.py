@@ -356,6 +356,8 @@ def _z(
     error : of the value; it stands in for draws that are all equal. least : what chance is at least
     """
     gap = value - float(real.mean())
+    if abs(gap) <= 1e-12 * abs(value):  # rounding
+        gap = 0.0
     draw = float(real.std(ddof=1)) / math.sqrt(fresh)
     # the scatter of one more draw, and of the floor
     chance = max(draw * math.sqrt(2 - fresh + fresh / len(real)), least) or error
