@@ -3,6 +3,7 @@
 It has a front page and a page for each notebook. It needs no network and no kernel.
 """
 
+import html
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ ENOUGH = 128  # images on each side; with fewer, errors are as large as the diff
 MATH = re.compile(
     r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\s\\])\$", re.DOTALL
 )
+MEASURE = re.compile(r"(?<=\()(\w+)(?=, z = )")  # the key of a measure, in the verdict
 LINK_TO_NOTEBOOK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")
 # A script of a widget's output that asks for a library which is not there.
 WIDGET_SCRIPT = re.compile(r'<script type="text/javascript">\s*var element = [^<]*</script>')
@@ -136,7 +138,7 @@ def _front(run: Run, folder: Path) -> str:
     return page.render(
         run=run.params.run,
         source=io.read_json(run.need("data") / "dataset.json")["source"],
-        verdict=tree["verdict"],
+        verdict=[_linked(sentence) for sentence in tree["verdict"]],
         limits=limits.of_judge(run.params, load_dataset(run.need("data")), tree["rows"]),
         n=_images(tree["rows"], fitted=False),
         fitted=_images(tree["rows"], fitted=True),
@@ -149,6 +151,12 @@ def _front(run: Run, folder: Path) -> str:
         citation=pipeline.cite(run),
         files=list(files),
     )
+
+
+def _linked(sentence: str) -> str:
+    """A sentence of the verdict as HTML; the key of a measure leads to the figure that shows it."""
+    text = MEASURE.sub(r'<a href="#z_values">\1</a>', html.escape(sentence))
+    return text.replace("(memorisation)", '(<a href="04_evaluate.html">memorisation</a>)')
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
