@@ -430,7 +430,6 @@ def evaluate(
         "method": name,
         "n": judge.n,
         "lensnet": LENSNET,
-        "lensnet_version": lensnet.VERSION,
         "finder": FINDER,
         "metrics": judge.measured(some, asked),
         "memorisation": memorisation.memorised(

@@ -180,6 +180,12 @@ def card_of(version: int = VERSION) -> dict[str, Any]:
     return card
 
 
+def version_of(sha256: str) -> int | None:
+    """The version whose weights have this sha256, as metrics.json records it; None if none has."""
+    found = [version for version in NETWORKS if card_of(version)["sha256"] == sha256]
+    return found[0] if found else None
+
+
 def load(device: str | torch.device = "cpu", version: int = VERSION) -> LensNet:
     """The shipped LensNet of that version on a device, see `with_weights`."""
     weights = weights_of(version)

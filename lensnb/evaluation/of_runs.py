@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lensnb import io
-from lensnb.evaluation import compare
+from lensnb.evaluation import compare, lensnet
 from lensnb.recipes.differences import differences
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import Run
@@ -99,8 +99,7 @@ def lensnet_version(run: Run) -> str:
     """The version of LensNet behind a run's numbers; of several, all that there are."""
     methods = run.params.sample.methods
     trees = [io.read_json(run.need(f"evaluation/{m}") / "metrics.json") for m in methods]
-    # before version 2, metrics.json did not name it
-    return " and ".join(sorted({str(tree.get("lensnet_version", 1)) for tree in trees}))
+    return " and ".join(sorted({str(lensnet.version_of(tree["lensnet"])) for tree in trees}))
 
 
 def _judged_by(run: Run) -> tuple[Any, ...]:

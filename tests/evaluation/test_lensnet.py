@@ -16,6 +16,13 @@ from lensnb.seeds import Purpose, seeds_of
 from tools import train_lensnet
 
 SEED = 2  # of the published training
+# of the first version, computed when it was the only one
+OLD_FEATURES = [
+    [0.825, -0.104, 1.17, 1.808, 3.494],
+    [2.246, 0.036, -0.026, 0.05, 0.761],
+    [0.366, -0.04, 1.212, 0.036, 0.578],
+]
+OLD_THETA_E = [1.093, 1.495, 1.436]
 TINY = {"n": 60, "held": 0.5, "steps": 4, "batch": 8}
 
 
@@ -83,8 +90,8 @@ def test_targets_turn_as_the_lens_does(lens_without_noise, angle, mirror):
     maps = net.maps(image_of(truth), train_lensnet.orthogonal(*how))
     by_hand = net.maps(image_of(turned))
     other = net.maps(image_of(truth))
-    gap = (maps - by_hand).abs().max()
-    assert gap < 0.1 * max((other - by_hand).abs().max(), 1e-3 if angle else torch.inf)
+    gap = (maps - by_hand).abs().max()  # pixels are interpolated in between
+    assert gap < 0.2 * (other - by_hand).abs().max() if angle else gap < 1e-5
 
 
 def test_a_quarter_turn_turns_the_oriented_numbers_and_leaves_the_features(lenses):
@@ -124,9 +131,9 @@ def test_version_1_gives_its_old_numbers():
     images = simulate(3, "broad", 7)[0]
     net = lensnet.load(version=1)
     units = lensnet.Units(images)
-    assert lensnet.features(images, units, net)[:, :64:13].round(4).tolist() == OLD_FEATURES
+    assert np.abs(lensnet.features(images, units, net)[:, ::13] - OLD_FEATURES).max() < 1e-3
     read = lensnet.readings(images, units, net)
-    assert read["theta_E"].round(4).tolist() == OLD_THETA_E
+    assert np.abs(read["theta_E"] - OLD_THETA_E).max() < 1e-3
     with pytest.raises(InputError, match="LensNet 1 is blind to orientation"):
         lensnet.Reader(units, net).oriented(images)
 
