@@ -137,7 +137,7 @@ _add_features(
     metrics.kid,
     "1",
     "kernel distance (LensNet)",
-    options={"ratio": False},
+    options={"ratio": False, "skewed": True},
     resampled=by_pairs,
 )
 _add_features(
