@@ -271,11 +271,11 @@ def row_of(bench: Bench, name: str, strength: float, n: int) -> dict[str, Any]:
 
 
 def picture(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Save the largest z of each fault at each n as a heat map, controls.png and controls.pdf."""
+    """Save the largest z of each fault (rows) at each n as a heat map, controls.png and .pdf."""
     cells = [
         {
-            "method": f"{row['fault']} {FAULTS[row['fault']].told.format(row['strength'])}",
-            "metric": f"n = {row['n']:.0f}",
+            "metric": f"{row['fault']} {FAULTS[row['fault']].told.format(row['strength'])}",
+            "method": f"n = {row['n']:.0f}",
             "z": float(row["z"]),
             "larger_is_better": False,
         }
