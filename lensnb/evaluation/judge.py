@@ -19,9 +19,11 @@ from lensnb.errors import InputError
 from lensnb.evaluation import (
     image_stats,
     lens_fit,
+    lens_fit_by_class,
     lensnet,
     memorisation,
     obedience,
+    pixel_classifier,
     regressors,
     uncertainty,
     usefulness,
@@ -83,6 +85,7 @@ class Judge:
         self.optics = optics(params, dataset)
         self._floors: dict[tuple[Any, ...], Any] = {}
         self._last: tuple[Any, dict[str, np.ndarray]] | None = None
+        self._last_chi2: tuple[Any, np.ndarray] | None = None
 
     def _fitted_rows(self) -> dict[str, Rows]:
         """Measure -> function from images to rows; measures of the same rows share the function."""
@@ -133,6 +136,9 @@ class Judge:
             found |= self.compared(name, made[name], classes)
         if useful := self.usefulness(made["frechet_lensnet"], classes, asked):
             found["usefulness"] = useful
+        told = pixel_classifier.told_apart(images, self.reference.images, self.seed)
+        name = "pixels_told_apart"
+        found[name] = told | _reading(MEASURES[name], name)
         found["frechet_lensnet"] |= self._more_of_frechet(made["frechet_lensnet"])
         for name, measure in self.measures.items():
             if measure.mean_unit:
@@ -246,6 +252,52 @@ class Judge:
         whose = "read" if read else "asked"
         return found | _reading(MEASURES["usefulness"], "usefulness") | {"labels": whose}
 
+    def copies(self, images: np.ndarray, training: Any) -> Tree:
+        """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""
+        heldout = self.dataset.part(self.dataset.heldout)
+        maker = self.makers["frechet_lensnet"]
+        some = training[memorisation.part_of(len(training))]
+
+        def of_real() -> list[np.ndarray]:
+            sets = (some, heldout)
+            return [rows_of([maker], part, *self.reference.by_networks)[0] for part in sets]
+
+        train, held = self._once(of_real, "copies", self.n)
+        return memorisation.memorised(
+            images,
+            training,
+            heldout,
+            device=self.device,
+            workers=self.workers,
+            features=(self._rows_of_made(images)["frechet_lensnet"], train, held),
+        )
+
+    def lens_fit_by_class(self, images: np.ndarray, asked: Asked | None = None) -> Tree | None:
+        """Reduced chi2 of the best smooth lens class by class; None for images of no lenses."""
+        if not self.reference.shows_lenses:
+            return None
+        measure = MEASURES["lens_fit_by_class"]
+        s = self.settings
+        found = lens_fit_by_class.measured(
+            self._log_chi2(images),
+            self.classes(images, asked),
+            str(measure.unit),
+            times=s.bootstrap,
+            floors=s.floors,
+            seed=self.seed,
+        )
+        return found | _reading(measure, "lens_fit_by_class")
+
+    def _log_chi2(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """log10 chi2 (n, 1) of generated, reference and other images; the last ones are kept."""
+        if self._last_chi2 is None or self._last_chi2[0] is not images:
+            self._last_chi2 = images, self._chi2(images[: self._fitted_images])
+        made, real, others = (
+            np.log10(chi2.clip(LEAST_CHI2))[:, None]
+            for chi2 in (self._last_chi2[1], *self._real_chi2)
+        )
+        return made, real, others
+
     def lens_fit(self, images: np.ndarray) -> Tree:
         """Can the images be lenses? Reduced chi2 of the best smooth lens, against real images.
 
@@ -253,9 +305,7 @@ class Judge:
         floor. The distance is between the distributions of log10 chi2.
         """
         measure = MEASURES["lens_fit"]
-        made = self._chi2(images[: self._fitted_images])
-        real = self._real_chi2
-        rows = [np.log10(chi2.clip(LEAST_CHI2))[:, None] for chi2 in (made, *real)]
+        rows = self._log_chi2(images)
         s = self.settings
         found = uncertainty.measure(
             fit(measure.distance, self.reference),
@@ -268,7 +318,8 @@ class Judge:
             self.seed,
         )
         found |= _reading(measure, "lens_fit")
-        for whose, chi2 in (("generated", made), ("real", np.concatenate(real))):
+        for whose, logs in (("generated", rows[0]), ("real", np.concatenate(rows[1:]))):
+            chi2 = 10 ** logs[:, 0]
             above = uncertainty.share(chi2 > 1.1)
             found[whose] = {"median": float(np.median(chi2)), "above_1.1": above}
         return found
@@ -432,16 +483,13 @@ def evaluate(
         "lensnet": LENSNET,
         "finder": FINDER,
         "metrics": judge.measured(some, asked),
-        "memorisation": memorisation.memorised(
-            some,
-            dataset.part(dataset.train),
-            dataset.part(dataset.heldout),
-            device=judge.device,
-            workers=judge.workers,
-        ),
+        "memorisation": judge.copies(some, dataset.part(dataset.train)),
     }
+    tree["metrics"]["copies"] = memorisation.as_measure(tree["memorisation"], judge.seed)
     if judge.settings.fit and judge.optics:
         tree["metrics"]["lens_fit"] = judge.lens_fit(some)
+        if by_class := judge.lens_fit_by_class(some, asked):
+            tree["metrics"]["lens_fit_by_class"] = by_class
     if asked is not None:
         tree |= judge.obeyed(some, asked)
     columns = {key: found.pop("deviations") for key, found in tree["metrics"].items()}

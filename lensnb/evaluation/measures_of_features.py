@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lensnb import metrics
-from lensnb.evaluation import finder, inception, lensnet, uncertainty, usefulness
+from lensnb.evaluation import finder, inception, lensnet, pixel_classifier, uncertainty, usefulness
 from lensnb.evaluation.measure import MEASURES, MOST, REAL_STD, Distance, Measure, of_lenses
 from lensnb.evaluation.morphology import mean_vector, wasserstein_columns, wasserstein_worst
 from lensnb.evaluation.rows import Reference, Rows, on_device
@@ -233,5 +233,26 @@ MEASURES.add(
         group="features",
         label="usefulness in training",
         larger_is_better=True,
+    ),
+)
+MEASURES.add(
+    "pixels_told_apart",
+    Measure(
+        rows=None,
+        distance=None,
+        unit=pixel_classifier.UNIT,
+        group="features",
+        label="told from real by pixels (AUC)",
+    ),
+)
+MEASURES.add(
+    "copies",
+    Measure(
+        rows=None,
+        distance=None,
+        unit="share",
+        group="features",
+        label="copies of training images",
+        columns={"copies": "share"},
     ),
 )

@@ -8,6 +8,7 @@ import numpy as np
 from lensnb import metrics
 from lensnb.evaluation import (
     image_stats,
+    lens_fit_by_class,
     morphology,
     pixel_grid,
     scattering,
@@ -24,6 +25,7 @@ from lensnb.evaluation.measure import (
 )
 from lensnb.evaluation.morphology import mean_vector, wasserstein_columns, wasserstein_worst
 from lensnb.evaluation.rows import Fitted, Reference, Rows, on_device, rows_of
+from lensnb.lensing.priors import CLASSES
 
 PIXEL_STD = "pixel standard deviations"
 SOME = 500  # reference images that tell the level and the noise of the sky
@@ -212,5 +214,18 @@ MEASURES.add(
         unit=REAL_STD + " of log chi2",
         group="model",
         label="lens-model fit",
+    ),
+)
+MEASURES.add(
+    "lens_fit_by_class",
+    Measure(
+        rows=None,
+        distance=lens_fit_by_class.distance,
+        unit=REAL_STD + " of log chi2",
+        group="model",
+        label="lens-model fit, class by class",
+        by_class=True,
+        columns=dict.fromkeys(CLASSES, "dex"),
+        available=of_lenses,
     ),
 )
