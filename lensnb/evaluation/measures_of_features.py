@@ -42,6 +42,14 @@ def lensnet_features(reference: Reference) -> Rows:
 
 
 @on_device
+def lensnet_oriented(reference: Reference) -> Rows:
+    """What LensNet reads that turns with the lens, in deviations of the reference: (N, 10)."""
+    oriented = reference.reader.oriented
+    std = reference.rows(oriented).std(axis=0)
+    return lambda images: oriented(images) / std
+
+
+@on_device
 def lensnet_readings(reference: Reference) -> Rows:
     """The lens parameters that LensNet reads off: (N, 5), columns lensnet.READS."""
     readings = reference.reader.readings
@@ -166,6 +174,14 @@ def _add_readings(name: str, rows: Any, distance: Distance, text: str, **more: A
     MEASURES.add(name, Measure(rows, distance, unit, "features", text, available=of_lenses, **more))
 
 
+_add_readings(
+    "frechet_oriented",
+    lensnet_oriented,
+    metrics.frechet,
+    "orientation, as read (Frechet)",
+    unit=FEATURE_STD,
+    columns=dict.fromkeys(lensnet.ORIENTED, REAL_STD),
+)
 _add_readings("readings", lensnet_readings, wasserstein_columns, "lens parameters, as read")
 _add_readings(
     "readings_each",

@@ -25,6 +25,8 @@ parts and their columns:
                         [pixels or arcsec]
     mirror              light, detail: best mirror correlation [1]
     spectrum            low, middle, high frequencies [dex]
+    frechet_oriented    lensnet.ORIENTED: along x and y, or cos 2 phi and sin 2 phi, of the source's
+                        offset, the centre, and the ellipticities of lens, shear and source
     readings_each       theta_E, q, gamma, source_radius, snr, as LensNet reads them
     readings_pairs      "q * gamma" and so on: products of two standardised readings [1]
     class_shares        no_sub, cdm, vortex, as LensNet reads them [share]
