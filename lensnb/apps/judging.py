@@ -13,12 +13,13 @@ from lensnb.evaluation import compare, limits, strangers
 from lensnb.evaluation.closer import closer
 from lensnb.evaluation.judge import Judge, judged
 from lensnb.evaluation.kept_rows import MEASURED, Kept
-from lensnb.evaluation.measures import label
+from lensnb.evaluation.measures import MEASURES, label, of_lenses
 from lensnb.evaluation.strangers import MOST, OTHERS, Given, Images, Laid, lay_out
 from lensnb.runs.run_folder import outputs_folder
 
-# What says something about lenses alone: it is left out where the finder finds none.
-LENS_ONLY = ("readings", "ring_radius", "frechet_lensnet_by_class", "usefulness", "lens_fit")
+# Left out where the finder finds no lenses, beside the measures that tell so themselves: without
+# known classes, LensNet reads them.
+BY_CLASSES_READ = ("frechet_lensnet_by_class", "usefulness", "lens_fit")
 ALL = 10**9  # training images: each counts where copies are sought
 SHOWN = 8  # images of each set in the gallery
 
@@ -111,7 +112,7 @@ def _judged(laid: Laid, kept: Kept) -> Any:
     for name, images in laid.made.items():
         tree, columns, curves[name] = judged(on, name, images, training=laid.training)
         if not are_lenses:
-            tree["metrics"] = {k: v for k, v in tree["metrics"].items() if k not in LENS_ONLY}
+            tree["metrics"] = {k: v for k, v in tree["metrics"].items() if k not in lens_only()}
         metrics[name] = tree
         deviations[name] = {key: np.asarray(column) for key, column in columns.items()}
     rows = compare.table_of({name: tree["metrics"] for name, tree in metrics.items()}, deviations)
@@ -119,7 +120,7 @@ def _judged(laid: Laid, kept: Kept) -> Any:
         "metrics": metrics,
         "rows": rows,
         "curves": curves,
-        "verdict": compare.verdict(rows, deviations),
+        "verdict": compare.verdict(rows, metrics),
         "footing": laid.footing,
         "limits": _limits(laid, rows, are_lenses, on.n),
         "closer": [closer(rows, deviations, *pair) for pair in itertools.combinations(metrics, 2)],
@@ -128,13 +129,19 @@ def _judged(laid: Laid, kept: Kept) -> Any:
     return Judged(found, real | {name: images[:SHOWN] for name, images in laid.made.items()})
 
 
+def lens_only() -> list[str]:
+    """Keys of the measures that say something about lenses alone."""
+    named = [name for name, measure in MEASURES.items() if measure.available is of_lenses]
+    return [*named, *BY_CLASSES_READ]
+
+
 def _limits(laid: Laid, rows: Sequence[Any], are_lenses: bool, n: int) -> list[str]:
     """What the numbers cannot say, in words that fit images without a recipe."""
     own = {"(evaluate.psf_fwhm)": "(psf)", "(evaluate.fit is 0)": "(fit is 0)"}
     own |= {"(data.pixel_scale)": "(pixel_scale)"}
     found = limits.of_judge(laid.params, laid.dataset, rows, n)
     if not are_lenses:
-        left_out = ", ".join(map(label, LENS_ONLY))
+        left_out = ", ".join(map(label, lens_only()))
         found = [text for text in found if "lens model" not in text and "finder is" not in text]
         found.append(
             "The lens finder finds fewer than half of the real images: they are no lenses to it. "

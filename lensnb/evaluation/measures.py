@@ -26,6 +26,7 @@ from lensnb.evaluation.measure import (
     Measure,
     label,
     labels,
+    of_lenses,
 )
 from lensnb.evaluation.measures_of_features import area_under_curve, lensnet_features
 from lensnb.evaluation.rows import Fitted, Reference, Rows, on_device
@@ -47,5 +48,6 @@ __all__ = [
     "lensnet_features",
     "measures_of_features",
     "measures_of_physics",
+    "of_lenses",
     "on_device",
 ]
