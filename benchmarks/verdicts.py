@@ -23,7 +23,7 @@ from lensnb.lensing.truth_tables import draw_truth
 from tools.planted import PLANTED
 
 N = 500
-FITTED = 300
+FITTED = 200
 FIT_FOR = ("none", "noise", "weak_vortex", "few_subhalos")
 BROAD = PRIORS["broad"]
 STRENGTHS: dict[str, tuple[float, ...]] = {

@@ -3,7 +3,6 @@
 It has a front page and a page for each notebook. It needs no network and no kernel.
 """
 
-import html
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from lensnb import io, pipeline
 from lensnb.datasets.dataset import load_dataset
-from lensnb.display import tables
+from lensnb.display import judged, tables
 from lensnb.errors import InputError
 from lensnb.evaluation import limits
 from lensnb.runs import artefact, jobs
@@ -28,7 +27,6 @@ ENOUGH = 128  # images on each side; with fewer, errors are as large as the diff
 MATH = re.compile(
     r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\s\\])\$", re.DOTALL
 )
-MEASURE = re.compile(r"(?<=\()(\w+)(?=, z = )")  # the key of a measure, in the verdict
 LINK_TO_NOTEBOOK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")
 # A script of a widget's output that asks for a library which is not there.
 WIDGET_SCRIPT = re.compile(r'<script type="text/javascript">\s*var element = [^<]*</script>')
@@ -154,8 +152,8 @@ def _front(run: Run, folder: Path) -> str:
 
 
 def _linked(sentence: str) -> str:
-    """A sentence of the verdict as HTML; the key of a measure leads to the figure that shows it."""
-    text = MEASURE.sub(r'<a href="#z_values">\1</a>', html.escape(sentence))
+    """A sentence of the verdict as HTML, with links to what shows it."""
+    text = judged.linked(sentence)
     return text.replace("(memorisation)", '(<a href="04_evaluate.html">memorisation</a>)')
 
 

@@ -1,7 +1,9 @@
 """Images of any generator, judged: one object with the verdict, the table, figures and one page."""
 
 import base64
+import html
 import io as streams
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from lensnb.display.style import save
 from lensnb.evaluation.closer import Closer
 from lensnb.evaluation.compare import COLUMNS
 
+MEASURE = re.compile(r"(?<=\()(\w+)(?=, z = )")  # the key of a measure, in the verdict
 ASSETS = Path(__file__).parents[1] / "apps" / "assets"
 
 
@@ -105,6 +108,7 @@ class Judged:
         made = jinja2.Environment(autoescape=True)
         body = made.from_string((ASSETS / "judged.html").read_text(encoding="utf-8")).render(
             judged=self,
+            sentences=[linked(sentence) for sentence in self.sentences()],
             table=self.table.to_html(),
             figures={stem: _inline(figure) for stem, figure in figures.items()},
         )
@@ -120,10 +124,13 @@ def _inline(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _listed(sentences: Sequence[str]) -> str:
-    from html import escape
+def linked(sentence: str) -> str:
+    """A sentence of the verdict as HTML; the key of a measure leads to the figure that shows it."""
+    return MEASURE.sub(r'<a href="#z_values">\1</a>', html.escape(sentence))
 
-    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in sentences) + "</ul>"
+
+def _listed(sentences: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in sentences) + "</ul>"
 
 
 def _finite(tree: Any) -> Any:
