@@ -1,6 +1,6 @@
 """Does a planted fault bring its own sentence first? The whole judge on faults at two strengths.
 
-    python -m benchmarks.verdicts [seed] [fault ...]
+    python -m benchmarks.verdicts [seed] [fault[=strength] ...]
 
 Simulates lenses of the broad prior: N as the reference, 4 N as training images, N others that each
 fault of tools/planted.py changes. The judge measures everything; lenses are fitted for faults of
@@ -24,7 +24,7 @@ from tools.planted import PLANTED
 
 N = 500
 FITTED = 200
-FIT_FOR = ("none", "noise", "weak_vortex", "few_subhalos")
+FIT_FOR = ()
 BROAD = PRIORS["broad"]
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "none": (0.0,),
@@ -110,8 +110,9 @@ def main(seed: str = "41", *faults: str) -> None:
     path = folder / f"verdicts-{seed}.json"
     trees = io.read_json(path) if path.is_file() else {}
     bench = None
-    for name in faults or STRENGTHS:
-        for strength in STRENGTHS[name]:
+    for fault in faults or STRENGTHS:
+        name, _, own = fault.partition("=")
+        for strength in (float(own),) if own else STRENGTHS[name]:
             key = f"{name} {strength:g}"
             if key not in trees:
                 bench = bench or Bench(int(seed))

@@ -5,6 +5,7 @@ chance, so the bound is corrected (Holm 1979, Scand. J. Stat. 6, 65): the chance
 fault in clean images is ALPHA. Only what passes is told.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Rule:
     more, less : the words where generated images have more or less of it; {gap} is the difference
         of the means, {percent} the same in percent, {unit} its unit, {made} and {real} the means
     explains : keys whose alarms follow from this one, so that they are not told
+    first : told before other columns of its key, once its z is beyond ALARM
+    general : sees much and names little, so that it is told after all others
     """
 
     key: str
@@ -37,20 +40,26 @@ class Rule:
     more: str
     less: str
     explains: tuple[str, ...] = ()
+    first: bool = False
+    general: bool = False
 
 
 OF_PIXELS = ("intensity", "minkowski", "peak_counts", "scattering", "total_flux")
 OF_SCALES = ("spectrum", "spectrum_2d", "scattering", "minkowski", "peak_counts", "intensity")
-OF_PLACE = ("mean_image", "mean_image_largest", "profile")
+OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
+OF_READINGS = ("readings", "readings_pairs")
+# Columns of `readings_pairs` in words.
+READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
+READ |= {"source_radius": "source size", "snr": "brightness"}
 
 
-def _both(key: str, column: str, words: str, explains: tuple[str, ...] = ()) -> Rule:
-    return Rule(key, column, words, words, explains)
+def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **how: bool) -> Rule:
+    return Rule(key, column, words, words, explains, **how)
 
 
 # The order of explanation. A rule above comes before one below where both explain an alarm: copies,
-# then the sky and its noise, then place and direction, shapes and lens parameters, and at last the
-# general measures, which see much and name little.
+# then the sky, place and direction, ring radius, the pixel grid, the noise, shapes and lens
+# parameters, and at last the general measures.
 RULES = (
     Rule("copies", "copies", "{made} of the images are copies of training images", ""),
     Rule("sky_level", "sky_level", "the sky is {gap} too bright", "the sky is {gap} too dark",
@@ -61,13 +70,19 @@ RULES = (
          "neighbouring rows of the sky are too alike", OF_SCALES),
     Rule("sky_stripes", "columns", "the sky has stripes along its columns",
          "neighbouring columns of the sky are too alike", OF_SCALES),
-    Rule("noise_level", "noise_level", "the noise is {percent} too strong",
-         "the noise is {percent} too weak, or the images are blurred",
-         (*OF_SCALES, "lens_fit", "lens_fit_by_class")),
     _both("mirror", "light", "halves of images mirror each other"),
     Rule("mirror", "detail", "halves of images mirror each other, down to the noise",
          "images have too little mirror symmetry"),
-    *(_both("handedness", f"m1_{wave}", "arcs open to one side", OF_PLACE)
+    *(_both("frechet_oriented", f"{name}_{i}", words, ("handedness", *OF_PLACE))
+      for name, words in (("source_offset", "arcs open to one side"),
+                          ("ellipticity", "lenses share one position angle"),
+                          ("shear", "the shear has one direction"),
+                          ("source_ellipticity", "sources share one position angle"))
+      for i in (1, 2)),
+    *(_both("frechet_oriented", f"centre_{i}", f"the rings are off centre along {axis}",
+            ("handedness", *OF_PLACE)) for i, axis in ((1, "x"), (2, "y"))),
+    # arcs on one side move the centre of the light, too
+    *(_both("handedness", f"m1_{wave}", "arcs open to one side", OF_PLACE, first=True)
       for wave in ("cos", "sin")),
     *(_both("handedness", f"m2_{wave}", "lenses share one position angle", OF_PLACE)
       for wave in ("cos", "sin")),
@@ -75,8 +90,13 @@ RULES = (
             OF_PLACE) for axis in "xy"),
     Rule("ring_radius", "ring_radius", "rings are {percent} too large",
          "rings are {percent} too small",
-         ("profile", "spectrum", "spectrum_2d", "readings", "readings_each", "total_flux",
+         (*OF_PLACE, "spectrum", *OF_READINGS, "readings_each", "total_flux",
           "intensity", "scattering", "minkowski", "peak_counts")),
+    _both("mean_image_largest", "", "structure sits on the pixel grid",
+          ("mean_image", "noise_level", "mirror", *OF_SCALES)),
+    Rule("noise_level", "noise_level", "the noise is {percent} too strong",
+         "the noise is {percent} too weak, or the images are blurred",
+         (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class")),
     *(Rule("lens_fit_by_class", name, f"{words} that no smooth lens explains is too strong",
            f"substructure is too weak in {words.split(' in ')[1]}", ("lens_fit",))
       for name, words in (("no_sub", "structure in lenses without substructure"),
@@ -84,19 +104,21 @@ RULES = (
                           ("vortex", "structure in vortex lenses"))),
     *(Rule("class_shares", name, f"too many {words} ({{made}} instead of {{real}})",
            f"too few {words} ({{made}} instead of {{real}})",
-           ("frechet_lensnet_by_class", "readings"))
+           ("frechet_lensnet_by_class", "readings_each", "recall", *OF_READINGS))
       for name, words in (("no_sub", "lenses without substructure"), ("cdm", "CDM lenses"),
                           ("vortex", "vortex lenses"))),
     Rule("total_flux", "total_flux", "images are {percent} too bright",
          "images are {percent} too faint", ("intensity", "profile")),
     Rule("readings_each", "theta_E", "Einstein radii are {gap} too large",
-         "Einstein radii are {gap} too small", ("readings",)),
-    Rule("readings_each", "q", "lenses are too round", "lenses are too flat", ("readings",)),
-    Rule("readings_each", "gamma", "shear is too strong", "shear is too weak", ("readings",)),
+         "Einstein radii are {gap} too small", OF_READINGS),
+    Rule("readings_each", "q", "lenses are too round", "lenses are too flat", OF_READINGS),
+    Rule("readings_each", "gamma", "shear is too strong", "shear is too weak", OF_READINGS),
     Rule("readings_each", "source_radius", "sources are {gap} too large",
-         "sources are {gap} too small", ("readings",)),
+         "sources are {gap} too small", OF_READINGS),
     Rule("readings_each", "snr", "lenses are too bright for their noise",
-         "lenses are too faint for their noise", ("readings",)),
+         "lenses are too faint for their noise", OF_READINGS),
+    *(_both("readings_pairs", f"{one} * {other}", f"{READ[one]} and {READ[other]} are correlated")
+      for one, other in itertools.combinations(READ, 2)),
     Rule("ellipticity", "ellipticity", "the light is too flat", "the light is too round"),
     Rule("spectrum", "high", "small scales are {gap} too strong",
          "small scales are {gap} too weak: images are blurred", OF_SCALES),
@@ -104,12 +126,12 @@ RULES = (
          "middle scales are {gap} too weak: the light is blurred", OF_SCALES),
     Rule("spectrum", "low", "large scales are {gap} too strong",
          "large scales are {gap} too weak", OF_SCALES),
-    _both("mean_image_largest", "", "structure sits on the pixel grid", ("mean_image",)),
-    _both("mean_image", "", "structure sits on the pixel grid"),
-    _both("spectrum_2d", "", "the power depends on direction"),
-    _both("recall", "", "parts of the real variety are missing"),
-    _both("lens_fit", "", "a smooth lens fits as it does not fit real images"),
-    _both("lenses_found", "", "images are found to be lenses more or less often than real ones"),
+    _both("mean_image", "", "the light lies in other places", general=True),
+    _both("spectrum_2d", "", "the power depends on direction", general=True),
+    _both("recall", "", "parts of the real variety are missing", general=True),
+    _both("lens_fit", "", "a smooth lens fits as it does not fit real images", general=True),
+    _both("lenses_found", "", "images are found to be lenses more or less often than real ones",
+          general=True),
 )  # fmt: skip
 
 
@@ -208,20 +230,27 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
         if rule and row["metric"] not in explained:
             explained |= set(rule.explains) - {rule.key}
     left = [row for row in bad if row["metric"] not in explained]
-    named = [row for row in left if rules[row["metric"]]]
-    others = [row for row in left if not rules[row["metric"]]]
+    named = sorted(
+        (row for row in left if rules[row["metric"]]),
+        key=lambda row: getattr(rules[row["metric"]], "general", False),
+    )
     return [
         f"{_words(row, rules[row['metric']], metrics.get(row['metric'], {}))} ({_key(row)})"
-        for row in named + ([] if named else others)
+        for row in named or left
     ]
 
 
 def _rule(row: Row, tree: Mapping[str, Any]) -> Rule | None:
-    """The rule of the column that deviates most; None if no rule names it."""
+    """The rule of the column that deviates most, or of one that goes first; None if none does."""
     own = [rule for rule in RULES if rule.key == row["metric"]]
     parts = tree.get("parts") or {}
     known = [rule for rule in own if not rule.column or _z(parts.get(rule.column)) >= CLEAR]
-    return max(known, key=lambda rule: _z(parts.get(rule.column)), default=None)
+
+    def place(rule: Rule) -> tuple[bool, float]:
+        z = _z(parts.get(rule.column))
+        return rule.first and z > ALARM, z
+
+    return max(known, key=place, default=None)
 
 
 def _z(part: Mapping[str, Any] | None) -> float:

@@ -6,6 +6,7 @@ import pytest
 from lensnb.evaluation import kept_rows, measures, real_rows, uncertainty
 from lensnb.evaluation.judge import Judge
 from lensnb.evaluation.kept_rows import Kept
+from lensnb.evaluation.morphology import wasserstein_columns
 from lensnb.evaluation.strangers import Given, lay_out
 from lensnb.lensing.simulate import simulate
 
@@ -115,7 +116,7 @@ def test_a_measure_of_another_package_is_never_kept(first):
     def brightest(images):
         return images.max(axis=(1, 2, 3))[:, None]
 
-    own = measures.Measure(brightest, measures.wasserstein_columns, "1", "physics", "brightest")
+    own = measures.Measure(brightest, wasserstein_columns, "1", "physics", "brightest")
     assert not real_rows.is_ours(own)
     assert all(map(real_rows.is_ours, before.measures.values()))
 

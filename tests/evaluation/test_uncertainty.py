@@ -307,8 +307,9 @@ def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
     z = np.array(
         [measured(name, rng, seed=i, times=2, many=many, floors=floors)["z"] for i in range(times)]
     )
-    # near 1, shares of neighbours are skewed
-    assert (z > 3).mean() <= 0.01 and (z < -3).mean() <= 0.02 and abs(z.mean()) < 0.4
+    # near 1, shares of neighbours are skewed; near 0, logarithms of distances are: too small a
+    # distance is no fault
+    assert (z > 3).mean() <= 0.01 and (z < -3).mean() <= 0.03 and abs(z.mean()) < 0.4
     # z of an area under the curve scatters less, which is the safe side
     assert (0.7 if name == "auc" else 0.82) < z.std() < 1.12
     bad = measured(name, rng, fault=2.0, many=many)["z"]
