@@ -29,7 +29,8 @@ class Rule:
 
     key : of metrics.json; column : of its `parts`, or "" where the measure has no columns
     more, less : the words where generated images have more or less of it; {gap} is the difference
-        of the means, {percent} the same in percent, {unit} its unit, {made} and {real} the means
+        of the means, {percent} the same in percent, {made} and {real} the means, {share} the first
+        in percent
     explains : keys whose alarms follow from this one, so that they are not told
     first : told before other columns of its key, once its z is beyond ALARM
     general : sees much and names little, so that it is told after all others
@@ -61,7 +62,7 @@ def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **h
 # then the sky, place and direction, ring radius, the pixel grid, the noise, shapes and lens
 # parameters, and at last the general measures.
 RULES = (
-    Rule("copies", "copies", "{made} of the images are copies of training images", ""),
+    Rule("copies", "copies", "{share} of the images are copies of training images", ""),
     Rule("sky_level", "sky_level", "the sky is {gap} too bright", "the sky is {gap} too dark",
          (*OF_PIXELS, *OF_PLACE)),
     _both("sky_gradient", "x", "the sky has a gradient from left to right", OF_PLACE),
@@ -272,6 +273,7 @@ def _words(row: Row, rule: Rule | None, tree: Mapping[str, Any]) -> str:
     text = rule.more if made > real else rule.less
     percent = f"{100 * abs(made / real - 1):.2g} %" if real else "much"
     amounts = {"gap": f"{abs(made - real):.2g}{unit}", "percent": percent}
+    amounts["share"] = f"{100 * made:.2g} %"
     return text.format(**amounts, made=f"{made:.2g}", real=f"{real:.2g}")
 
 

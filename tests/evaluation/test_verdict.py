@@ -77,6 +77,9 @@ CASES = [
     ("handedness", "m2_cos", part(0.1, 0.0, 7, "1"), "lenses share one position angle"),
     ("handedness", "centre_x", part(0.5, 0, 6, "pixels"), "0.5 pixels off centre along x"),
     ("lens_fit_by_class", "vortex", part(0.01, 0.05, -6, "dex"), "too weak in vortex lenses"),
+    ("copies", "copies", part(0.2, 0.01, 9, "share"), "20 % of the images are copies"),
+    ("frechet_oriented", "source_offset_1", part(0.9, 0, 30), "arcs open to one side"),
+    ("readings_pairs", "theta_E * q", part(0.5, 0, 9, "1"), "Einstein radius and axis ratio are"),
     ("class_shares", "cdm", part(0.2, 0.33, -6, "share"), "too few CDM lenses (0.2 instead"),
     ("spectrum", "high", part(-2.0, -1.5, -9, "dex"), "images are blurred"),
 ]
@@ -87,7 +90,7 @@ def test_a_fault_has_its_name_and_amount(key, column, values, words):
     alarms = {"minkowski": 9.5, "frechet_lensnet": 8.0, key: 6.0}
     wrong = told(alarms, {(key, column): values})[2]
     assert wrong.startswith("What is wrong with a: ") and f"{key}, z = 6.0" in wrong
-    assert words in wrong.split(";")[0] and "frechet" not in wrong
+    assert words in wrong.split(";")[0] and "frechet_lensnet" not in wrong
 
 
 def test_what_a_fault_explains_is_not_told_and_what_it_does_not_is():
@@ -99,6 +102,22 @@ def test_what_a_fault_explains_is_not_told_and_what_it_does_not_is():
     wrong = told(alarms, sky | spectrum | noise | ring)[2]
     places = [wrong.index(word) for word in ("rings", "noise", "sky is")]
     assert places == sorted(places) and "blurred" not in wrong
+
+
+def test_arcs_on_one_side_come_before_the_centre_that_they_move():
+    parts = {"m1_cos": part(0.1, 0, 4.7, "1"), "centre_x": part(0.2, 0, 33.0, "arcsec")}
+    rows = [row("handedness", 6.0), *(row(f"clean {i}", 0.1) for i in range(20))]
+    tree = {"metrics": {"handedness": {"parts": parts}}}
+    assert "arcs open to one side" in verdict.verdict(rows, {"a": tree})[2]
+    parts["m1_cos"]["z"] = 2.2
+    assert "off centre along x" in verdict.verdict(rows, {"a": tree})[2]
+
+
+def test_general_measures_are_told_after_those_that_name_the_fault():
+    shares = {("class_shares", "no_sub"): part(0.8, 0.4, 18, "share")}
+    wrong = told({"spectrum_2d": 9.0, "lenses_found": 8.0, "class_shares": 5.0}, shares)[2]
+    places = [wrong.index(word) for word in ("too many lenses", "depends on direction")]
+    assert places == sorted(places)
 
 
 def test_files_without_parts_name_the_measure():
@@ -128,6 +147,6 @@ def test_rules_name_measures_and_columns_that_exist_or_are_filled_in_with_amount
     for rule in verdict.RULES:
         if rule.key in MEASURES and MEASURES[rule.key].columns:
             assert rule.column in MEASURES[rule.key].columns, rule
-        filled = rule.more.format(gap="1", percent="2 %", made="3", real="4")
+        filled = rule.more.format(gap="1", percent="2 %", made="3", real="4", share="3 %")
         assert "{" not in filled
     assert math.isinf(verdict._z(part(1, 0, None)))
