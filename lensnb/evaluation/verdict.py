@@ -33,6 +33,7 @@ class Rule:
         in percent
     explains : keys whose alarms follow from this one, so that they are not told
     first : told before other columns of its key, once its z is beyond ALARM
+    leads : keys that it may move, too, so that they are told after it
     general : sees much and names little, so that it is told after all others
     """
 
@@ -42,6 +43,7 @@ class Rule:
     less: str
     explains: tuple[str, ...] = ()
     first: bool = False
+    leads: tuple[str, ...] = ()
     general: bool = False
 
 
@@ -92,7 +94,8 @@ RULES = (
     Rule("ring_radius", "ring_radius", "rings are {percent} too large",
          "rings are {percent} too small",
          (*OF_PLACE, "spectrum", *OF_READINGS, "readings_each", "total_flux",
-          "intensity", "scattering", "minkowski", "peak_counts")),
+          "intensity", "scattering", "minkowski", "peak_counts"),
+         leads=("sky_level",)),  # light of larger rings reaches the border
     _both("mean_image_largest", "", "structure sits on the pixel grid",
           ("mean_image", "noise_level", "mirror", *OF_SCALES)),
     Rule("noise_level", "noise_level", "the noise is {percent} too strong",
@@ -231,9 +234,11 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
         if rule and row["metric"] not in explained:
             explained |= set(rule.explains) - {rule.key}
     left = [row for row in bad if row["metric"] not in explained]
+    told = {row["metric"]: rule for row in left if (rule := rules[row["metric"]])}
+    led = {key for rule in told.values() for key in rule.leads}
     named = sorted(
-        (row for row in left if rules[row["metric"]]),
-        key=lambda row: getattr(rules[row["metric"]], "general", False),
+        (row for row in left if row["metric"] in told),
+        key=lambda row: (told[row["metric"]].general, row["metric"] in led),
     )
     return [
         f"{_words(row, rules[row['metric']], metrics.get(row['metric'], {}))} ({_key(row)})"

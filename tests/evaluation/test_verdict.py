@@ -113,6 +113,14 @@ def test_arcs_on_one_side_come_before_the_centre_that_they_move():
     assert "off centre along x" in verdict.verdict(rows, {"a": tree})[2]
 
 
+def test_larger_rings_come_before_the_sky_that_their_light_moves():
+    parts = {("sky_level", "sky_level"): part(0.011, 0, 4.0)}
+    parts[("ring_radius", "ring_radius")] = part(1.08, 1, 9, "arcsec")
+    wrong = told({"sky_level": 8.0, "ring_radius": 5.0}, parts)[2]
+    places = [wrong.index(word) for word in ("rings are 8 % too large", "sky is")]
+    assert places == sorted(places)
+
+
 def test_general_measures_are_told_after_those_that_name_the_fault():
     shares = {("class_shares", "no_sub"): part(0.8, 0.4, 18, "share")}
     wrong = told({"spectrum_2d": 9.0, "lenses_found": 8.0, "class_shares": 5.0}, shares)[2]
