@@ -1,9 +1,10 @@
 """Makes verdicts.json.gz: what the judge measured of planted faults, read by test_planted_verdicts.
 
-    python -m benchmarks.verdicts 97
-    python tests/golden/make_verdicts.py outputs/benchmarks/verdicts-97.json
+    python -m benchmarks.verdicts SEED
+    python tests/golden/make_verdicts.py outputs/benchmarks/verdicts-SEED.json ...
 
-The seed is one that no rule of the verdict was written with.
+The file has one entry a fault, strength and seed. The rules of the verdict were written with seed
+41, and the place of larger rings before the sky with seed 97.
 """
 
 import gzip
@@ -14,7 +15,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 if __name__ == "__main__":
-    trees = json.loads(Path(sys.argv[1]).read_text())
+    trees = {
+        f"{key} {path.stem.split('-')[-1]}": tree
+        for path in map(Path, sys.argv[1:])
+        for key, tree in json.loads(path.read_text()).items()
+    }
     text = json.dumps(trees, separators=(",", ":"), sort_keys=True)
     # no time and no name in the file: the same numbers give the same bytes
     (HERE / "verdicts.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
