@@ -1,8 +1,8 @@
 """Does a generator repeat its training images? Nearest neighbours, compared with real images.
 
-Images are compared as small smoothed maps under all eight symmetries of the square, so that noisy,
-flipped and turned copies are found; and in the features of LensNet, so that copies turned by any
-angle or shifted a little are found, too.
+Images are compared as small smoothed maps, centred and under all eight symmetries of the square, so
+that noisy, shifted, flipped and turned copies are found; and in the features of LensNet, so that
+copies turned by any angle are found, too.
 """
 
 import math
@@ -30,7 +30,8 @@ def maps(
 ) -> torch.Tensor:
     """Images (N, C, H, W) as rows (N, size^2) of area means, each with mean 0 and length 1.
 
-    float32, on the device; `chunk` images are read at a time.
+    The light is centred first, so that a shift makes no other image. float32, on the device;
+    `chunk` images are read at a time.
     """
     grey = (
         torch.tensor(np.asarray(images[i : i + chunk], np.float32), device=device).mean(
@@ -39,10 +40,29 @@ def maps(
         for i in range(0, len(images), chunk)
     )
     small = torch.cat(
-        [torch.nn.functional.adaptive_avg_pool2d(some, size).flatten(1) for some in grey]
+        [torch.nn.functional.adaptive_avg_pool2d(centred(x), size).flatten(1) for x in grey]
     )
     small = small - small.mean(dim=1, keepdim=True)
     return small / small.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def centred(grey: torch.Tensor) -> torch.Tensor:
+    """Images (N, 1, H, W) rolled by whole pixels, so that their bright light is in the middle.
+
+    Bright is what lies above 0.3 of the way from the median to the maximum, after a 5 x 5 mean.
+    """
+    n, _, height, width = grey.shape
+    smooth = torch.nn.functional.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)[:, 0]
+    level, top = smooth.flatten(1).median(1).values, smooth.amax((1, 2))
+    light = (smooth - (0.7 * level + 0.3 * top)[:, None, None]).clamp(min=0)
+    total = light.sum((1, 2)).clamp(min=1e-12)
+    rows, columns = (torch.arange(side, device=grey.device) for side in (height, width))
+    down = (light.sum(2) @ (rows - (height - 1) / 2) / total).round().long()
+    right = (light.sum(1) @ (columns - (width - 1) / 2) / total).round().long()
+    i = (rows + down[:, None]) % height
+    j = (columns + right[:, None]) % width
+    image = torch.arange(n, device=grey.device)[:, None, None]
+    return grey[:, 0][image, i[:, :, None], j[:, None, :]][:, None]
 
 
 def symmetric(rows: torch.Tensor) -> torch.Tensor:

@@ -101,9 +101,12 @@ def test_a_part_of_the_held_out_images_says_what_is_usual_of_all(lenses, monkeyp
 
 def test_maps_are_area_means_of_unit_length():
     image = np.random.default_rng(2).normal(size=(1, 3, 64, 64))
+    image[..., 28:36, 28:36] += 100  # the light is in the middle already
     means = image.mean(1).reshape(16, 4, 16, 4).mean((1, 3)).ravel()
     expected = (means - means.mean()) / np.linalg.norm(means - means.mean())
     assert np.abs(memorisation.maps(image)[0].numpy() - expected).max() < 1e-5
+    shifted = np.roll(image, (3, -5), (2, 3))
+    assert np.abs(memorisation.maps(shifted)[0].numpy() - expected).max() < 1e-5
     assert torch.isfinite(
         memorisation.maps(np.ones((2, 1, 32, 32)))
     ).all()  # a constant image has no direction, and no NaN
