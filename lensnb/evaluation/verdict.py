@@ -56,7 +56,7 @@ READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
 READ |= {"source_radius": "source size", "snr": "brightness"}
 
 
-def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **how: bool) -> Rule:
+def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **how: Any) -> Rule:
     return Rule(key, column, words, words, explains, **how)
 
 
