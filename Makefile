@@ -89,7 +89,7 @@ reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to l
 	python -m tools.ship_reference $(REFERENCE)
 
 bench: run                    ## figures of speed, memory and quality, printed
-	for script in benchmarks/*.py; do python $$script || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=. python $$script || exit 1; done
 
 docs: .venv/ready-$(TORCH)             ## the documentation as a web site: site/index.html
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
@@ -103,7 +103,7 @@ lock:                         ## compile requirements.lock from pyproject.toml (
 	sed -i "/'never'/d" requirements.lock && rm .override
 
 clean:                        ## remove the environment and every run but the reference
-	rm -rf .venv .snakemake site $(filter-out outputs/reference/,$(wildcard outputs/*/))
+	rm -rf .venv .snakemake site outputs/.measured $(filter-out outputs/reference/,$(wildcard outputs/*/))
 
 .venv/ready-$(TORCH): pyproject.toml requirements.lock requirements/torch-$(TORCH).txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "lensnb needs Python 3.11 or newer; found %d.%d: call make with PYTHON=python3.12" % v[:2])'

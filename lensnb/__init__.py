@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lensnb import likelihood, metrics, operators, posterior, sampler, schedule
+    from lensnb.apps.judging import judge
     from lensnb.denoiser import Denoiser, add_noise
     from lensnb.errors import InputError
     from lensnb.evaluation.frechet import frechet
@@ -63,6 +64,7 @@ _ELSEWHERE = {
     "add_noise": "lensnb.denoiser",
     "export": "lensnb.sharing",
     "frechet": "lensnb.evaluation.frechet",
+    "judge": "lensnb.apps.judging",
     "likelihood": "",
     "load": "lensnb.pretrained",
     "load_recipe": "lensnb.recipes.recipe",
@@ -88,6 +90,7 @@ __all__ = [
     "evaluate_method",
     "export",
     "frechet",
+    "judge",
     "likelihood",
     "load",
     "load_data",

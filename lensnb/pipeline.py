@@ -23,6 +23,7 @@ from lensnb.errors import InputError, did_you_mean
 from lensnb.evaluation import compare as comparison
 from lensnb.evaluation import of_runs
 from lensnb.evaluation.judge import Judge, evaluate
+from lensnb.evaluation.kept_rows import MEASURED, Kept
 from lensnb.evaluation.monitor import Monitor
 from lensnb.kinds import KINDS
 from lensnb.recipes import parameters_cell
@@ -358,7 +359,8 @@ def load_judge(run: Run) -> Judge:
     key = artefact.digest(run.need("data")), run.params.model_dump_json()
     if key not in _judges:
         _judges.clear()
-        _judges[key] = Judge(run.params, load_data(run))
+        kept = Kept(run.outputs / MEASURED)
+        _judges[key] = Judge(run.params, load_data(run), kept=kept)
     return _judges[key]
 
 

@@ -318,6 +318,46 @@ def _compare(runs: list[str], to: Path | None, all_rows: bool) -> None:
         print(f"\n{to}: {', '.join(found.save(to))}")
 
 
+# ---- judge
+
+
+@app.command()
+def judge(
+    made: Annotated[
+        list[str], typer.Argument(metavar="MADE...", help="Files or folders of generated images.")
+    ],
+    real: Annotated[str, typer.Option(help="Real images that no generator has seen.")],
+    train: Annotated[
+        str | None, typer.Option(help="The images that the generator learned from.")
+    ] = None,
+    pixel_scale: Annotated[float | None, typer.Option(help="Arcsec a pixel.")] = None,
+    psf: Annotated[
+        float | None, typer.Option(help="FWHM of the PSF [arcsec]: a lens model is fitted.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Images on each side, at most.")] = 2000,
+    fit: Annotated[int, typer.Option(min=0, help="Images that a lens model is fitted to.")] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    to: Annotated[Path | None, typer.Option(help="A folder for the page and the tables.")] = None,
+) -> None:
+    """Judge images of any generator against real ones: table, verdict and one page."""
+    from lensnb.apps import judging
+
+    def make() -> None:
+        options: dict[str, Any] = {
+            "pixel_scale": pixel_scale,
+            "psf": psf,
+            "n": n,
+            "fit": fit,
+            "seed": seed,
+        }
+        print(judging.judge(made, real, train, device=device, to=to, **options))
+        if to is not None:
+            print(f"\nreport: {os.path.relpath(to / 'index.html')}")
+
+    _told(make)
+
+
 # ---- posterior
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lensnb import io, pipeline
 from lensnb.datasets.dataset import load_dataset
-from lensnb.display import tables
+from lensnb.display import judged, tables
 from lensnb.errors import InputError
 from lensnb.evaluation import limits
 from lensnb.runs import artefact, jobs
@@ -140,7 +140,7 @@ def _front(run: Run, folder: Path) -> str:
     return page.render(
         run=run.params.run,
         source=io.read_json(run.need("data") / "dataset.json")["source"],
-        verdict=tree["verdict"],
+        verdict=[_linked(sentence) for sentence in tree["verdict"]],
         limits=limits.of_judge(run.params, load_dataset(run.need("data")), tree["rows"]),
         n=_images(tree["rows"], fitted=False),
         fitted=_images(tree["rows"], fitted=True),
@@ -153,6 +153,12 @@ def _front(run: Run, folder: Path) -> str:
         citation=pipeline.cite(run),
         files=list(files),
     )
+
+
+def _linked(sentence: str) -> str:
+    """A sentence of the verdict as HTML, with links to what shows it."""
+    text = judged.linked(sentence)
+    return text.replace("(memorisation)", '(<a href="04_evaluate.html">memorisation</a>)')
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -80,6 +80,17 @@ def comparison(rows: Sequence[Row]) -> Styler:
     return table.style.apply(bold)
 
 
+def plain(rows: Sequence[Row]) -> str:
+    """The table of `comparison` as text for a terminal: value ± error (ratio), and z."""
+
+    def entry(row: Row) -> str:
+        times = times_told(row["ratio"])
+        z = "" if row["z"] is None else f", z {z_told(row['z'], 1)}"
+        return measured(row["value"], row["error"]) + (f" ({times}{z})" if times else z)
+
+    return _by_measure(rows, entry).to_string()
+
+
 def measured(value: float, error: float) -> str:
     """A value ± its error; an error that is only rounding, or unknown, is told as such.
 

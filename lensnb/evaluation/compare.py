@@ -9,9 +9,10 @@ import numpy as np
 
 from lensnb import io
 from lensnb.errors import InputError
-from lensnb.evaluation.measures import label
+from lensnb.evaluation.verdict import badness as badness
+from lensnb.evaluation.verdict import side
+from lensnb.evaluation.verdict import verdict as verdict
 from lensnb.runs.run_folder import Run
-from lensnb.sampler import method_name
 
 KEPT = (
     "group",
@@ -37,11 +38,17 @@ Deviations = Mapping[str, Mapping[str, np.ndarray]]  # method -> metric -> (time
 
 def table(run: Run) -> list[Row]:
     """One row a method and metric, with the keys COLUMNS."""
+    methods = run.params.sample.methods
+    folders = {name: run.need(f"evaluation/{name}") for name in methods}
+    found = {name: io.read_json(path / "metrics.json")["metrics"] for name, path in folders.items()}
+    return table_of(found, deviations_of(run))
+
+
+def table_of(found: Mapping[str, Row], deviations: Deviations) -> list[Row]:
+    """The rows of `table`; found : method -> metric -> what the judge found."""
     rows: list[Row] = []
-    deviations = deviations_of(run)
-    for name in run.params.sample.methods:
-        found = io.read_json(run.need(f"evaluation/{name}") / "metrics.json")["metrics"]
-        for metric, tree in found.items():
+    for name, metrics in found.items():
+        for metric, tree in metrics.items():
             kept = {column: tree[column] for column in KEPT}
             rows.append({"method": name, "metric": metric, **kept})
     winners = [
@@ -168,26 +175,13 @@ def gap(first: Row, second: Row, deviations: Deviations) -> tuple[float, float]:
     if one is None or other is None:
         error = math.hypot(first["error"], second["error"])
     else:
-        error = float(np.std(_side(first) * one - _side(second) * other, ddof=1))
+        error = float(np.std(side(first) * one - side(second) * other, ddof=1))
     return _loss(second) - _loss(first), error
-
-
-def _side(row: Mapping[str, Any]) -> float:
-    """Sign that makes larger worse: +1 or -1. For two-sided metrics, the sign of value - floor."""
-    if row["larger_is_better"] is None:
-        return math.copysign(1, row["value"] - row["floor"])
-    return -1 if row["larger_is_better"] else 1
 
 
 def _loss(row: Row) -> float:
     """What should be small: the value, its negative, or for two-sided metrics |value - floor|."""
-    return _side(row) * (row["value"] - (row["floor"] if row["larger_is_better"] is None else 0))
-
-
-def badness(row: Mapping[str, Any]) -> float:
-    """z of a row, counted so that positive is worse than the real-vs-real floor."""
-    z = row["z"] if row["z"] is not None else math.copysign(math.inf, row["value"] - row["floor"])
-    return _side(row) * z
+    return side(row) * (row["value"] - (row["floor"] if row["larger_is_better"] is None else 0))
 
 
 def clear_winner(rows: list[Row], deviations: Deviations) -> Row | None:
@@ -233,58 +227,6 @@ def footing(costs: Mapping[str, Row], images: int) -> str:
     return f"Of the same {images} training images, turned and flipped, {'; '.join(parts)}.{equal}"
 
 
-def verdict(rows: list[Row], deviations: Deviations) -> list[str]:
-    """Three sentences from the numbers: which method is closest, physics, the two-sample test."""
-    return [
-        _closest([row for row in rows if row["metric"] == "frechet_lensnet"], deviations),
-        _physics([row for row in rows if row["group"] == "physics"]),
-        _told_apart([row for row in rows if row["metric"] == "told_apart"]),
-    ]
-
-
-def _closest(rows: list[Row], deviations: Deviations) -> str:
-    best, *rest = sorted(rows, key=lambda row: row["value"])
-    text = (
-        f"By the {label('frechet_lensnet')} {method_name(best['method'])} comes closest, "
-        f"{times_told(best['ratio'])} times the real-vs-real floor (n = {best['n']})"
-    )
-    behind = [
-        f"{method_name(row['method'])} by {_distance_told(*gap(best, row, deviations))}"
-        for row in rest
-    ]
-    return text + (f"; behind it are {', '.join(behind)}." if behind else ".")
-
-
-def _distance_told(behind: float, error: float) -> str:
-    if error > 0:
-        return f"z = {z_told(behind / error, 1)}"
-    return "nothing" if behind == 0 else "more than any error"
-
-
-def _physics(rows: list[Row]) -> str:
-    parts = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = sorted((row for row in rows if row["method"] == method), key=badness)
-        worst = own[-1]
-        passed = sum(badness(row) < 3 for row in own)
-        text = f"{method_name(method)} is within z = 3 of real images in {passed} of {len(own)}"
-        if passed < len(own):
-            text += f", worst in {label(worst['metric'])} (z = {z_told(badness(worst))})"
-        parts.append(text)
-    return "Of the physical measures, " + "; ".join(parts) + "."
-
-
-def _told_apart(rows: list[Row]) -> str:
-    parts = [
-        f"{method_name(row['method'])} {row['value']:.3f} ± {row['error']:.3f}" for row in rows
-    ]
-    return (
-        "A classifier tells generated from real images with an area under the curve of "
-        f"{', '.join(parts)} "
-        f"(real from real: {rows[0]['floor']:.3f} ± {rows[0]['floor_error']:.3f})."
-    )
-
-
 # ---- files
 
 
@@ -296,7 +238,11 @@ def compare(run: Run, folder: Path) -> list[Row]:
     """
     rows = table(run)
     seeds = over_seeds(run)
-    tree: Row = {"rows": rows, "verdict": verdict(rows, deviations_of(run))}
+    trees = {
+        name: io.read_json(run.need(f"evaluation/{name}") / "metrics.json")
+        for name in run.params.sample.methods
+    }
+    tree: Row = {"rows": rows, "verdict": verdict(rows, trees)}
     _write_columns(folder / "table.csv", rows, COLUMNS)
     if seeds:
         _write_columns(folder / "seeds.csv", seeds, OVER_SEEDS)

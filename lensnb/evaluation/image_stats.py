@@ -144,6 +144,14 @@ def cumulative_shares(images: Any, edges: np.ndarray) -> np.ndarray:
 # ---- sky and flux
 
 
+def frame(shape: Any) -> np.ndarray:
+    """The border of an image, an eighth of the size wide, as a mask (H, W)."""
+    width = max(shape[-1] // 8, 1)
+    free = np.ones(shape, bool)
+    free[width:-width, width:-width] = False
+    return free
+
+
 def sky(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Level and scatter of the sky in maps (N, H, W), each (N, 1, 1).
 
@@ -151,12 +159,9 @@ def sky(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A lens in the middle leaves the frame free: on the broad prior the level is right to 2 % of the
     noise, while the median of all pixels is half of the noise too high.
     """
-    width = max(maps.shape[-1] // 8, 1)
-    free = np.ones(maps.shape[1:], bool)
-    free[width:-width, width:-width] = False
-    frame = maps[:, free]  # (N, pixels)
-    level = np.median(frame, axis=1, keepdims=True)
-    scatter = MAD * np.median(np.abs(frame - level), axis=1, keepdims=True)
+    pixels = maps[:, frame(maps.shape[1:])]  # (N, pixels)
+    level = np.median(pixels, axis=1, keepdims=True)
+    scatter = MAD * np.median(np.abs(pixels - level), axis=1, keepdims=True)
     return level[..., None], scatter[..., None]
 
 

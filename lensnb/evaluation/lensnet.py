@@ -1,8 +1,11 @@
 """LensNet: the small frozen network in whose features distances between images are measured.
 
-LensNet was trained on the broad simulated prior to tell the class of substructure and to read the
-lens and source parameters off an image. Its weights ship with the package, so that two people's
-distances can be compared. `python -m tools.train_lensnet FOLDER` trains it again.
+LensNet was trained on simulated lenses to tell the class of substructure and to read the lens and
+source parameters off an image. Its weights ship with the package, so that two people's distances
+can be compared. `python -m tools.train_lensnet FOLDER` trains it again.
+
+There are two versions. Version 2 also says how a lens lies on the sky; distances of version 1 can
+be repeated with `load(version=1)`. Distances of different versions must not be compared.
 """
 
 from collections.abc import Callable
@@ -19,10 +22,15 @@ from lensnb import devices, io
 from lensnb.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lensnet.safetensors"
+VERSION = 2  # of WEIGHTS; version 1 lies beside them
 CLASSES = 3
 CACHED = 32  # images at a time, whose maps stay in the cache of a CPU: more take twice as long
 AT_A_TIME = 1024  # images at a time on other devices
 READS = ("theta_E", "q", "gamma", "source_radius", "snr")  # regressed, beside the class
+# What turns with the lens, each by two numbers: along x and along y, or cos 2 phi and sin 2 phi.
+OFFSETS = ("source_offset", "centre")  # m = 1
+STRETCHES = ("ellipticity", "shear", "source_ellipticity")  # m = 2
+ORIENTED = tuple(f"{name}_{part}" for name in (*OFFSETS, *STRETCHES) for part in (1, 2))
 
 Net = TypeVar("Net", bound=nn.Module)
 T = TypeVar("T")
@@ -37,6 +45,7 @@ class LensNet(nn.Module):
     the orientation of the lens.
     """
 
+    version = 1
     SIZE = 64
     RADII = 32
     ANGLES = 96
@@ -66,22 +75,65 @@ class LensNet(nn.Module):
         turn = torch.arange(angles) * 2 * torch.pi / angles
         return torch.stack([(2 * turn).cos(), (2 * turn).sin()], dim=1) / angles  # (angles, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, 64) of images (N, 1, H, W)."""
+    def maps(self, x: torch.Tensor, turned: torch.Tensor | None = None) -> torch.Tensor:
+        """The last maps (N, 128, 4 radii, 12 angles) of images (N, 1, H, W).
+
+        turned : orthogonal matrices (N, 2, 2), by which the images are turned and mirrored
+        """
         if x.shape[-1] != self.SIZE:
             x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True)
         x = torch.asinh(x / 3) / 2  # shows both ring and noise
         grid = self.grid.expand(len(x), -1, -1, -1)
+        if turned is not None:
+            grid = grid @ turned[:, None]  # what was at v is then seen at (turned @ v)
         h = F.grid_sample(x, grid, mode="bicubic", align_corners=False)
         for conv, norm in zip(self.convs, self.norms, strict=True):  # (N, w, radii, angles)
             h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
             h = F.relu(norm(conv(h)))
+        return h
+
+    def blind(self, h: torch.Tensor) -> torch.Tensor:
+        """Features (N, 64) of the last maps, see `maps`."""
         amplitude = ((h @ self.waves).square().sum(3) + 1e-6).sqrt()  # quadrupole: (N, w, radii)
         return F.silu(self.project(torch.cat([h.mean(3), amplitude], dim=1).flatten(1)))  # (N, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (N, 64) of images (N, 1, H, W)."""
+        return self.blind(self.maps(x))
 
     def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits (N, 3) and standardised readings (N, 5) of the columns READS."""
         return self.head(self(x)).split([CLASSES, len(READS)], dim=1)
+
+
+class LensNet2(LensNet):
+    """LensNet with a second output (N, 10) of the columns ORIENTED, which is not blind.
+
+    The signed cosine and sine of m = 1 and m = 2 of the last maps are weighted alike. So the output
+    turns as the lens turns: two numbers of m = 1 by the same angle, of m = 2 by twice the angle.
+    """
+
+    version = 2
+    signed: torch.Tensor  # (angles, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        turn = torch.arange(self.ANGLES // 8) * 2 * torch.pi / (self.ANGLES // 8)
+        waves = [turn.cos(), turn.sin(), (2 * turn).cos(), (2 * turn).sin()]
+        self.register_buffer("signed", torch.stack(waves, dim=1) / len(turn), persistent=False)
+        inputs = self.project.in_features // 2
+        self.offsets = nn.Linear(inputs, len(OFFSETS), bias=False)
+        self.stretches = nn.Linear(inputs, len(STRETCHES), bias=False)
+
+    def oriented(self, h: torch.Tensor) -> torch.Tensor:
+        """What turns with the lens (N, 10), in standard deviations of the prior, from `maps`."""
+        waves = (h @ self.signed).flatten(1, 2).mT  # (N, 4, w * radii)
+        offsets = self.offsets(waves[:, :2]).mT  # (N, 2 offsets, 2)
+        stretches = self.stretches(waves[:, 2:]).mT  # (N, 3 stretches, 2)
+        return torch.cat([offsets, stretches], dim=1).flatten(1)  # (N, 10)
+
+
+NETWORKS = {1: LensNet, 2: LensNet2}
 
 
 class Units:
@@ -92,7 +144,7 @@ class Units:
     """
 
     def __init__(self, reference: np.ndarray) -> None:
-        self.prior = io.read_json(WEIGHTS.with_suffix(".json"))["pixels"]
+        self.prior = card_of()["pixels"]  # the same in all versions
         self.mean = float(reference.mean(dtype="float64"))
         self.std = float(reference.std(dtype="float64"))
 
@@ -115,9 +167,29 @@ def with_weights(net: Net, weights: Path) -> Net:
     return net.eval()
 
 
-def load(device: str | torch.device = "cpu") -> LensNet:
-    """The shipped LensNet on a device, see `with_weights`."""
-    return with_weights(LensNet(), WEIGHTS).to(device)
+def weights_of(version: int = VERSION) -> Path:
+    """The file of a version's weights. Raises InputError for a version that there is not."""
+    if version not in NETWORKS:
+        raise InputError(f"LensNet has no version {version!r}, expected 1 or {VERSION}")
+    return WEIGHTS if version == VERSION else WEIGHTS.with_name(f"lensnet-{version}.safetensors")
+
+
+def card_of(version: int = VERSION) -> dict[str, Any]:
+    """What is known of a version: how it was trained, its sha256, its errors on unseen images."""
+    card: dict[str, Any] = io.read_json(weights_of(version).with_suffix(".json"))
+    return card
+
+
+def version_of(sha256: str) -> int | None:
+    """The version whose weights have this sha256, as metrics.json records it; None if none has."""
+    found = [version for version in NETWORKS if card_of(version)["sha256"] == sha256]
+    return found[0] if found else None
+
+
+def load(device: str | torch.device = "cpu", version: int = VERSION) -> LensNet:
+    """The shipped LensNet of that version on a device, see `with_weights`."""
+    weights = weights_of(version)
+    return with_weights(NETWORKS[version](), weights).to(device)
 
 
 @torch.inference_mode()
@@ -143,26 +215,38 @@ class Reader:
     def __init__(self, units: ToUnits, net: LensNet | None = None) -> None:
         self.units = units
         self.net = net or load()
-        self._last: tuple[Any, torch.Tensor, torch.Tensor] | None = None
+        self._last: tuple[Any, tuple[torch.Tensor, ...]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}  # other processes get no images
 
-    def _said_of(self, images: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (N, 64) and the head's numbers (N, 8), on the CPU."""
+    def _said_of(self, images: Any) -> tuple[torch.Tensor, ...]:
+        """Features (N, 64), the head's numbers (N, 8) and, of version 2, ORIENTED; on the CPU."""
         if self._last is None or self._last[0] is not images:
-            parts = outputs(images, self.units, self.net, self._both)
-            features, heads = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-            self._last = (images, features, heads)
-        return self._last[1:]
+            parts = outputs(images, self.units, self.net, self._all)
+            said = tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True))
+            self._last = (images, said)
+        return self._last[1]
 
-    def _both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.net(x)
-        return features, self.net.head(features)
+    def _all(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps = self.net.maps(x)
+        features = self.net.blind(maps)
+        said = features, self.net.head(features)
+        return (*said, self.net.oriented(maps)) if isinstance(self.net, LensNet2) else said
 
     def features(self, images: Any) -> np.ndarray:
         """Features (N, 64), float64."""
         found: np.ndarray = self._said_of(images)[0].double().numpy()
+        return found
+
+    def oriented(self, images: Any) -> np.ndarray:
+        """The columns ORIENTED (N, 10), float64, in standard deviations of the broad prior.
+
+        Raises InputError for version 1, which does not have them.
+        """
+        if not isinstance(self.net, LensNet2):
+            raise InputError("LensNet 1 is blind to orientation, load version 2")
+        found: np.ndarray = self._said_of(images)[2].double().numpy()
         return found
 
     def readings(self, images: Any) -> dict[str, np.ndarray]:
@@ -170,7 +254,7 @@ class Reader:
 
         The class is a number; lengths are in arcsec of the broad prior.
         """
-        card = io.read_json(WEIGHTS.with_suffix(".json"))["held_out"]
+        card = card_of(self.net.version)["held_out"]
         logits, scaled = self._said_of(images)[1].split([CLASSES, len(READS)], dim=1)
         found = {"class": logits.argmax(1).numpy()}
         for i, name in enumerate(READS):

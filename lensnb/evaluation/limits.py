@@ -125,13 +125,16 @@ def _of_the_judge(params: Params, dataset: Dataset) -> list[str]:
 # ---- what the judge cannot say
 
 
-def of_judge(params: Params, dataset: Dataset, metrics: Iterable[Any]) -> list[str]:
+def of_judge(
+    params: Params, dataset: Dataset, metrics: Iterable[Any], n: int | None = None
+) -> list[str]:
     """What the numbers of 04_evaluate cannot say of these images, one sentence each.
 
     metrics : the names of the measures, or the rows of table.json
+    n : images on each side, by default what the recipe leads to
     """
     names = {row["metric"] if isinstance(row, Mapping) else row for row in metrics}
-    n = judged(params, dataset)
+    n = judged(params, dataset) if n is None else n
     channels = dataset.images.shape[1]
     sentences = {
         "LensNet and the finder have learned from simulated lenses alone. On these images their "

@@ -26,7 +26,7 @@ SHARES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)  # of reference pixels
 # ---- the bright light: ring, multipoles, ellipticity
 
 
-def _grid(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def grid(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """x (1, W) and y (H, 1) in pixels from the image centre."""
     y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
     return x[None, :], y[:, None]
@@ -40,7 +40,7 @@ def _smoothing(size: int) -> np.ndarray:
     return kernel / kernel.sum(1, keepdims=True)
 
 
-def _bright(images: Any, share: float = 0.0) -> np.ndarray:
+def bright(images: Any, share: float = 0.0) -> np.ndarray:
     """Flux above the sky where it stands out, 0 elsewhere: (n, H, W), not negative.
 
     It stands out where the image, smoothed by 1 pixel, is above both `SIGNIFICANT` times its own
@@ -58,24 +58,46 @@ def _bright(images: Any, share: float = 0.0) -> np.ndarray:
     return np.where(smooth - floor > threshold, maps - level, 0).clip(min=0)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, 0 where `below` is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
-def _central_moments(flux: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """Flux-weighted means (n,) of x^a y^b about the centroid, as a function of (a, b)."""
-    x, y = _grid(flux.shape[1:])
+def centroid(flux: np.ndarray) -> np.ndarray:
+    """Flux-weighted mean x and y of maps (n, H, W) from the image centre: (n, 2), in pixels."""
+    x, y = grid(flux.shape[1:])
     total = flux.sum((1, 2))
-    along_x = flux.sum(1)
-    along_y = flux.sum(2)
-    u = x - _ratio(along_x @ x[0], total)[:, None]  # (n, W)
-    v = y[:, 0] - _ratio(along_y @ y[:, 0], total)[:, None]  # (n, H)
+    sums = (flux.sum(1) @ x[0], flux.sum(2) @ y[:, 0])
+    return np.stack([ratio(along, total) for along in sums], axis=1)
+
+
+def central_moments(flux: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Flux-weighted means (n,) of x^a y^b about the centroid, as a function of (a, b)."""
+    x, y = grid(flux.shape[1:])
+    total = flux.sum((1, 2))
+    middle = centroid(flux)
+    u = x - middle[:, :1]  # (n, W)
+    v = y[:, 0] - middle[:, 1:]  # (n, H)
 
     def moment(a: int, b: int) -> np.ndarray:
-        return _ratio(np.einsum("nyx,nx,ny->n", flux, u**a, v**b, optimize=True), total)
+        return ratio(np.einsum("nyx,nx,ny->n", flux, u**a, v**b, optimize=True), total)
 
     return moment
+
+
+def circle(mean: Callable[[int, int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (n, 2), from the centroid, and radius (n,) of the circle through light.
+
+    mean : its `central_moments`; see `ring_radius`
+    """
+    # 1/12 is the second moment of a pixel; with it a line of pixels has a solution, too
+    xx = mean(2, 0) + 1 / 12
+    yy = mean(0, 2) + 1 / 12
+    xy = mean(1, 1)
+    p = (mean(3, 0) + mean(1, 2)) / 2
+    q = (mean(0, 3) + mean(2, 1)) / 2
+    a, b = np.stack([yy * p - xy * q, xx * q - xy * p]) / (xx * yy - xy**2)
+    return np.stack([a, b], axis=1), np.sqrt(a**2 + b**2 + mean(2, 0) + mean(0, 2))
 
 
 @in_chunks(256)
@@ -90,16 +112,9 @@ def ring_radius(images: Any, pixel_scale: float | None = None) -> np.ndarray:
     Gaussian width s gives about 1.25 s. The radius is at most half the image's diagonal. It is 0 if
     nothing stands out from the noise, so that a lost ring costs its whole radius.
     """
-    flux = _bright(images, RING_SHARE)
-    mean = _central_moments(flux)
-    # 1/12 is the second moment of a pixel; with it a line of pixels has a solution, too
-    xx = mean(2, 0) + 1 / 12
-    yy = mean(0, 2) + 1 / 12
-    xy = mean(1, 1)
-    p = (mean(3, 0) + mean(1, 2)) / 2
-    q = (mean(0, 3) + mean(2, 1)) / 2
-    a, b = np.stack([yy * p - xy * q, xx * q - xy * p]) / (xx * yy - xy**2)
-    radius = np.sqrt(a**2 + b**2 + mean(2, 0) + mean(0, 2)).clip(max=np.hypot(*flux.shape[1:]) / 2)
+    flux = bright(images, RING_SHARE)
+    _, radius = circle(central_moments(flux))
+    radius = radius.clip(max=np.hypot(*flux.shape[1:]) / 2)
     return radius[:, None] * (pixel_scale or 1)
 
 
@@ -111,14 +126,14 @@ def multipoles(images: Any, orders: Sequence[int] = (1, 2, 3, 4)) -> np.ndarray:
     sees a lens that is out of place, and there is no fit that can fail. A ring 1 + s cos(m phi)
     gives s / 2. The value is 0 if nothing stands out from the noise.
     """
-    flux = _bright(images)
-    x, y = _grid(flux.shape[1:])
+    flux = bright(images)
+    x, y = grid(flux.shape[1:])
     # a pixel on the centre has no angle
     phi = np.arctan2(y, x)
     off_centre = np.hypot(x, y) > 0
     waves = np.exp(1j * phi.reshape(-1, 1) * np.asarray(orders)) * off_centre.reshape(-1, 1)
     flux = flux.reshape(len(flux), -1)  # (n, pixels)
-    return _ratio(np.abs(flux @ waves), flux.sum(1, keepdims=True))
+    return ratio(np.abs(flux @ waves), flux.sum(1, keepdims=True))
 
 
 @in_chunks(256)
@@ -128,12 +143,12 @@ def ellipticity(images: Any) -> np.ndarray:
     |Qxx - Qyy + 2i Qxy| / (Qxx + Qyy + 2 sqrt(det Q)) about the centroid (Bartelmann & Schneider
     2001, equation 4.10). The value is 0 if nothing stands out from the noise.
     """
-    mean = _central_moments(_bright(images))
+    mean = central_moments(bright(images))
     xx = mean(2, 0)
     yy = mean(0, 2)
     xy = mean(1, 1)
     size = xx + yy + 2 * np.sqrt((xx * yy - xy**2).clip(min=0))
-    return _ratio(np.hypot(xx - yy, 2 * xy), size)[:, None]
+    return ratio(np.hypot(xx - yy, 2 * xy), size)[:, None]
 
 
 # ---- excursion sets and peaks
@@ -232,14 +247,24 @@ def mean_vector(a: np.ndarray, b: np.ndarray, ridge: float = 0.01) -> float:
     return float(np.sqrt(gap @ np.linalg.solve(correlations, gap) / len(gap)))
 
 
+def wasserstein_each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Wasserstein-1 distance of each column of rows a (n, d) and b (m, d): (d,), see below."""
+    columns = zip(a.T, b.T, _units(b), strict=True)
+    return np.array([_wasserstein(x, y) / unit for x, y, unit in columns])
+
+
 def wasserstein_columns(a: np.ndarray, b: np.ndarray) -> float:
     """Mean Wasserstein-1 distance of the columns of rows a (n, d) and b (m, d).
 
     Each column is in standard deviations of b. The integral of |F_a - F_b| over the values of both
     (Vallender 1974) is exact.
     """
-    columns = zip(a.T, b.T, _units(b), strict=True)
-    return float(np.mean([_wasserstein(x, y) / unit for x, y, unit in columns]))
+    return float(wasserstein_each(a, b).mean())
+
+
+def wasserstein_worst(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest Wasserstein-1 distance of a column, in standard deviations of b."""
+    return float(wasserstein_each(a, b).max())
 
 
 def _wasserstein(x: np.ndarray, y: np.ndarray) -> np.floating:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lensnb import io
-from lensnb.evaluation import compare
+from lensnb.evaluation import compare, lensnet
 from lensnb.recipes.differences import differences
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import Run
@@ -80,6 +80,8 @@ def _deviations(one: Run, other: Run, method: str) -> dict[str, dict[str, np.nda
     """Run -> metric -> resampled values, or nothing where the two were not resampled alike."""
     if one.params.seed != other.params.seed or not same_images(one, other):
         return {}
+    if lensnet_version(one) != lensnet_version(other):
+        return {}
     found = {
         run.params.run: io.read_table(run.need(f"evaluation/{method}") / "deviations.csv")
         for run in (one, other)
@@ -93,6 +95,13 @@ def same_images(one: Run, other: Run) -> bool:
     return _judged_by(one) == _judged_by(other)
 
 
+def lensnet_version(run: Run) -> str:
+    """The version of LensNet behind a run's numbers; of several, all that there are."""
+    methods = run.params.sample.methods
+    trees = [io.read_json(run.need(f"evaluation/{m}") / "metrics.json") for m in methods]
+    return " and ".join(sorted({str(lensnet.version_of(tree["lensnet"])) for tree in trees}))
+
+
 def _judged_by(run: Run) -> tuple[Any, ...]:
     most = min(run.params.evaluate.n, run.params.sample.n)
     return artefact.digest(run.need("data")), run.params.data_seed, most
@@ -101,6 +110,12 @@ def _judged_by(run: Run) -> tuple[Any, ...]:
 def footing(first: Run, run: Run) -> str:
     """One sentence: whether two runs can be compared number by number, and with which error."""
     names = f"{first.params.run} and {run.params.run}"
+    versions = lensnet_version(first), lensnet_version(run)
+    if versions[0] != versions[1]:
+        return (
+            f"{names} were measured with LensNet {versions[0]} and {versions[1]}: do not compare "
+            "them by any measure of its features or readings; judge both again with one version."
+        )
     if not same_images(first, run):
         return (
             f"{names} are judged by different held-out images: compare the ratios to the floor "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensnb.evaluation import image_stats, lensnet
+from lensnb.evaluation import finder, image_stats, lensnet
 from lensnb.evaluation.workers import HERE, Workers
 
 CHUNK = 256  # images that a worker measures at a time
@@ -52,6 +52,13 @@ class Reference:
         """Who calls makers that work on the device, and for how many images at a time."""
         is_cpu = self.device.type == "cpu"
         return (self.workers, CHUNK) if is_cpu else (HERE, DEVICE_CHUNK)
+
+    @functools.cached_property
+    def shows_lenses(self) -> bool:
+        """Whether the finder, which knows lenses only, finds half of the images or more."""
+        net = finder.load(self.device)
+        found = functools.partial(finder.found, units=self.units, net=net)
+        return bool(self.rows(found).mean() >= 0.5)
 
     @functools.cached_property
     def edges(self) -> np.ndarray:

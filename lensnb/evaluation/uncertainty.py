@@ -239,6 +239,7 @@ def measure(
     resampled: Resampled | None = None,
     floor: np.ndarray | None = None,
     workers: Workers = HERE,
+    skewed: bool = False,
 ) -> dict[str, Any]:
     """One metric as a result: value, standard error, n, real-vs-real floor, and z.
 
@@ -250,17 +251,21 @@ def measure(
         Then the result is name -> tree.
     resample : "bootstrap", "subsample" (nearest neighbours) or "own": distance returns
         (value, error).
-    ratio : whether value / floor means anything. It does not for scores, nor where the floor is
-        about zero (KID).
+    ratio : whether value / floor means anything, as for positive distances. It does not for scores,
+        nor where the floor is about zero (KID).
+    skewed : whether a distance without a ratio has rare high values by chance, as KID has.
     labels : labels of the three sets, for a distance(a, b, labels_a, labels_b).
     resampled : a faster way to the same values of all resampled sets, for "bootstrap".
     floor : what `floor_values` gives for these real images, if it is known already.
 
     `z` says how far the value is beyond what real images get by chance, as deviations of a normal
     variable. It is (value - floor) / (floor_error sqrt(1 + n/m + (1 - n/m) / floors)), where m is
-    the number of others; the root counts the floor's own scatter. That is exact for means. For real
-    images z scatters by 0.9 to 1.0 under a quadratic distance, and by 0.8 to 0.9 under an area
-    under the curve. Where larger is better, a negative z is worse.
+    the number of others; the root counts the floor's own scatter. That is exact for means. Chance
+    makes positive distances too large more often than too small. So with `ratio`, z is taken from
+    the logarithms of the value and of the floor's draws; plainly if one of them is not positive.
+    With `skewed`, t deviations above the floor count as 3 log(1 + t / 3). With "own" errors, chance
+    is at least that error: the draws of a share are often all equal. Where larger is better, a
+    negative z is worse. benchmarks/false_alarms.py tells how often clean sets exceed 3 and 5.
     `deviations` are the resampled values behind the error, a list; it is empty if the error is the
     distance's own. Two sets that are measured against one reference with one seed are resampled
     alike. So the standard deviation of the difference of their deviations is the error of the
@@ -290,7 +295,7 @@ def measure(
     shared = {"n": n, "resample": resample, "seed": seed, **drawn}
 
     def tree(value: Any, spread: Any, floor: np.ndarray, unit: str) -> dict[str, Any]:
-        against = _against_floor(float(np.asarray(value)), spread, floor, 1 - n / m, ratio)
+        against = _against_floor(float(np.asarray(value)), spread, floor, 1 - n / m, ratio, skewed)
         return {"unit": unit, **shared, **against}
 
     if isinstance(unit, str):
@@ -311,7 +316,7 @@ def normal(t: float, freedom: int) -> float:
 
 
 def _against_floor(
-    value: float, spread: Any, real: np.ndarray, fresh: float, ratio: bool
+    value: float, spread: Any, real: np.ndarray, fresh: float, ratio: bool, skewed: bool = False
 ) -> dict[str, Any]:
     """A value with its error, against the values of real images (floors,).
 
@@ -319,27 +324,49 @@ def _against_floor(
     one draw leaves out. Draws overlap, so they scatter less than independent ones.
     """
     if np.ndim(spread) == 0:
-        error, deviations = spread, []
+        error, deviations, least = float(spread), [], float(spread)
     else:
-        error, deviations = float(spread.std(ddof=1)), spread.tolist()
+        error, deviations, least = float(spread.std(ddof=1)), spread.tolist(), 0.0
     floor = float(real.mean())
-    floor_error = float(real.std(ddof=1)) / math.sqrt(fresh)
-    gap = value - floor
-    # the scatter of one more draw, and of the floor
-    chance = floor_error * math.sqrt(2 - fresh + fresh / len(real)) or error
-    if chance > 0:
-        z: float | None = normal(gap / chance, len(real) - 1)
+    if ratio and value > 0 and bool((real > 0).all()):
+        z = _z(math.log(value), np.log(real), fresh, error / value)
     else:
-        z = None if gap else 0.0
+        z = _z(value, real, fresh, error, least, skewed)
     return {
         "value": value,
         "error": error,
         "floor": floor,
-        "floor_error": floor_error,
+        "floor_error": float(real.std(ddof=1)) / math.sqrt(fresh),
         "z": z,
         "ratio": value / floor if ratio and floor > 0 else None,
         "deviations": deviations,
     }
+
+
+def _z(
+    value: float,
+    real: np.ndarray,
+    fresh: float,
+    error: float,
+    least: float = 0.0,
+    skewed: bool = False,
+) -> float | None:
+    """z of a value against draws of real images (floors,), see `measure`; None if none scatters.
+
+    error : of the value; it stands in for draws that are all equal. least : what chance is at least
+    """
+    gap = value - float(real.mean())
+    if abs(gap) <= 1e-12 * abs(value):  # rounding
+        gap = 0.0
+    draw = float(real.std(ddof=1)) / math.sqrt(fresh)
+    # the scatter of one more draw, and of the floor
+    chance = max(draw * math.sqrt(2 - fresh + fresh / len(real)), least) or error
+    if chance <= 1e-12 * abs(gap):
+        return None if gap else 0.0
+    t = gap / chance if chance else 0.0
+    if skewed and t > 0:
+        t = 3 * math.log1p(t / 3)
+    return normal(t, len(real) - 1)
 
 
 # ---- simple estimates with their standard errors

@@ -185,7 +185,7 @@ def draw_points(truth: Table, prior: str | Prior = "broad") -> dict[str, np.ndar
     """
     prior = get_prior(prior)
     vortex = truth["class"] == 2
-    count = np.where(vortex, prior.vortex_points, truth["subhalos"])
+    count = np.where(vortex, prior.vortex_points, truth["subhalos"]).astype(int)
     points = np.zeros((3, len(count), count.max(initial=0)))
     for draw, rows in ((_string, vortex), (_subhalos, ~vortex)):
         rows = np.flatnonzero(rows & (count > 0))

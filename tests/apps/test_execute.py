@@ -114,7 +114,8 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
         "ring_radius",
         "minkowski",
     } <= set(table["metric"])
-    assert len(io.read_json(run / "comparison" / "table.json")["verdict"]) == 3
+    told = io.read_json(run / "comparison" / "table.json")["verdict"]
+    assert "numbers are read together" in told[0] and len(told) > 1
     told = io.read_json(run / "run.json")
     assert (
         set(told["steps"]) == set(STEPS)

@@ -1,4 +1,4 @@
-"""The comparison: winners, the error of a difference, the verdict's sentences, tables of runs."""
+"""The comparison: winners, the error of a difference, tables of runs."""
 
 from types import SimpleNamespace
 
@@ -107,31 +107,6 @@ ROWS = [
     row("a", "spectrum", 1, group="physics", z=2),
     row("b", "spectrum", 1, group="physics", z=30),
 ]
-
-
-def test_the_verdict_is_three_sentences_of_the_numbers():
-    closest, physics, told = compare.verdict(ROWS, {})
-    assert "a comes closest, 2.0 times" in closest and "b by z = 7.1" in closest
-    assert "a is within z = 3 of real images in 1 of 1" in physics
-    assert "b is within z = 3 of real images in 0 of 1" in physics
-    assert "0 of 1, worst in power spectrum (z = 30)" in physics
-    assert "a 0.700 ± 0.100, b 0.900 ± 0.100" in told
-
-
-def test_the_verdict_counts_in_paired_errors():
-    shared, own = np.random.default_rng(0).normal(size=(2, 50))
-    own = 0.25 * (own - own.mean()) / own.std(ddof=1)
-    assert (
-        "b by z = 4.0"
-        in compare.verdict(
-            ROWS, {"a": {"frechet_lensnet": shared}, "b": {"frechet_lensnet": shared + own}}
-        )[0]
-    )
-    equal = [*ROWS[:1], row("b", "frechet_lensnet", 2.0), *ROWS[2:]]
-    assert (
-        "behind it are b by nothing."
-        in compare.verdict(equal, {m: {"frechet_lensnet": shared} for m in "ab"})[0]
-    )
 
 
 def test_the_means_of_each_model_are_one_sentence():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensnb.errors import InputError
-from lensnb.evaluation import coverage
+from lensnb.evaluation import coverage, lensnet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tarp.npz"  # see make_tarp.py
 
@@ -58,3 +58,49 @@ def test_shifted_posteriors_leave_it():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="do not fit"):
         coverage.shares(np.ones((4, 5, 2)), np.ones((4, 3)), np.ones((4, 3)))
+
+
+NAMES = ("theta_E", "q")
+
+
+def read_of(n, seed, bias=0.0, scatter=1.0, narrow=1.0):
+    """Images as read by a network that shrinks towards the mean, and scatters more at large q."""
+    rng = np.random.default_rng(seed)
+    told = rng.uniform(0, 1, (n, 2)) * narrow
+    noise = rng.normal(size=(n, 2)) * (0.05 + 0.1 * told[:, 1:])
+    return coverage.Readings(told, 0.2 + 0.6 * told + bias + scatter * noise)
+
+
+POOL = read_of(800, 1)
+
+
+@pytest.mark.parametrize("narrow", [1.0, 0.4])  # requests of a part of the real range are no fault
+def test_readings_that_are_as_real_ones_are_covered_as_often_as_said(narrow):
+    found = coverage.of_readings(read_of(400, 2, narrow=narrow), POOL, NAMES)
+    assert list(found) == [*NAMES, "all"]
+    for told in found.values():
+        assert told["p"] > 0.01 and told["n"] == 400
+        for level in coverage.LEVELS:
+            share = told[f"{int(100 * level)}"]
+            assert abs(share["share"] - level) < 3.5 * share["error"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sign"),
+    [({"bias": 0.15}, -1), ({"scatter": 1.8}, -1), ({"scatter": 0.5}, 1)],
+    ids=["bias", "too wide", "too narrow"],
+)
+def test_biased_readings_and_those_of_another_scatter_are_not(fault, sign):
+    found = coverage.of_readings(read_of(400, 2, **fault), POOL, NAMES)
+    for told in found.values():
+        assert told["p"] < 1e-2
+        assert sign * (told["68"]["share"] - 0.68) > 3 * told["68"]["error"]
+
+
+def test_images_with_a_value_missing_do_not_count():
+    told = {"theta_E": np.array([1.0, np.nan, 2.0])}
+    read = np.arange(18.0).reshape(3, 6)
+    found = coverage.Readings.of({"read": read}, told, ["theta_E"])
+    place = list(lensnet.columns(read)).index("theta_E")
+    assert found.told.tolist() == [[1.0], [2.0]]
+    assert found.read.tolist() == [[read[0, place]], [read[2, place]]]

@@ -89,7 +89,7 @@ def test_ring_radius_solves_the_weighted_least_squares():
         np.where(np.random.default_rng(3).random((SIZE, SIZE)) < 0.02, 80.0, 0)
         + ring(10, 3, 2)[0, 0]
     )
-    flux = morphology._bright(image[None, None], morphology.RING_SHARE)[0].ravel()
+    flux = morphology.bright(image[None, None], morphology.RING_SHARE)[0].ravel()
     x = X.ravel()
     y = Y.ravel()
     root = np.sqrt(flux)

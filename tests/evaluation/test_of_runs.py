@@ -1,10 +1,12 @@
 """Runs beside each other: what is paired, what is better, and what is said of it."""
 
+import json
+
 import numpy as np
 import pytest
 
 from lensnb.display.of_runs import RunsCompared
-from lensnb.evaluation import of_runs
+from lensnb.evaluation import lensnet, of_runs
 from lensnb.recipes.recipe import validate
 from lensnb.runs.run_folder import Run
 
@@ -12,6 +14,10 @@ from lensnb.runs.run_folder import Run
 def row(run, value, metric="frechet_lensnet", larger=False):
     tree = {"run": run, "method": "ddim", "metric": metric, "value": value, "error": 0.3}
     return tree | {"floor": 1.0, "floor_error": 0.1, "ratio": value, "larger_is_better": larger}
+
+
+def measured_with(version):
+    return json.dumps({"lensnet": lensnet.card_of(version)["sha256"]})
 
 
 @pytest.fixture
@@ -28,11 +34,13 @@ def runs(tmp_path):
         table = "frechet_lensnet\n" + "\n".join(map(str, shared + i * own)) + "\n"
 
         def need(stage, run=run, table=table):
-            if stage != "evaluation/ddim":
+            if not stage.startswith("evaluation"):
                 return Run.need(run, stage)
             folder = run.path / "told"
             folder.mkdir(exist_ok=True)
             (folder / "deviations.csv").write_text(table)
+            if not (folder / "metrics.json").is_file():
+                (folder / "metrics.json").write_text(measured_with(2))
             return folder
 
         run.need = need
@@ -57,6 +65,14 @@ def test_the_error_of_a_difference_is_paired_where_images_and_resamplings_are_th
     told = [of_runs.footing(runs[0], run) for run in runs[1:]]
     words = ("resampled alike", "resampled differently", "different held-out images")
     assert all(word in text for word, text in zip(words, told, strict=True))
+
+
+def test_runs_measured_with_different_versions_of_lensnet_are_not_paired_and_it_is_said(runs):
+    runs, _ = runs
+    (runs[1].need("evaluation/ddim") / "metrics.json").write_text(measured_with(1))
+    rows = [row("r0", 2.0), row("r1", 1.9)]
+    assert not of_runs.against_first(runs[:2], rows)[0]["paired"]
+    assert "with LensNet 2 and 1: do not compare" in of_runs.footing(*runs[:2])
 
 
 def test_better_is_only_what_is_more_than_two_errors_apart(runs):

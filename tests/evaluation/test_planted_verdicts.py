@@ -1,0 +1,41 @@
+"""A planted fault brings its own sentence first. The numbers are kept, see golden/make_verdicts."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from lensnb.evaluation import compare
+
+KEPT = Path(__file__).parents[1] / "golden" / "verdicts.json.gz"
+TREES = json.loads(gzip.decompress(KEPT.read_bytes()))
+OWN = {
+    "opening": "arcs open to one side",
+    "equal_angles": "lenses share one position angle",
+    "off_centre": "off centre along x",
+    "gradient": "the sky has a gradient from left to right",
+    "sky": "too bright",
+    "stripes": "the sky has stripes along its rows",
+    "noise": "too strong",
+    "checkerboard": "structure sits on the pixel grid",
+    "hot_pixel": "structure sits on the pixel grid",
+    "elliptical_psf": "the images are blurred",
+    "mirrored": "halves of images mirror each other",
+    "class_shares": "too many lenses without substructure",
+    "ring": "too large",
+    "correlated": "Einstein radius and axis ratio are correlated",
+}
+
+
+def told(key):
+    tree = TREES[key]
+    return compare.verdict(compare.table_of({"a": tree["metrics"]}, {}), {"a": tree})
+
+
+@pytest.mark.parametrize("key", TREES)
+def test_a_planted_fault_brings_its_own_sentence_first(key):
+    text = told(key)
+    assert len(text) <= 5 and "can be told from real images" in text[1]
+    wrong = text[2].removeprefix("What is wrong with a: ")
+    assert wrong != text[2] and OWN[key.split()[0]] in wrong.split(";")[0], wrong

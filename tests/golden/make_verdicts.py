@@ -1,0 +1,25 @@
+"""Makes verdicts.json.gz: what the judge measured of planted faults, read by test_planted_verdicts.
+
+    python -m benchmarks.verdicts SEED
+    python tests/golden/make_verdicts.py outputs/benchmarks/verdicts-SEED.json ...
+
+The file has one entry a fault, strength and seed. The rules of the verdict were written with seed
+41, and the place of larger rings before the sky with seed 97.
+"""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+if __name__ == "__main__":
+    trees = {
+        f"{key} {path.stem.split('-')[-1]}": tree
+        for path in map(Path, sys.argv[1:])
+        for key, tree in json.loads(path.read_text()).items()
+    }
+    text = json.dumps(trees, separators=(",", ":"), sort_keys=True)
+    # no time and no name in the file: the same numbers give the same bytes
+    (HERE / "verdicts.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
