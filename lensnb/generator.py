@@ -428,7 +428,7 @@ def denoiser_of(
     channels : of the images; context : length of the context vector
     """
     network = NETWORKS.find(params.model.network, "model.network")
-    net = network(channels=channels, context=context, **network.options(params.model))
+    net = network(channels=channels, context=context, **network.options(params.network))
     return denoiser.Denoiser(net, params.diffusion.prediction, sigma_data, params.diffusion.level)
 
 

@@ -54,7 +54,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         size = self.data.size
-        divisor = NETWORKS[self.model.network].divisor(self.model)
+        divisor = NETWORKS[self.model.network].divisor(self.network)
         if size % divisor:
             raise ValueError(
                 f"data.size {size} is not a multiple of {divisor}, "
@@ -103,6 +103,11 @@ class Params(Section):
                 "set it to class, physics or a list of columns"
             )
         return self
+
+    @property
+    def network(self) -> Model:
+        """The model section, with `auto` as the images at hand call for it."""
+        return self.model.resolved(centred=self.data.simulated)
 
     @property
     def data_seed(self) -> int:
@@ -224,13 +229,37 @@ def _override(tree: dict[str, Any], item: str) -> None:
 # Validation ---------------------------------------------------------------------------------------
 
 
+# What a stored recipe means that is older than these keys, where that is not today's default.
+ONCE: dict[str, dict[str, Any]] = {
+    "model": {"fine": 0, "grid": "cartesian"},
+    "train": {"optimiser": "adamw"},
+}
+
+
+OPTIONAL = {"muon_rate"}  # younger keys of these sections whose default has not changed
+
+
+def _spelled_out(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the keys of ONCE, in a section that names everything else.
+
+    Stored recipes spell out all defaults, so a key that one of them lacks is younger than it.
+    """
+    whole = dict(tree)
+    for section, before in ONCE.items():
+        given = tree.get(section)
+        names = set(Params.model_fields[section].default.model_dump())
+        if isinstance(given, Mapping) and names - set(given) <= OPTIONAL | set(before):
+            whole[section] = before | dict(given)
+    return whole
+
+
 def validate(tree: Mapping[str, Any], source: str) -> Params:
     """A nested mapping as `Params`; raises InputError with the first mistake in it.
 
     source : what the message names first, such as the file
     """
     try:
-        return Params.model_validate(tree)
+        return Params.model_validate(_spelled_out(tree))
     except ValidationError as error:
         raise InputError(f"{source}: {_sentence(error.errors()[0])}") from None
 

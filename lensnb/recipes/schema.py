@@ -44,6 +44,7 @@ Flips = Literal["square", "mirror", "none"]
 
 FIRST_KIND = next(iter(KINDS))  # the kind of generator of a method that names none
 KINDS_OF_CONTEXT = ("auto", "none", "class", "physics")
+FINE = 16  # channels of the light path beside a polar trunk, where a recipe leaves the choice
 LEAST_LEFT = 1e-30  # alpha_bar at the end of a schedule: sigma^2 is finite in single precision
 
 
@@ -125,17 +126,17 @@ class Model(Section):
     norm: Annotated[str, named(NORMS)] = "group"
     groups: Count = 8
     residual: bool = True
-    patch: Literal[1, 2, 4, 8] = 4
-    width: Annotated[int, Field(ge=8)] = 64
-    multipliers: tuple[Count, ...] = (1, 2)
+    patch: Literal[1, 2, 4, 8] = 2
+    width: Annotated[int, Field(ge=8)] = 32
+    multipliers: tuple[Count, ...] = (1, 2, 2)
     blocks: Count = 1
-    attention: tuple[int, ...] = (1,)
+    attention: tuple[int, ...] = (2,)
     heads: Count = 4
     side: Annotated[int, Field(ge=4)] | None = None
     dropout: Share = 0.0
     embed: Literal["block", "input"] = "block"
-    fine: Annotated[int, Field(ge=0, le=256)] = 0
-    grid: Literal["cartesian", "polar"] = "cartesian"
+    fine: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    grid: Literal["auto", "cartesian", "polar"] = "auto"
     checkpointing: bool = False
     context: Literal["auto", "none", "class", "physics"] | tuple[Column, ...] = "auto"
 
@@ -166,11 +167,23 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _light_path(self) -> Self:
-        if self.grid == "polar" and not self.fine:
+        if self.grid == "polar" and self.fine == 0:
             raise ValueError("grid polar needs the light path at full resolution; set fine to 16")
-        if self.network != "unet" and (self.fine or self.grid != "cartesian"):
+        given = self.fine not in ("auto", 0) or self.grid == "polar"
+        if self.network != "unet" and given:
             raise ValueError(f"network {self.network} has neither fine nor grid; leave them out")
         return self
+
+    def resolved(self, centred: bool) -> Self:
+        """This section without `auto` in fine and grid.
+
+        centred : whether all images are centred on one object, as simulated lenses are. A polar
+            trunk needs it; a light path without one made images worse (docs/search.md).
+        """
+        polar = self.network == "unet" and centred and self.fine != 0
+        grid = ("polar" if polar else "cartesian") if self.grid == "auto" else self.grid
+        fine = (FINE if grid == "polar" else 0) if self.fine == "auto" else self.fine
+        return self.model_copy(update={"grid": grid, "fine": fine})
 
     @model_validator(mode="after")
     def _width(self) -> Self:
@@ -281,10 +294,12 @@ class Optimiser(Section):
 class Train(Optimiser):
     """Training of the diffusion model."""
 
+    steps: Count = 1500
     accumulate: Count = 1
     compile: Literal["auto", "graphs"] | bool = "auto"
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: Literal["adamw", "muon"] = "muon"
     muon_rate: Positive = 0.005
+    ema: Fraction = 0.03
     decay: NotNegative = 0.01
     clip: Positive = 1.0
     drop_context: Share = 0.1

@@ -19,7 +19,7 @@ from lensnb.errors import InputError, of_files
 from lensnb.io import home
 from lensnb.kinds import KINDS
 from lensnb.recipes.differences import differences, told
-from lensnb.recipes.recipe import Params
+from lensnb.recipes.recipe import ONCE, Params
 from lensnb.recipes.schema import Section
 from lensnb.runs import artefact, kept
 from lensnb.runs.locks import locked
@@ -33,9 +33,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
 LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
-# Keys of each section that are younger than some runs: at their defaults nothing has changed.
+# Keys of each section that are younger than some runs: at their defaults, or at what ONCE says,
+# nothing has changed.
 YOUNGER = {
     "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
+    "model": ("fine", "grid"),
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
     "gan": ("loss", "mapping", "style", "statistics"),
@@ -413,10 +415,10 @@ def _section(run: Run, name: str) -> dict[str, Any]:
 
 
 def _without_younger(name: str, tree: dict[str, Any], section: Section) -> dict[str, Any]:
-    """A section of a recipe as plain values, without younger keys that are at their defaults."""
-    younger = YOUNGER.get(name, ())
+    """A section of a recipe as plain values, without younger keys that mean what was before."""
     defaults = type(section).model_fields
-    return {k: v for k, v in tree.items() if k not in younger or v != defaults[k].default}
+    before = {key: defaults[key].default for key in YOUNGER.get(name, ())} | ONCE.get(name, {})
+    return {k: v for k, v in tree.items() if k not in before or v != before[k]}
 
 
 def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
