@@ -88,6 +88,7 @@ class DiffusionDrawer(Drawer):
         self.sampler = sampler.SAMPLERS.find(method.sampler)
         self.sigmas = sigmas_of(method, self.params.diffusion)
         self.nfe = self.sampler.evaluations(method.steps) + self._guided_evaluations()
+        self.nfe += method.start == "mean"
 
     def _guided_evaluations(self) -> int:
         """How many evaluations ask for a second prediction: those within guidance's interval."""
@@ -101,8 +102,15 @@ class DiffusionDrawer(Drawer):
             return x
 
         noise = sampler.ImageNoise([0])
-        list(self.sampler.run(note, self.sigmas, torch.zeros(1, 1, 1, 1), noise))
+        x = self._moved(note, torch.zeros(1, 1, 1, 1))
+        list(self.sampler.run(note, self.sigmas, x, noise))
         return sum(method.guidance_low < sigma <= method.guidance_high for sigma in asked)
+
+    def _moved(self, denoise: sampler.Denoise, x: torch.Tensor) -> torch.Tensor:
+        """The noise x (B, C, H, W), about what the method starts at."""
+        if self.method.start == "noise":
+            return x
+        return sampler.about_the_mean(denoise, self.sigmas, x)
 
     def denoise(
         self,
@@ -134,6 +142,7 @@ class DiffusionDrawer(Drawer):
             scaling = self.dataset.scaling
             denoise = denoiser.clipped(denoise, scaling.low, scaling.high)
         options = {name: getattr(method, name) for name in self.sampler.options}
+        x = self._moved(denoise, x)
         return self.sampler.run(denoise, self.sigmas, x, noise, **options)
 
     def trial(self, seeds: list[int], context: torch.Tensor | None = None) -> None:

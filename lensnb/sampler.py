@@ -56,6 +56,16 @@ def start(
     return (1 + sigmas[0] ** 2).sqrt().item() * noise(shape, dtype, device)
 
 
+def about_the_mean(denoise: Denoise, sigmas: Tensor, x: Tensor) -> Tensor:
+    """The start x moved from zero to the mean image, as it is predicted from x: one evaluation.
+
+    A noisy image is x0 + sigma * noise, and noise alone lacks the mean of x0. The probability flow
+    keeps an offset in units of the spread: along a direction of standard deviation s the images
+    end s / sigma of the mean too near to zero.
+    """
+    return x + denoise(x, float(sigmas[0]))
+
+
 def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
     """(step, sigma, the sigma after it), step counted from 1."""
     s = [float(sigma) for sigma in sigmas]

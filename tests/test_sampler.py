@@ -301,6 +301,23 @@ def draw_gaussian(ours, sigmas, n=20000):
     return end.x
 
 
+def test_a_start_about_the_mean_takes_the_missing_mean_back():
+    """The exact flow of a Gaussian keeps (x - mean) / sqrt(s^2 + sigma^2), here of x = 0."""
+    mean, s, sigma = 3.0, 0.5, 4.0
+    wiener = s**2 / (s**2 + sigma**2)
+
+    def denoise(x, sigma):
+        return mean + s**2 / (s**2 + sigma**2) * (x - mean)
+
+    sigmas = torch.cat([schedule.karras(300, 1e-3, sigma, 7), torch.zeros(1)])
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    *_, plain = sampler.heun(denoise, sigmas, x)
+    *_, moved = sampler.heun(denoise, sigmas, sampler.about_the_mean(denoise, sigmas, x))
+    shrink = s / math.hypot(s, sigma)
+    assert abs(plain.x.item() - mean * (1 - shrink)) < 1e-3  # 12 % of the mean is missing
+    assert abs(moved.x.item() - mean * (1 - wiener * shrink)) < 1e-3  # 0.2 %
+
+
 @pytest.mark.parametrize("steps", [10, 100])
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_ends_with_the_mean_and_variance_of_its_recursion(steps, variance):

@@ -354,6 +354,7 @@ class Method(Section):
     spacing, sigma_min, sigma_max, rho : the noise levels that the sampler walks along
     guidance_low, guidance_high : guidance acts on the noise levels between them
     guide : kept weights (see `keep`) of the worse model that guides, such as step-500
+    start : noise about zero, or about the mean image that the network predicts from it
     """
 
     model: Annotated[str, named(KINDS)] = FIRST_KIND
@@ -370,6 +371,7 @@ class Method(Section):
     sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05  # near the noise of the scaled images
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
     rho: Annotated[float, Field(ge=1, le=1000)] = 7.0
+    start: Literal["noise", "mean"] = "noise"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -383,6 +385,8 @@ class Method(Section):
                 f"a {kind.label} follows its context as it was trained; leave out `guidance` and "
                 "`guide`"
             )
+        if not kind.sampled and self.start != "noise":
+            raise ValueError(f"a {kind.label} has no noise levels to start at; leave out `start`")
         if self.guide and self.guidance == 1:
             raise ValueError(f"guide {self.guide} does nothing with guidance 1; take 1.5 or so")
         _refuse_descending(self, "sigma_min", "sigma_max")

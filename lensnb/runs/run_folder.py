@@ -41,7 +41,7 @@ YOUNGER = {
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
     "gan": ("loss", "mapping", "style", "statistics"),
-    "method": ("guidance_low", "guidance_high", "guide"),
+    "method": ("guidance_low", "guidance_high", "guide", "start"),
 }
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")

@@ -151,6 +151,21 @@ def test_guidance_costs_its_second_evaluation_within_its_interval_alone(dataset,
     assert made.nfe == 23 + 2 * inside.sum() and 0 < inside.sum() < 12 and not inside[0]
 
 
+def test_a_start_about_the_mean_costs_one_evaluation_of_each_kind(dataset, weights):
+    way = {"sampler": "ddim", "steps": 4, "spacing": "karras", "start": "mean"}
+    params = recipe(methods={"m": way, "guided": way | {"guidance": 2.0}})
+    plain, guided = (
+        generator.load_generator(params, name, dataset, weights) for name in ("m", "guided")
+    )
+    assert plain.nfe == 5 and guided.nfe == 10
+    calls = []
+    plain.inner.net.register_forward_hook(lambda *_: calls.append(1))
+    moved = plain.draw(2, batch=2)
+    assert len(calls) == 5
+    still = recipe(methods={"m": way | {"start": "noise"}})
+    assert np.abs(moved - generator.load_generator(still, "m", dataset, weights).draw(2)).max() > 0
+
+
 def guided_by(guide, scale=2.0):
     """A recipe whose training keeps a step, with a method that is guided by `guide`."""
     way = {"sampler": "ddim", "steps": 4, "spacing": "karras", "guidance": scale, "guide": guide}

@@ -115,6 +115,10 @@ MISTAKES = {
         "sample: {methods: {a: {model: gan, guide: step-5}}}",
         "a GAN follows its context as it was trained; leave out `guidance` and `guide`",
     ),
+    "gan_start": (
+        "sample: {methods: {a: {model: gan, start: mean}}}",
+        "a GAN has no noise levels to start at; leave out `start`",
+    ),
     "table": (
         "model: {context: none}\nsample: {context: my.csv}",
         "sample.context my.csv is given, and model.context is none",

@@ -169,3 +169,4 @@ def test_a_key_that_is_younger_than_a_run_decides_only_when_it_is_used(whole):
     older = "model sampler steps eta variance clip guidance spacing sigma_min sigma_max rho"
     assert decides() == set(older.split())
     assert decides(guidance_low=0.5, guide="step-500") - decides() == {"guidance_low", "guide"}
+    assert decides(start="mean") - decides() == {"start"}
