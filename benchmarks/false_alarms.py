@@ -47,10 +47,10 @@ def measures_of(reference: Reference) -> dict[str, Measure]:
 
 def pool() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Rows (POOL, d) and distance of each measure; the first UNITS images fix units and bins."""
-    images, truth = simulate(POOL, "broad", seed=SEED)
+    path = FOLDER / f"false_alarms-{POOL}.npz"
+    images, truth = simulate(UNITS if path.is_file() else POOL, "broad", seed=SEED)
     reference = Reference(images[:UNITS])
     used = measures_of(reference)
-    path = FOLDER / f"false_alarms-{POOL}.npz"
     if path.is_file():
         rows = dict(np.load(path))
     else:

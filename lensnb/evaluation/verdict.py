@@ -108,7 +108,7 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
     What a fault explains is left out. What no rule names is told by the measure's label.
     """
     order = {rule.key: i for i, rule in reversed(list(enumerate(RULES)))}
-    rules = {row["metric"]: _rule(row, metrics.get(row["metric"], {})) for row in bad}
+    rules = {row["metric"]: _rule(row, metrics) for row in bad}
     explained: set[str] = set()
     for row in sorted(bad, key=lambda row: order.get(row["metric"], len(RULES))):
         rule = rules[row["metric"]]
@@ -121,37 +121,43 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
         (row for row in left if row["metric"] in told),
         key=lambda row: (told[row["metric"]].general, row["metric"] in led),
     )
-    return [
-        f"{_words(row, rules[row['metric']], metrics.get(row['metric'], {}))} ({_key(row)})"
-        for row in named or left
-    ]
+    return [f"{_words(row, rules[row['metric']], metrics)} ({_key(row)})" for row in named or left]
 
 
-def _rule(row: Row, tree: Mapping[str, Any]) -> Rule | None:
+def _rule(row: Row, metrics: Mapping[str, Any]) -> Rule | None:
     """The rule of the column that deviates most, or of one that goes first; None if none does."""
-    parts = tree.get("parts") or {}
-    z = {rule: _z(parts.get(rule.column), rule) for rule in RULES if rule.key == row["metric"]}
+    z = {rule: _z(_part(rule, metrics), rule) for rule in RULES if rule.key == row["metric"]}
     known = [rule for rule in z if not rule.column or z[rule] >= rule.least]
     return max(known, key=lambda rule: (rule.first and z[rule] > ALARM, z[rule]), default=None)
+
+
+def _part(rule: Rule, metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The part of a rule's column, if metrics.json has it."""
+    parts = metrics.get(rule.by or rule.key, {}).get("parts") or {}
+    found: Mapping[str, Any] | None = parts.get(rule.column)
+    return found
 
 
 def _z(part: Mapping[str, Any] | None, rule: Rule) -> float:
     """How clearly a part follows a rule: the size of its z, infinite where nothing scatters.
 
-    It is 0 where there is no part, and where the rule has no words for less but there is less.
+    It is 0 where there is no part, and on a side for which the rule has no words.
     """
-    if not part or (not rule.less and part["generated"]["value"] < part["real"]["value"]):
+    if not part:
+        return 0.0
+    more = part["generated"]["value"] > part["real"]["value"]
+    if not (rule.more if more else rule.less):
         return 0.0
     return math.inf if part["z"] is None else abs(part["z"])
 
 
-def _words(row: Row, rule: Rule | None, tree: Mapping[str, Any]) -> str:
+def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     """A rule's words with its amounts, or the measure's label."""
     if rule is None:
         return f"{label(row['metric'])} differs"
-    if not rule.column:
+    part = _part(rule, metrics)
+    if part is None:
         return rule.more
-    part = tree["parts"][rule.column]
     made, real = (part[whose]["value"] for whose in ("generated", "real"))
     unit = "" if part["unit"] in ("1", "image unit", "share") else f" {part['unit']}"
     text = rule.more if made > real else rule.less

@@ -14,10 +14,11 @@ class Rule:
     key : of metrics.json; column : of its `parts`, or "" where the measure has no columns
     more, less : the words where generated images have more or less of it; {gap} is the difference
         of the means, {percent} the same in percent, {made} and {real} the means, {share} the first
-        in percent. Without `less` the rule holds only where there is more
+        in percent. Without one of the two the rule holds only on the other side
     explains : keys whose alarms follow from this one, so that they are not told
     first : told before other columns of its key, once its z is beyond ALARM
     leads : keys that it may move, too, so that they are told after it
+    by : key whose parts hold the column, if it is another one
     least : z of its column from which on it holds
     general : sees much and names little, so that it is told after all others
     """
@@ -29,6 +30,7 @@ class Rule:
     explains: tuple[str, ...] = ()
     first: bool = False
     leads: tuple[str, ...] = ()
+    by: str = ""
     least: float = 2
     general: bool = False
 
@@ -96,7 +98,11 @@ RULES = (
       for name, words in (("no_sub", "structure in lenses without substructure"),
                           ("cdm", "structure in CDM lenses"),
                           ("vortex", "structure in vortex lenses"))),
-    # a lens whose substructure is too weak is read as one without
+    # a lens whose substructure is too weak is read as one without; the lens fit tells which it is
+    *(Rule("class_shares", name, "", f"substructure is too weak in {words}",
+           ("frechet_lensnet_by_class", "readings_each", "recall", *OF_READINGS),
+           first=True, by="lens_fit_by_class", least=4)
+      for name, words in (("cdm", "CDM lenses"), ("vortex", "vortex lenses"))),
     *(Rule("class_shares", name, f"too many {words} ({{made}} instead of {{real}})",
            f"too few {words}{weak} ({{made}} instead of {{real}})",
            ("frechet_lensnet_by_class", "readings_each", "recall", *OF_READINGS))

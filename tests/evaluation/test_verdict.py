@@ -160,6 +160,14 @@ def test_rules_name_measures_and_columns_that_exist_or_are_filled_in_with_amount
     assert math.isinf(verdict._z(part(1, 0, None), verdict.RULES[1]))
 
 
+def test_the_lens_fit_tells_weak_substructure_from_too_few_lenses():
+    shares = {("class_shares", "vortex"): part(0.1, 0.33, -9.0, "share")}
+    for z, words in ((-10.0, "substructure is too weak in vortex"), (10.0, "too few vortex")):
+        chi2 = {("lens_fit_by_class", "vortex"): part(z / 100, 0.0, z, "dex")}
+        wrong = told({"class_shares": 6.0, "frechet_lensnet_by_class": 9.0}, shares | chi2)[2]
+        assert f"wrong with a: {words}" in wrong and ";" not in wrong, wrong
+
+
 def test_a_weak_checkerboard_is_no_noise_and_its_absence_is_no_checkerboard():
     alarms = {"noise_level": 6.0, "spectrum_2d": 5.0}
     noise = {("noise_level", "noise_level"): part(1.02, 1.0, 9.0)}
