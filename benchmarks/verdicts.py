@@ -3,9 +3,10 @@
     python -m benchmarks.verdicts [seed] [fault[=strength] ...]
 
 Simulates lenses of the broad prior: N as the reference, 4 N as training images, N others that each
-fault of tools/planted.py changes. The judge measures everything; lenses are fitted for faults of
-substructure alone. Prints the sentences of each verdict. Writes the numbers that the verdict reads
-to outputs/benchmarks/verdicts-SEED.json; what is there already is not measured again.
+fault of tools/planted.py changes. The judge measures everything. For faults of substructure alone
+lenses are fitted, and the class that each lens was asked for is known. Prints the sentences of each
+verdict. Writes the numbers that the verdict reads to outputs/benchmarks/verdicts-SEED.json; what is
+there already is not measured again.
 """
 
 import sys
@@ -17,6 +18,7 @@ import torch
 from lensnb import io
 from lensnb.evaluation import compare, strangers
 from lensnb.evaluation.judge import Judge, judged
+from lensnb.evaluation.real_rows import Asked, Classes
 from lensnb.lensing.priors import PRIORS
 from lensnb.lensing.simulate import render, simulate
 from lensnb.lensing.truth_tables import draw_truth
@@ -44,17 +46,28 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "correlated": (0.6, 0.9),
     "weak_vortex": (0.3, 0.1),
     "few_subhalos": (0.3, 0.1),
+    "copies": (0.1, 0.5),
     "shifted_copies": (0.2, 0.5),
     "turned_copies": (0.2, 0.5),
     "noisy_copies": (0.2, 0.5),
 }
 
 
+class Asking(Judge):
+    """A judge that may be told the classes of generated, reference and other images."""
+
+    told: Classes | None = None
+
+    def classes(self, images: np.ndarray, asked: Asked | None) -> Classes:
+        """The classes that were told, or what LensNet reads."""
+        return self.told or super().classes(images, asked)
+
+
 class Bench:
     """Real lenses, laid out as for `lensnb.judge`, and lenses that faults are planted in."""
 
     def __init__(self, seed: int) -> None:
-        images, _ = simulate(5 * N, "broad", seed=seed)
+        images, drawn = simulate(5 * N, "broad", seed=seed)
         real, self.train = images[:N], images[N:]
         self.truth = draw_truth(N, "broad", seed + 1)
         self.fresh = render(self.truth).numpy()
@@ -62,7 +75,9 @@ class Bench:
         settings = {"seed": seed, "device": "cpu", "n": N, "psf_fwhm": BROAD.psf_fwhm}
         settings |= {"fit": FITTED, "bootstrap": 20, "workers": 1}
         self.laid = strangers.lay_out({"made": given[0]}, given[1], given[2], settings)
-        self.judge = Judge(self.laid.params, self.laid.dataset, self.laid.chosen)
+        known = self.truth["class"], drawn["class"][:N], drawn["class"][N:]
+        self.known = tuple(np.asarray(part) for part in known)
+        self.judge = Asking(self.laid.params, self.laid.dataset, self.laid.chosen)
         self.optics = self.judge.optics
 
     def _named(self, real: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -74,7 +89,9 @@ class Bench:
         if name != "none":
             rng = np.random.default_rng([seed, 7])
             images = PLANTED[name](images, strength, rng, self.truth, self.train)
-        self.judge.optics = self.optics if name in FIT_FOR else None
+        fitted = name in FIT_FOR
+        self.judge.optics = self.optics if fitted else None
+        self.judge.told = self.known if fitted else None
         tree, _, _ = judged(self.judge, "made", images, training=self.train)
         return tree
 

@@ -148,6 +148,11 @@ def _copies(x, share, rng, train, change):
     return made
 
 
+def copies(x, share, rng, truth, train):
+    """A share of training images as they are."""
+    return _copies(x, share, rng, train, lambda own: own)
+
+
 def shifted_copies(x, share, rng, truth, train):
     """A share of training images moved by two pixels."""
     return _copies(x, share, rng, train, lambda own: np.roll(own, 2, axis=3))
@@ -186,6 +191,7 @@ PLANTED: dict[str, Fault] = {
         correlated,
         weak_vortex,
         few_subhalos,
+        copies,
         shifted_copies,
         turned_copies,
         noisy_copies,
@@ -209,6 +215,7 @@ USUAL: dict[str, tuple[float, str, Any]] = {
     "correlated": (0.3, "readings_pairs", "theta_E * q"),
     "weak_vortex": (0.5, "lens_fit_by_class", "vortex"),
     "few_subhalos": (0.5, "lens_fit_by_class", "cdm"),
+    "copies": (0.2, "copies", "copies"),
     "shifted_copies": (0.2, "copies", "copies"),
     "turned_copies": (0.2, "copies", "copies"),
     "noisy_copies": (0.2, "copies", "copies"),

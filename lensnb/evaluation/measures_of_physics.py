@@ -180,7 +180,14 @@ _add_shape(
     "mirror symmetry",
     columns=dict.fromkeys(("light", "detail"), "1"),
 )
-_add_shape("spectrum_2d", pixel_grid.log_power_2d, mean_vector, "power by direction")
+_add_shape(
+    "spectrum_2d",
+    pixel_grid.log_power_2d,
+    mean_vector,
+    "power by direction",
+    columns={"corner": "dex"},
+    of_columns=pixel_grid.corner,
+)
 _add_shape("peak_counts", morphology.peak_counts, wasserstein_columns, "peak counts")
 _add_shape("minkowski", minkowski_rows, mean_vector, "Minkowski functionals")
 _add_shape("scattering", scattering_rows, mean_vector, "wavelet scattering")

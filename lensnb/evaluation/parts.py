@@ -25,6 +25,7 @@ parts and their columns:
                         [pixels or arcsec]
     mirror              light, detail: best mirror correlation [1]
     spectrum            low, middle, high frequencies [dex]
+    spectrum_2d         corner: finest checkerboard over its mirror image [dex]
     frechet_oriented    lensnet.ORIENTED: along x and y, or cos 2 phi and sin 2 phi, of the source's
                         offset, the centre, and the ellipticities of lens, shear and source
     readings_each       theta_E, q, gamma, source_radius, snr, as LensNet reads them

@@ -24,6 +24,11 @@ OWN = {
     "mirrored": "halves of images mirror each other",
     "class_shares": "too many lenses without substructure",
     "ring": "too large",
+    "copies": "of the images are copies of training images",
+    "shifted_copies": "of the images are copies of training images",
+    "turned_copies": "of the images are copies of training images",
+    "noisy_copies": "of the images are copies of training images",
+    "weak_vortex": "substructure is too weak in vortex lenses",
     "correlated": "Einstein radius and axis ratio are correlated",
 }
 

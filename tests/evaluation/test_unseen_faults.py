@@ -8,7 +8,13 @@ from lensnb.evaluation import lens_fit_by_class, memorisation, pixel_classifier
 from lensnb.evaluation.measures import MEASURES
 from lensnb.evaluation.morphology import wasserstein_worst
 from lensnb.evaluation.parts import part, parts
-from lensnb.evaluation.pixel_grid import brightness_map, handedness, log_power_2d, mirror
+from lensnb.evaluation.pixel_grid import (
+    brightness_map,
+    corner,
+    handedness,
+    log_power_2d,
+    mirror,
+)
 from lensnb.evaluation.rows import Reference, fit
 from lensnb.evaluation.sky_stats import sky_gradient, sky_level, sky_stripes
 from lensnb.lensing.simulate import simulate
@@ -53,6 +59,20 @@ def test_power_tells_the_directions_apart():
     along_y = along_x.swapaxes(2, 3)
     cells = [int(log_power_2d(wave_)[0].argmax()) for wave_ in (along_x, along_y)]
     assert cells[0] != cells[1]
+
+
+@pytest.mark.parametrize("size", [34, 64, 65])
+def test_a_checkerboard_of_single_pixels_stands_out_of_white_noise(size):
+    images = white(400, size)
+    i, j = np.indices(images.shape[2:])
+    plain, noisier, board = (
+        corner(log_power_2d(x)) for x in (images, 1.2 * images, images + 0.05 * (-1.0) ** (i + j))
+    )
+    assert np.abs(plain - noisier).max() < 1e-9
+    if size == 64:  # the power of one wave of 72 rises from 1 to 1 + 64^2 0.05^2
+        assert abs((board - plain).mean() - np.log10(1 + 10.24 / 72)) < 0.01
+    else:
+        assert np.abs(plain.mean()) < 0.01
 
 
 def arc(angle, centre):

@@ -80,7 +80,7 @@ CASES = [
     ("copies", "copies", part(0.2, 0.01, 9, "share"), "20 % of the images are copies"),
     ("frechet_oriented", "source_offset_1", part(0.9, 0, 30), "arcs open to one side"),
     ("readings_pairs", "theta_E * q", part(0.5, 0, 9, "1"), "Einstein radius and axis ratio are"),
-    ("class_shares", "cdm", part(0.2, 0.33, -6, "share"), "too few CDM lenses (0.2 instead"),
+    ("class_shares", "cdm", part(0.2, 0.33, -6, "share"), "substructure is too weak (0.2 instead"),
     ("spectrum", "high", part(-2.0, -1.5, -9, "dex"), "images are blurred"),
 ]
 
@@ -154,7 +154,23 @@ def test_no_method_gets_more_than_four_sentences():
 def test_rules_name_measures_and_columns_that_exist_or_are_filled_in_with_amounts():
     for rule in verdict.RULES:
         if rule.key in MEASURES and MEASURES[rule.key].columns:
-            assert rule.column in MEASURES[rule.key].columns, rule
+            assert rule.column in MEASURES[rule.key].columns or rule.general, rule
         filled = rule.more.format(gap="1", percent="2 %", made="3", real="4", share="3 %")
         assert "{" not in filled
-    assert math.isinf(verdict._z(part(1, 0, None)))
+    assert math.isinf(verdict._z(part(1, 0, None), verdict.RULES[1]))
+
+
+def test_the_lens_fit_tells_weak_substructure_from_too_few_lenses():
+    shares = {("class_shares", "vortex"): part(0.1, 0.33, -9.0, "share")}
+    for z, words in ((-10.0, "substructure is too weak in vortex"), (10.0, "too few vortex")):
+        chi2 = {("lens_fit_by_class", "vortex"): part(z / 100, 0.0, z, "dex")}
+        wrong = told({"class_shares": 6.0, "frechet_lensnet_by_class": 9.0}, shares | chi2)[2]
+        assert f"wrong with a: {words}" in wrong and ";" not in wrong, wrong
+
+
+def test_a_weak_checkerboard_is_no_noise_and_its_absence_is_no_checkerboard():
+    alarms = {"noise_level": 6.0, "spectrum_2d": 5.0}
+    noise = {("noise_level", "noise_level"): part(1.02, 1.0, 9.0)}
+    for gap, z, words in ((0.05, 9.0, "pixel grid"), (0.05, 3.5, "noise"), (-0.05, -9.0, "noise")):
+        wrong = told(alarms, noise | {("spectrum_2d", "corner"): part(gap, 0.0, z)})[2]
+        assert words in wrong and ";" not in wrong.removesuffix("."), wrong
