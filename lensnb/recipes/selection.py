@@ -116,6 +116,8 @@ def from_environment(variables: Mapping[str, str]) -> list[Params]:
 def _by_name(recipe: str) -> str:
     """The path of a recipe; a bare name such as tiny means params/tiny.yaml, if that is there."""
     path = f"params/{recipe}.yaml"
+    if "=" in recipe and not io.locate(recipe).is_file():
+        raise InputError(f"{recipe}: no such recipe; to change one, write --set {recipe}")
     is_bare = Path(recipe).name == recipe and not Path(recipe).suffix
     return path if is_bare and io.locate(path).is_file() else recipe
 

@@ -6,7 +6,10 @@ memory map by workers that run ahead. Both ways give the same bits.
 
 import functools
 import itertools
+import math
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +25,8 @@ from lensnb.seeds import Purpose, derived_seed
 
 DEVICE_SHARE = 0.25  # share of the free memory that images may take to stay on the device
 WORKERS = 2
+AHEAD = 2 * WORKERS + 2  # batches that workers and their queue hold at a time, and some room
+SHARED = Path("/dev/shm")  # where Linux keeps the memory that processes share
 CPU = torch.device("cpu")
 
 
@@ -87,6 +92,7 @@ class MappedBatches(Batches):
         super().__init__(file.index, *rest)
         self.file = file
         self.device = device
+        self.workers = workers_for(4 * self.batch * file.pixels())
         self.next_k: int | None = None
         self.read_ahead: Iterator[torch.Tensor] = iter(())
 
@@ -101,13 +107,13 @@ class MappedBatches(Batches):
         return next(self.read_ahead).to(self.device, non_blocking=True)
 
     def _start_reading(self, k: int) -> Iterator[torch.Tensor]:
-        """An iterator over the images of batches k, k + 1, ..., which workers read ahead."""
+        """An iterator over the images of batches k, k + 1, ..., read ahead if there are workers."""
         return iter(
             DataLoader(
                 self.file,
                 batch_size=None,
                 sampler=(self.rows(later) for later in itertools.count(k)),
-                num_workers=WORKERS,
+                num_workers=self.workers,
                 generator=torch.Generator(),
                 pin_memory=self.device.type == "cuda",
             )
@@ -128,6 +134,10 @@ class MappedImages(torch.utils.data.Dataset[torch.Tensor]):
         self.index = index
         self.forward = forward
         self.images: np.ndarray | None = None
+
+    def pixels(self) -> int:
+        """How many numbers an image holds."""
+        return math.prod(np.load(self.path, mmap_mode="r", allow_pickle=False).shape[1:])
 
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
         """The scaled images (B, C, H, W) of these rows of the index (B,)."""
@@ -188,6 +198,28 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def workers_for(batch_bytes: int) -> int:
+    """How many workers read batches of this size ahead; 0 where shared memory has no room.
+
+    Workers hand over batches in shared memory, of which a container often has 64 MB. They would
+    wait for ever, or die, where it is full.
+    """
+    needed, free = AHEAD * batch_bytes, free_shared_memory()
+    if free is None or needed <= free:
+        return WORKERS
+    print(
+        f"hold disk: {SHARED} has {free / 2**20:.0f} MiB free, and workers need "
+        f"{needed / 2**20:.0f} MiB; images are read without workers, with the same result",
+        flush=True,
+    )
+    return 0
+
+
+def free_shared_memory() -> int | None:
+    """Bytes of memory that processes can still share; None where no folder tells."""
+    return shutil.disk_usage(SHARED).free if SHARED.is_dir() else None
 
 
 # Symmetries -------------------------------------------------------------------------------------

@@ -202,3 +202,8 @@ def test_a_bare_name_means_the_recipe_in_params(tmp_path, monkeypatch):
     assert tiny == path
     with pytest.raises(InputError, match="tinny: no such recipe"):
         selection.from_environment({"LENSNB_RECIPE": "tinny"})
+
+
+def test_a_change_in_the_place_of_a_recipe_is_refused_with_the_word_that_it_lacks():
+    with pytest.raises(InputError, match="--set train.steps=3"):
+        selection.from_environment({"LENSNB_RECIPE": "params/tiny.yaml train.steps=3"})

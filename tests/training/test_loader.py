@@ -96,6 +96,20 @@ def test_batches_are_read_from_anywhere(dataset):
         assert torch.equal(x, y)
 
 
+def test_small_shared_memory_means_no_workers_and_the_same_batches(dataset, monkeypatch, capsys):
+    p = recipe(train={"hold": "disk"}).train
+    batch_bytes = 4 * p.batch * dataset.images[0].size
+    read = {}
+    for free in (6 * batch_bytes, 6 * batch_bytes - 1, None):
+        monkeypatch.setattr(loader, "free_shared_memory", lambda free=free: free)
+        made = loader.batches_of(dataset, None, p, 0, torch.device("cpu"))
+        told = capsys.readouterr().out
+        read[free] = made.workers, told.count("\n"), made(0, torch.Generator().manual_seed(0))[0]
+        assert ("read without workers" in told) == (made.workers == 0)
+    (many, _, x), (none, lines, y), (unknown, _, _) = read.values()
+    assert (many, none, unknown, lines) == (2, 0, 2, 1) and torch.equal(x, y)
+
+
 def test_images_leave_the_memory_with_their_batches():
     batches = loader.Batches(torch.zeros(9, 1, 4, 4), None, 4, "none", 0)
     images = weakref.ref(batches.images)
