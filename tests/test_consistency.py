@@ -1,4 +1,4 @@
-"""Consistency tuning, against the exact maps of Gaussians."""
+"""Consistency tuning, against the exact maps of Gaussians and of a mixture of them."""
 
 import math
 from types import SimpleNamespace
@@ -163,3 +163,122 @@ def test_two_steps_add_fresh_noise_in_between_and_one_adds_none():
     assert [s for _, s in asked] == [80.0, 0.8] and [s.step for s in drawn] == [1, 2]
     added = (asked[1][0] - one.x) / 0.8
     assert 0.6 < added.std() < 1.4 and torch.equal(drawn[-1].x, ends(asked[1][0], 0.8))
+
+
+# A mixture of two Gaussians in one dimension: the flow keeps the order of its points, so that its
+# exact map takes each quantile of the noisy distribution to that of the clean one.
+
+SHARES, MIDDLES, WIDTHS = (torch.tensor(v).double() for v in ((0.3, 0.7), (-1.0, 0.6), (0.15, 0.3)))
+TWO_STEPS = torch.tensor([20.0, 0.8, 0.0]).double()
+
+
+def share_below(x, sigma):
+    """The distribution function of the mixture with noise of level sigma at x (B,)."""
+    wide = (WIDTHS**2 + sigma**2).sqrt()
+    return (SHARES * torch.special.ndtr((x[:, None] - MIDDLES) / wide)).sum(1)
+
+
+def quantiles(shares):
+    """The values x (B,) of the mixture below which these shares (B,) lie, by halving intervals."""
+    low, high = torch.full_like(shares, -6.0), torch.full_like(shares, 6.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        below = share_below(middle, 0.0) < shares
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def mixture_map(x, sigma):
+    return quantiles(share_below(x.double().flatten(), torch.as_tensor(sigma))).view_as(x)
+
+
+def mixture_denoiser(x, t):
+    """The exact denoiser at x (B, 1, 1, 1) and levels t (B,)."""
+    at, t = x.double().flatten()[:, None], torch.as_tensor(t).double().reshape(-1, 1)
+    wide = WIDTHS**2 + t**2
+    log_parts = SHARES.log() - (at - MIDDLES) ** 2 / (2 * wide) - wide.log() / 2
+    ends_of_each = MIDDLES + WIDTHS**2 / wide * (at - MIDDLES)
+    return (log_parts.softmax(1) * ends_of_each).sum(1).view_as(x).to(x.dtype)
+
+
+class FromExact(torch.nn.Module):
+    """The exact denoiser plus a network that is zero before the tuning, and at level 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Small()
+        torch.nn.init.zeros_(self.net.layers[-1].weight)
+        torch.nn.init.zeros_(self.net.layers[-1].bias)
+
+    def forward(self, x, t, context=None):
+        scale = (1 + t**2).sqrt()[:, None, None, None]
+        added = self.net(x / scale, t.log() / 4)
+        return mixture_denoiser(x, t) + added * t[:, None, None, None] / scale
+
+
+def drawn(f, n=20_000):
+    """Sorted values of n images that f draws in two steps."""
+    x = TWO_STEPS[0] * torch.randn(n, 1, 1, 1, generator=torch.Generator().manual_seed(8)).double()
+    with torch.no_grad():
+        *_, last = consistency.walk(f, TWO_STEPS, x, Fresh())
+    return last.x.double().flatten().sort().values
+
+
+class Fresh:
+    """Noise of one seed."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(9)
+
+    def like(self, x):
+        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+
+
+def off(values):
+    """The mean distance of sorted values from the mixture's quantiles at their places."""
+    places = (torch.arange(len(values)).double() + 0.5) / len(values)
+    return (values - quantiles(places)).abs().mean().item()
+
+
+def test_the_map_of_a_mixture_agrees_with_the_flow_and_the_denoiser_of_the_mixture():
+    exact = Mixture(SHARES, MIDDLES[:, None], (WIDTHS**2)[:, None, None], (1, 1, 1))
+    x = (20 * torch.linspace(-2, 2, 41)).double().view(-1, 1, 1, 1)
+    near = mixture_denoiser(x / 10, torch.full((41,), 0.7)) - exact.denoise(x / 10, 0.7)
+    assert near.abs().max() < 1e-12
+    sigmas = torch.cat([torch.logspace(math.log10(20), -3, 600), torch.zeros(1)]).double()
+    for state in sampler.dpmpp_2m(exact.denoise, sigmas, x):
+        end = state.x
+    assert (end - mixture_map(x, 20.0)).abs().max() < 3e-3
+
+
+def test_two_steps_with_the_exact_map_draw_the_mixture():
+    exact = Mixture(SHARES, MIDDLES[:, None], (WIDTHS**2)[:, None, None], (1, 1, 1))
+    scatter = [off(exact.draw(20_000, seed).flatten().sort().values) for seed in range(5)]
+    assert off(drawn(mixture_map)) < 2 * max(scatter) < 0.05
+
+
+def test_tuning_takes_the_exact_denoiser_of_a_mixture_to_a_map_that_draws_it():
+    torch.manual_seed(0)
+    net, steps = FromExact(), 2000
+    start = off(drawn(lambda x, sigma: mixture_denoiser(x, sigma)))
+    settings = SimpleNamespace(steps=steps, stages=8)
+    adam = torch.optim.Adam(net.parameters(), 3e-3)
+    for k in range(steps):
+        adam.param_groups[0]["lr"] = 3e-3 * min(1, 2 * (1 - k / steps))
+        which = torch.multinomial(SHARES, 256, replacement=True)
+        x0 = (MIDDLES[which] + WIDTHS[which] * torch.randn(256)).float().view(-1, 1, 1, 1)
+        t = torch.exp(0.3 + 1.5 * torch.randn(256))
+        noise = torch.randn(x0.shape)
+        r = consistency.lower_levels(t, consistency.stage(k, settings), 2.0, 8.0, 1.0)
+        aim = consistency.target(net, x0, r, noise)
+        value = consistency.loss(net, x0, t, noise, 1 / (t - r), aim, huber=1e-2)
+        adam.zero_grad()
+        value.backward()
+        adam.step()
+
+    def tuned(x, sigma):
+        return net(x.float(), torch.full((len(x),), float(sigma))).double()
+
+    end = off(drawn(tuned))
+    print("FIGURES", start, end, off(drawn(mixture_map)))
+    assert end < 0.06 < 0.3 * start

@@ -1,12 +1,14 @@
 """A consistency model in a run: what it starts from, what it needs, what it draws."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from small_training import recipe, start
 
-from lensnb import pipeline
+from lensnb import io, pipeline, pretrained, sharing
 from lensnb.errors import InputError
+from lensnb.evaluation.monitor import method_of
 from lensnb.generator import Generator, untrained
 from lensnb.kinds import trained_for
 from lensnb.recipes.recipe import load_recipe, validate
@@ -73,6 +75,40 @@ def test_a_method_that_it_cannot_draw_is_refused(method, said):
     tree = {"sample": {"methods": {"mine": {"model": "consistency"} | method}}}
     with pytest.raises(InputError, match=said):
         validate(tree, "test")
+
+
+def test_a_training_is_watched_also_where_no_method_draws_from_it():
+    chosen = method_of(recipe(), "consistency")
+    assert (chosen.model, chosen.steps) == ("consistency", 2)
+    assert method_of(recipe(sample={"methods": METHODS}), "consistency").steps == 1
+
+
+def test_an_exported_consistency_model_draws_its_bits_and_is_a_program(tmp_path):
+    tree = (
+        "run=mine data.n=60 data.holdout=0.2 model.width=8 model.groups=4 sample.n=3 "
+        "train.steps=2 consistency.steps=2 train.watch_every=0 consistency.watch_every=0"
+    )
+    params = load_recipe("params/tiny.yaml", tree).model_dump()
+    params["sample"]["methods"] = METHODS
+    run = Run(validate(params, "test"), tmp_path)
+    pipeline.make_data(run)
+    for name in trained_for(["consistency"]):
+        pipeline.train_model(run, name)
+    expected = pipeline.load_generator(run, "two")
+    folder = sharing.export(run, tmp_path / "out")
+    loaded = pretrained.load(str(folder), "two")
+    drawn = expected.draw(3, seed=5)
+    assert np.array_equal(loaded.draw(3, seed=5), drawn)
+    first = run.path / "models/diffusion/model.safetensors"
+    assert io.sha256(folder / "model.safetensors") != io.sha256(first), "the tuned weights"
+    program = torch.export.load(folder / "denoiser.pt2").module()
+    net = loaded.inner.net
+    width = io.read_json(folder / "config.json")["context"]
+    told = (torch.zeros(3, width),) if width else ()
+    x, sigma = 80 * torch.randn(3, 1, 32, 32), torch.full((3,), 80.0)
+    with torch.no_grad():
+        error = (program(x, sigma, *told) - net(x, sigma, *told)).abs().max()
+    assert error < 1e-5
 
 
 def test_a_network_that_changes_clean_images_is_refused():
