@@ -280,5 +280,4 @@ def test_tuning_takes_the_exact_denoiser_of_a_mixture_to_a_map_that_draws_it():
         return net(x.float(), torch.full((len(x),), float(sigma))).double()
 
     end = off(drawn(tuned))
-    print("FIGURES", start, end, off(drawn(mixture_map)))
     assert end < 0.06 < 0.3 * start
