@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lensnb import denoiser, devices, sampler, schedule
+from lensnb import consistency, denoiser, devices, sampler, schedule
 from lensnb.batches import Batches
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
@@ -167,6 +167,29 @@ class DiffusionDrawer(Drawer):
         return table, x, torch.stack([s.x0 for s in states])
 
 
+@dataclass
+class ConsistencyDrawer(DiffusionDrawer):
+    """Draws from a consistency model in one evaluation, or in two with noise in between."""
+
+    def __post_init__(self) -> None:
+        method = self.method
+        assert method.steps is not None, "the recipe's schema demands steps of such a method"
+        levels = [method.sigma_max, method.sigma_mid][: method.steps]
+        self.sigmas = torch.tensor([*levels, 0], dtype=torch.float64)
+        self.nfe = method.steps
+
+    def states(self, seeds: list[int], context: torch.Tensor | None = None) -> sampler.States:
+        """The States for images of these seeds and contexts (B, K), in model units."""
+        noise = sampler.ImageNoise(seeds)
+        shape = self.dataset.images.shape[1:]
+        x = sampler.start(self.sigmas, shape, noise, device=self.device)
+        denoise = denoiser.guided(self.denoise, context)
+        if self.method.clip:
+            scaling = self.dataset.scaling
+            denoise = denoiser.clipped(denoise, scaling.low, scaling.high)
+        return consistency.walk(denoise, self.sigmas, x, noise)
+
+
 class GanDrawer(Drawer):
     """Draws from a GAN's generator; its trajectory is a closed walk through the latent space."""
 
@@ -245,11 +268,15 @@ class Generator:
     def variant(self, steps: int, guidance: float = 1.0) -> "Generator":
         """The same network, drawn from in this number of steps and with this guidance.
 
-        A kind without a sampler, such as a GAN, has neither. It is returned unchanged.
+        A kind that draws in steps of its own takes at most so many, and no guidance. A kind without
+        steps, such as a GAN, is returned unchanged.
         """
-        if not self.kind.sampled:
+        if not self.kind.sampled and not self.kind.own_steps:
             return self
-        method = self.method.model_copy(update={"steps": steps, "guidance": guidance})
+        changed: dict[str, Any] = {"steps": steps, "guidance": guidance}
+        if not self.kind.sampled:
+            changed = {"steps": min(steps, self.kind.own_steps)}
+        method = self.method.model_copy(update=changed)
         inner = self.inner
         return Generator(self.params, method, self.dataset, inner.net, self.device, inner.guide)
 
@@ -477,3 +504,5 @@ KINDS["diffusion"].untrained = untrained_denoiser
 KINDS["diffusion"].drawer = DiffusionDrawer
 KINDS["gan"].untrained = untrained_gan
 KINDS["gan"].drawer = GanDrawer
+KINDS["consistency"].untrained = untrained_denoiser
+KINDS["consistency"].drawer = ConsistencyDrawer

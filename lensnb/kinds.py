@@ -1,10 +1,10 @@
-"""The kinds of generator: what a diffusion model and a GAN have in common, and where they differ.
+"""The kinds of generator: what they have in common, and where they differ.
 
 A kind is registered once, here. `generator.py` adds how it draws, `training/<kind>_task.py` how it
 learns. All other modules ask this registry and know no kind by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ class Kind:
         "model.context"
     sampled : whether a sampler draws from it along noise levels; its methods then need `sampler`
         and `steps`
+    own_steps : the most steps of a kind that draws in steps without a sampler; its methods then
+        need `steps` alone
+    starts_from : the kind whose trained weights a training starts from; "" for none
     multiple : the image size must be a multiple of this
     accumulates : whether its section has `accumulate`, which cuts a batch into pieces
     caps : knobs of its section, and the largest value of each in a smoke run
@@ -35,6 +38,8 @@ class Kind:
     section: str
     reads: tuple[str, ...] = ()
     sampled: bool = False
+    own_steps: int = 0
+    starts_from: str = ""
     multiple: int = 1
     accumulates: bool = False
     caps: Mapping[str, int] = field(default_factory=dict)
@@ -69,3 +74,25 @@ KINDS.add(
         best=True,
     ),
 )
+KINDS.add(
+    "consistency",
+    Kind(
+        label="consistency model",
+        section="consistency",
+        reads=("model", "diffusion"),
+        own_steps=2,
+        starts_from="diffusion",
+        accumulates=True,
+        caps={"steps": 4, "batch": 8, "accumulate": 2},
+        place=4,
+    ),
+)
+
+
+def trained_for(kinds: Iterable[str]) -> list[str]:
+    """The kinds that are trained so that these can draw, each after the one it starts from."""
+    found: dict[str, None] = {}
+    for name in kinds:
+        before = KINDS[name].starts_from
+        found |= dict.fromkeys([*(trained_for([before]) if before else []), name])
+    return list(found)

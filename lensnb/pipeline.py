@@ -141,9 +141,10 @@ def load_data(run: Run) -> Dataset:
 def train_model(run: Run, name: str) -> Table:
     """Train the generator `name`; returns its history: columns with one entry a printed line."""
     dataset = load_data(run)
+    start = start_of(run, name)
 
     def make(folder: Path) -> None:
-        train_generator(name, run.params, dataset, folder)
+        train_generator(name, run.params, dataset, folder, start)
 
     def goes_on(unfinished: Path, recipe: Mapping[str, Any]) -> bool:
         done = continuing.steps_done(unfinished / artefact.CHECKPOINT)
@@ -154,6 +155,12 @@ def train_model(run: Run, name: str) -> Table:
         )
 
     return io.read_table(run.build(f"models/{name}", make, goes_on) / "history.csv")
+
+
+def start_of(run: Run, name: str) -> Path | None:
+    """The weights that the training of the generator `name` starts from; None: random ones."""
+    before = KINDS[name].starts_from
+    return run.need(f"models/{before}") / "model.safetensors" if before else None
 
 
 def load_watched(run: Run, name: str) -> tuple[Table, np.ndarray] | None:
@@ -168,12 +175,19 @@ def load_watched(run: Run, name: str) -> tuple[Table, np.ndarray] | None:
     return io.read_table(folder / "watch.csv"), np.stack(images)
 
 
-def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -> None:
+def train_generator(
+    name: str, params: Params, dataset: Dataset, folder: Path, start: Path | None = None
+) -> None:
     """Train the generator `name` and write model.safetensors and history.csv to `folder`.
 
+    start : the weights that it starts from, for a kind that starts from another one
     Each of several processes calls this; the first one writes.
     """
     kind = KINDS[name]
+    if kind.starts_from and start is None:
+        raise InputError(
+            f"{name}: its training starts from the weights of {kind.starts_from}; give their file"
+        )
     settings, keep = counted(getattr(params, kind.section), len(dataset.train))
     params = params.model_copy(update={kind.section: settings})
     logs = str(folder.parents[1] / "tracking" / name)
@@ -181,7 +195,7 @@ def train_generator(name: str, params: Params, dataset: Dataset, folder: Path) -
     context = _contexts(params, dataset)
     source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(kind):
-        made = loop.task(name, params, dataset, on)
+        made = loop.task(name, params, dataset, on, start)
         watch = monitor_for(name, params, settings, dataset, on.device)
         expected = preflight.Estimate(made, source, on)
     with (

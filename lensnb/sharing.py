@@ -206,8 +206,8 @@ def _write_cards(run: Run, dataset: Dataset, folder: Path, agreement: str) -> No
 
 def _write_program(run: Run, config: dict[str, Any], dataset: Dataset, folder: Path) -> str:
     """Write the denoiser of the run as a program; returns a sentence, "" if there is none."""
-    model = models(run)[0]
-    if not KINDS[model].sampled:
+    kind = KINDS[models(run)[0]]
+    if not kind.sampled and not kind.own_steps:  # neither is a denoiser
         return ""
     denoise = SharedDenoiser(**config).eval()
     denoise.load_state_dict(load_file(folder / MAIN))

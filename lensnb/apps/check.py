@@ -9,7 +9,7 @@ import yaml
 
 from lensnb import pipeline
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
-from lensnb.kinds import KINDS
+from lensnb.kinds import KINDS, trained_for
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import Params
 from lensnb.runs import artefact, jobs
@@ -40,7 +40,7 @@ def estimates(params: Params) -> list[str]:
     """One line a generator on size, time and memory, of one step on a few images of the recipe."""
     if params.threads:
         torch.set_num_threads(params.threads)
-    models = dict.fromkeys(method.model for method in params.sample.methods.values())
+    models = trained_for(method.model for method in params.sample.methods.values())
     with tempfile.TemporaryDirectory() as scratch:
         dataset = _few(params, models, Path(scratch))
         images = round(params.data.n * (1 - params.data.holdout))

@@ -47,5 +47,6 @@ def together(run: Run, name: str, on: Any) -> None:
         pipeline.train_model(run, name)
     elif is_stale:
         folder = artefact.partial(run.folder(stage))
-        pipeline.train_generator(name, run.params, pipeline.load_data(run), folder)
+        start = pipeline.start_of(run, name)
+        pipeline.train_generator(name, run.params, pipeline.load_data(run), folder, start)
     on.wait_for_everyone()

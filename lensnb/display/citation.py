@@ -9,7 +9,7 @@ from typing import Any
 
 from lensnb.display.style import name
 from lensnb.evaluation.measures import label
-from lensnb.kinds import KINDS
+from lensnb.kinds import KINDS, trained_for
 
 Tree = Mapping[str, Any]
 # The measures whose numbers the paragraph tells.
@@ -104,6 +104,18 @@ PAPERS = {
         2025,
         "2501.05441",
     ),
+    "geng2024ect": (
+        "Geng, Zhengyang and Pokle, Ashwini and Luo, William and Lin, Justin and Kolter, J. Zico",
+        "Consistency Models Made Easy",
+        2024,
+        "2406.14548",
+    ),
+    "song2023consistency": (
+        "Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya",
+        "Consistency Models",
+        2023,
+        "2303.01469",
+    ),
     "zhang2018sagan": (
         "Zhang, Han and Goodfellow, Ian and Metaxas, Dimitris and Odena, Augustus",
         "Self-Attention Generative Adversarial Networks",
@@ -137,6 +149,7 @@ SCHEDULES = {
     "flow": ("lipman2022flow",),
 }
 NETWORKS = {"dit": ("peebles2022dit",)}
+TUNINGS = {"consistency": ("geng2024ect", "song2023consistency")}  # by kind of generator
 GANS = {"modern": ("huang2025r3gan",), "published": ("zhang2018sagan",)}
 
 
@@ -187,7 +200,7 @@ class Citation:
         )
 
     def _trainings(self) -> list[str]:
-        used = dict.fromkeys(method["model"] for method in self._methods().values())
+        used = trained_for(method["model"] for method in self._methods().values())
         return [self._training(model) for model in used]
 
     def _training(self, model: str) -> str:
@@ -195,7 +208,7 @@ class Citation:
         section = self.params[kind.section]
         length = f"{section['epochs']} epochs" if section["epochs"] else f"{section['steps']} steps"
         noise = self.params["diffusion"]
-        what = f"a {kind.label} ({section.get('kind')})"
+        what = f"a {kind.label} ({section.get('kind', f'started from {kind.starts_from}')})"
         if kind.sampled:
             what = (
                 f"a {kind.label} model ({self.params['model']['network']}, {noise['schedule']} "
@@ -250,10 +263,11 @@ def papers(params: Tree) -> list[str]:
 
 def _of_method(method: Tree, params: Tree) -> tuple[str, ...]:
     kind = KINDS[method["model"]]
-    if not kind.sampled:
+    if not kind.sampled and not kind.starts_from:
         return GANS.get(params[kind.section].get("kind"), ())
     noise = params["diffusion"]
-    found = SAMPLERS.get(method["sampler"], ()) + PREDICTIONS.get(noise["prediction"], ())
+    found = TUNINGS.get(method["model"], ()) + SAMPLERS.get(method["sampler"], ())
+    found += PREDICTIONS.get(noise["prediction"], ())
     found += SCHEDULES.get(noise["schedule"], ())
     found += NETWORKS.get(params["model"]["network"], ())
     if method["spacing"] != "schedule":

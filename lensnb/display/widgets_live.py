@@ -24,6 +24,7 @@ KNOBS = {
 }
 CRITICAL = "#00e5ff"
 CAUSTIC = "#5dff3b"
+STEPS = 100  # the most that the slider of a sampler offers
 ASKED = "asked "  # before a column's name, which may be "seed" or "steps" as well
 
 
@@ -34,8 +35,8 @@ def live(
 
     generators : method -> its Generator. The knobs are method, steps and seed. Models that are told
     what to draw add a knob for each condition, and guidance. The line below the images says what
-    was drawn and how many seconds it took. Where a method has no steps, as the GAN has none, their
-    knob is grey.
+    was drawn and how many seconds it took. A knob that a method does not have is grey, as steps of
+    the GAN; of a consistency model the steps end at two.
     """
     first = next(iter(generators.values()))
     span = limits(first.dataset.examples(256))
@@ -43,10 +44,10 @@ def live(
     steps = min(10, generators[quickest].method.steps or 10)
     knobs = {
         "method": _choice("method", {name(m): m for m in generators}, value=quickest),
-        "steps": _slider("steps", steps, 1, 100),
+        "steps": _slider("steps", steps, 1, STEPS),
         "seed": _slider("seed", seed, 0, 999),
     } | _context_knobs(first)
-    _grey_out(knobs, generators)
+    _offer(knobs, generators)
 
     def drawn(method: str, steps: int, seed: int, guidance: float = 1.0, **asked: Any) -> Drawn:
         generator = generators[method].variant(steps=steps, guidance=guidance)
@@ -125,16 +126,27 @@ def _rows(pictures: np.ndarray, most: int = 3) -> np.ndarray:
     return tiles.reshape(rows, columns, *pictures.shape[1:])
 
 
-def _grey_out(knobs: Mapping[str, widgets.Widget], generators: Mapping[str, Generator]) -> None:
-    """Disable the knobs of a sampler whenever the chosen method has none."""
+def _offer(knobs: Mapping[str, widgets.Widget], generators: Mapping[str, Generator]) -> None:
+    """Offer the steps and the guidance that the chosen method has; the others are grey."""
 
     def follow(_: Any = None) -> None:
-        for key in ("steps", "guidance"):
-            if key in knobs:
-                knobs[key].disabled = generators[knobs["method"].value].method.steps is None
+        chosen = generators[knobs["method"].value]
+        knobs["steps"].disabled = chosen.method.steps is None
+        if chosen.method.steps is not None:
+            _end_at(knobs["steps"], chosen.kind.own_steps or STEPS, chosen.method.steps)
+        if "guidance" in knobs:
+            knobs["guidance"].disabled = not chosen.kind.sampled
 
     knobs["method"].observe(follow, "value")
     follow()
+
+
+def _end_at(slider: widgets.IntSlider, most: int, usual: int) -> None:
+    """Let a slider end at `most`; where it ended earlier, its value was of another method."""
+    longer = most > slider.max
+    slider.max = most  # which cuts the value
+    if longer:
+        slider.value = min(10, usual)
 
 
 def _quickest(generators: Mapping[str, Generator]) -> str:

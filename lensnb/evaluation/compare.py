@@ -12,6 +12,7 @@ from lensnb.errors import InputError
 from lensnb.evaluation.verdict import badness as badness
 from lensnb.evaluation.verdict import side
 from lensnb.evaluation.verdict import verdict as verdict
+from lensnb.kinds import trained_for
 from lensnb.runs.run_folder import Run
 
 KEPT = (
@@ -141,22 +142,24 @@ def seeds_told(rows: list[Row]) -> str:
 def costs(run: Run) -> dict[str, Row]:
     """What each method took: method -> network evaluations, parameters, seconds an image, training.
 
-    The training is told in minutes and in images seen.
+    The training is told in minutes and in images seen, those of the model that it started from
+    included.
     """
     found = {}
     for name, method in run.params.sample.methods.items():
         samples = run.need(f"samples/{name}")
-        model = run.need(f"models/{method.model}")
+        trained = [run.need(f"models/{kind}") for kind in trained_for([method.model])]
+        seconds = [io.read_json(model / "timing.json")["seconds"] for model in trained]
+        seen = [int(io.read_table(model / "history.csv")["images"][-1]) for model in trained]
         sample = io.read_json(samples / "sample.json")
-        history = io.read_table(model / "history.csv")
         found[name] = {
             "model": method.model,
             "nfe": sample["nfe"],
             "parameters": sample["parameters"],
             "images": sample["n"],
             "seconds_per_image": io.read_json(samples / "timing.json")["seconds_per_image"],
-            "training_minutes": io.read_json(model / "timing.json")["seconds"] / 60,
-            "training_images_seen": int(history["images"][-1]),
+            "training_minutes": sum(seconds) / 60,
+            "training_images_seen": sum(seen),
         }
     return found
 

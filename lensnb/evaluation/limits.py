@@ -12,7 +12,7 @@ from lensnb.datasets.pixels import chunks
 from lensnb.errors import InputError
 from lensnb.evaluation.lensnet import LensNet
 from lensnb.evaluation.measures import LEAST
-from lensnb.kinds import KINDS
+from lensnb.kinds import KINDS, trained_for
 from lensnb.recipes.recipe import Params
 
 FEATURES = LensNet.FEATURES
@@ -62,7 +62,7 @@ def _digests(dataset: Dataset, rows: np.ndarray) -> Iterable[bytes]:
 def _of_training(params: Params, dataset: Dataset) -> list[str]:
     n = len(dataset.train)
     found = []
-    for name in dict.fromkeys(method.model for method in params.sample.methods.values()):
+    for name in trained_for(method.model for method in params.sample.methods.values()):
         section = KINDS[name].section
         batch = getattr(params, section).batch
         if batch > n:

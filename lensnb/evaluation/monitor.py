@@ -34,7 +34,8 @@ def method_of(params: Params, model: str) -> Method:
     """
     own = [m for m in params.sample.methods.values() if m.model == model and m.guidance == 1]
     if not KINDS[model].sampled:
-        return own[0] if own else Method.model_validate({"model": model})
+        least = Method.model_validate({"model": model, "steps": KINDS[model].own_steps or None})
+        return min(own, key=lambda m: m.steps or 1, default=least)
 
     def cost(m: Method) -> int:
         return sampler.evaluations(m.sampler or "", m.steps or 0)

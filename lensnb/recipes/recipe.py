@@ -19,6 +19,7 @@ from lensnb.errors import InputError, did_you_mean, one_line
 from lensnb.kinds import KINDS
 from lensnb.networks import NETWORKS
 from lensnb.recipes.schema import (
+    Consistency,
     Data,
     Diffusion,
     Evaluate,
@@ -48,6 +49,7 @@ class Params(Section):
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
     gan: Gan = Gan()
+    consistency: Consistency = Consistency()
     sample: Sample = Sample()
     evaluate: Evaluate = Evaluate()
 
@@ -84,6 +86,11 @@ class Params(Section):
             raise ValueError(
                 f"{key}.guidance {method.guidance} needs model.context class, physics or "
                 "columns, and it is none"
+            )
+        if KINDS[method.model].own_steps and self.diffusion.prediction == "x0":
+            raise ValueError(
+                f"{key}.model {method.model} needs a network that leaves an image without noise as "
+                "it is, and diffusion.prediction x0 does not; take edm or v"
             )
         unit = "epoch" if self.train.epochs else "step"
         kept = [f"{unit}-{count}" for count in self.train.keep]

@@ -17,9 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from lensnb.consistency import WEIGHTS
 from lensnb.denoiser import LEVELS, PREDICTIONS, WEIGHTINGS
 from lensnb.gan import LOSSES
-from lensnb.kinds import KINDS
+from lensnb.kinds import KINDS, Kind
 from lensnb.lensing.priors import PRIORS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
 from lensnb.networks.blocks import BLOCKS, NORMS
@@ -347,11 +348,31 @@ class Gan(Optimiser):
         return self
 
 
+class Consistency(Optimiser):
+    """Consistency tuning of the trained diffusion model."""
+
+    accumulate: Count = 1
+    rate: Fraction = 3e-4
+    decay: NotNegative = 0.0
+    clip: Positive = 1.0
+    dropout: Share | None = None
+    mean: Annotated[float, Field(ge=-10, le=10)] = -1.1
+    std: Annotated[float, Field(gt=0, le=5)] = 2.0
+    stages: Annotated[int, Field(ge=1, le=60)] = 8
+    q: Annotated[float, Field(gt=1, le=1e4)] = 2.0
+    k: NotNegative = 8.0
+    b: NotNegative = 1.0
+    huber: NotNegative = 1e-3
+    weighting: Annotated[str, named(WEIGHTS)] = "gap"
+    compile: Literal["auto"] | bool = "auto"
+
+
 class Method(Section):
     """One way to draw images; `model` is the kind of generator that it draws from.
 
     sampler, steps : needed if a sampler draws from that kind, refused otherwise
     spacing, sigma_min, sigma_max, rho : the noise levels that the sampler walks along
+    sigma_mid : the level of a consistency model's second step; sigma_max is that of its first
     guidance_low, guidance_high : guidance acts on the noise levels between them
     guide : kept weights (see `keep`) of the worse model that guides, such as step-500
     start : noise about zero, or about the mean image that the network predicts from it
@@ -372,13 +393,16 @@ class Method(Section):
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
     rho: Annotated[float, Field(ge=1, le=1000)] = 7.0
     start: Literal["noise", "mean"] = "noise"
+    sigma_mid: Annotated[float, Field(gt=0, le=1e4)] = 0.8
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         kind = KINDS[self.model]
         if kind.sampled and (self.sampler is None or self.steps is None):
             raise ValueError(f"a {kind.label} method needs `sampler` and `steps`")
-        if not kind.sampled and (self.sampler or self.steps):
+        if kind.own_steps:
+            self._refuse_other_steps(kind)
+        elif not kind.sampled and (self.sampler or self.steps):
             raise ValueError(f"a {kind.label} method takes neither `sampler` nor `steps`")
         if not kind.sampled and (self.guidance != 1 or self.guide):
             raise ValueError(
@@ -392,6 +416,15 @@ class Method(Section):
         _refuse_descending(self, "sigma_min", "sigma_max")
         _refuse_descending(self, "guidance_low", "guidance_high")
         return self
+
+    def _refuse_other_steps(self, kind: Kind) -> None:
+        """Raises ValueError unless the steps are some that a kind takes without a sampler."""
+        if self.sampler or self.steps is None or self.steps > kind.own_steps:
+            raise ValueError(
+                f"a {kind.label} method takes no `sampler`, and needs `steps` from 1 to "
+                f"{kind.own_steps}"
+            )
+        _refuse_descending(self, "sigma_mid", "sigma_max")
 
 
 class Sample(Section):

@@ -17,7 +17,7 @@ import yaml
 from lensnb import io
 from lensnb.errors import InputError, of_files
 from lensnb.io import home
-from lensnb.kinds import KINDS
+from lensnb.kinds import KINDS, trained_for
 from lensnb.recipes.differences import differences, told
 from lensnb.recipes.recipe import ONCE, Params
 from lensnb.recipes.schema import Section
@@ -41,7 +41,7 @@ YOUNGER = {
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
     "gan": ("loss", "mapping", "style", "statistics"),
-    "method": ("guidance_low", "guidance_high", "guide", "start"),
+    "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
 }
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
@@ -74,7 +74,7 @@ class Run:
     def stages(self, step: str) -> list[str]:
         """The stages that a notebook such as "02_train" makes."""
         methods = self.params.sample.methods
-        names = {"models": dict.fromkeys(m.model for m in methods.values())}
+        names = {"models": trained_for(m.model for m in methods.values())}
         found = []
         for kind, stage in STAGES.items():
             if stage.step == step:
@@ -455,8 +455,10 @@ def _reads_nothing(run: Run, name: str) -> list[str]:
     return []
 
 
-def _reads_data(run: Run, name: str) -> list[str]:
-    return ["data"]
+def _reads_start(run: Run, name: str) -> list[str]:
+    """The data, and the model that the training of a kind of generator starts from."""
+    before = KINDS[name].starts_from
+    return ["data", *([f"models/{before}"] if before else [])]
 
 
 def _reads_model(run: Run, name: str) -> list[str]:
@@ -478,7 +480,7 @@ def _reads_comparison(run: Run, name: str) -> list[str]:
 
 STAGES = {
     "data": Stage("01_data", _reads_nothing, _data_recipe),
-    "models": Stage("02_train", _reads_data, _model_recipe, many=True),
+    "models": Stage("02_train", _reads_start, _model_recipe, many=True),
     "samples": Stage("03_sample", _reads_model, _samples_recipe, many=True),
     "evaluation": Stage("04_evaluate", _reads_samples, _evaluation_recipe, many=True),
     "comparison": Stage("05_compare", _reads_evaluations, _comparison_recipe),

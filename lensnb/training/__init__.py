@@ -3,6 +3,6 @@
 Importing this package registers the tasks: each task module enters its class in `kinds.KINDS`.
 """
 
-from lensnb.training import diffusion_task, gan_task
+from lensnb.training import consistency_task, diffusion_task, gan_task
 
-__all__ = ["diffusion_task", "gan_task"]
+__all__ = ["consistency_task", "diffusion_task", "gan_task"]

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import safetensors.torch
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from lensnb import io
 from lensnb.datasets.dataset import Dataset
-from lensnb.errors import InputError
+from lensnb.errors import InputError, one_line
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
 from lensnb.recipes.schema import Optimiser
@@ -51,11 +52,34 @@ class Watch(Protocol):
         ...
 
 
-def task(name: str, params: Params, dataset: Dataset, accelerator: Accelerator) -> Task:
-    """The training task of the generator `name`, its weights drawn from the recipe's seed."""
+def task(
+    name: str,
+    params: Params,
+    dataset: Dataset,
+    accelerator: Accelerator,
+    start: Path | None = None,
+) -> Task:
+    """The training task of the generator `name`, its weights drawn from the recipe's seed.
+
+    start : a file of weights that the network that draws, and its average, have instead
+    Raises InputError for weights of another network.
+    """
     torch.manual_seed(derived_seed(params.seed, Purpose.WEIGHTS))
     made: Task = KINDS[name].task(params, dataset, accelerator)
+    if start is not None:
+        _begin_with(made, start)
     return made
+
+
+def _begin_with(task: Task, start: Path) -> None:
+    state = safetensors.torch.load_file(start)
+    try:
+        for net in (task.nets[0], task.model.module):
+            net.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{start}: not the weights of this recipe's network ({one_line(error, 120)})"
+        ) from None
 
 
 def fit(

@@ -17,7 +17,7 @@ class Task(Protocol):
     parts : name -> everything that has a state_dict; together they are the checkpoint
     model : the averaged network, whose weights are kept
     compiler : compiles parts of the step, or none of them
-    nets : the trained networks, for the count of weights
+    nets : the trained networks, the one that draws first
     pieces : how many micro-batches a batch is cut into
 
     `loop.fit` can train a task with `parts` and `step` alone, as long as no weights are kept on the

@@ -47,7 +47,7 @@ def test_help_names_every_command():
     assert code == 0
     listed = {line.split()[1] for line in printed.splitlines() if re.match(r"│ [a-z]+ ", line)}
     chain = {"run", "train", "check", "report"}
-    assert listed == chain | {"compare", "draw", "export", "posterior", "recipes", "init"}
+    assert listed == chain | {"compare", "draw", "export", "judge", "posterior", "recipes", "init"}
 
 
 def test_recipes_are_listed_with_a_line_each():

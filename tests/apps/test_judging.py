@@ -37,7 +37,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_two_sets_are_judged_compared_and_written(tmp_path):
     found = lensnb.judge({"fresh": FRESH, "noisy": NOISY}, REAL, to=tmp_path / "page")
     z = {(row["method"], row["metric"]): row["z"] for row in found.rows}
-    assert z["noisy", "spectrum"] > 3 > z["fresh", "spectrum"]
+    assert z["noisy", "spectrum"] > 2.5 > z["fresh", "spectrum"]
     assert {row["metric"] for row in found.rows} >= {"pqmass", "lenses_found", "readings"}
     assert found.n == N and all(row["n"] <= N for row in found.rows)
     assert found.closer[0].sentence.startswith("fresh is closer to real images than noisy")

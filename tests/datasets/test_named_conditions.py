@@ -138,6 +138,7 @@ def recipe(context):
                 "methods": {
                     "diffusion": {"sampler": "ddim", "steps": 2},
                     "gan": {"model": "gan"},
+                    "consistency": {"model": "consistency", "steps": 1},
                 }
             },
         },
@@ -146,7 +147,7 @@ def recipe(context):
 
 
 @pytest.mark.parametrize("kind", list(kinds.KINDS))
-def test_both_kinds_of_generator_draw_with_missing_conditions(kind, dataset):
+def test_every_kind_of_generator_draws_with_missing_conditions(kind, dataset):
     params = recipe(list(TOLD))
     torch.manual_seed(0)
     net = untrained(kind, params, dataset).eval()

@@ -17,6 +17,7 @@ from PIL import Image
 from lensnb.display import answering, figures, html, stills, tables, widgets, widgets_journey
 from lensnb.errors import InputError
 from lensnb.evaluation import image_stats, morphology
+from lensnb.kinds import KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +195,7 @@ class Echo:
     steps = 10
     guidance = 1.0
     method = types.SimpleNamespace(steps=10)
+    kind = KINDS["diffusion"]
 
     def asked(self, n, seed=0, first=0, table=None):
         return {"class": np.arange(n) % 2, "theta_E": np.linspace(1, 2, n)}
@@ -249,6 +251,7 @@ def test_the_knobs_of_a_sampler_are_grey_where_there_is_none():
     class OnePass(Echo):
         nfe = 1
         method = types.SimpleNamespace(steps=None)
+        kind = KINDS["gan"]
 
     box = widgets.live({"gan": OnePass(), "ddim": Echo()})
     assert box.knobs["method"].value == "ddim" and not box.knobs["steps"].disabled
@@ -257,6 +260,25 @@ def test_the_knobs_of_a_sampler_are_grey_where_there_is_none():
     box.knobs["method"].value = "ddim"
     assert not box.knobs["steps"].disabled
     box.settle()
+
+
+def test_of_a_consistency_model_the_slider_offers_one_and_two_steps():
+    class Tuned(Echo):
+        nfe = 2
+        method = types.SimpleNamespace(steps=2)
+        kind = KINDS["consistency"]
+
+    box = widgets.live({"two": Tuned(), "ddim": Echo()})
+    steps, guidance = box.knobs["steps"], box.knobs["guidance"]
+    assert box.knobs["method"].value == "two"
+    assert (steps.min, steps.value, steps.max) == (1, 2, 2) and not steps.disabled
+    assert guidance.disabled
+    box.knobs["method"].value = "ddim"
+    assert (steps.value, steps.max) == (10, 100) and not guidance.disabled
+    steps.value = 25
+    box.knobs["method"].value = "two"
+    box.settle()
+    assert (steps.value, steps.max) == (2, 2) and "2 evaluations each" in box.shown.value
 
 
 def test_of_many_requests_only_the_last_one_is_drawn_after_the_one_at_work():

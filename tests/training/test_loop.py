@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from small_training import Cut, recipe, trained
+from small_training import Cut, recipe, start, trained
 
 from lensnb import io, pipeline
 from lensnb.errors import InputError
+from lensnb.kinds import KINDS
 from lensnb.recipes.schema import Train
 from lensnb.runs import artefact
 from lensnb.runs.run_folder import Run, _model_recipe
@@ -17,7 +18,7 @@ from lensnb.training.accelerator import make_accelerator
 STATE = {"step": 2, "history": [], "recent": [], "watched": [], "seconds": 1.0}
 
 
-@pytest.mark.parametrize("name", ["diffusion", "gan"])
+@pytest.mark.parametrize("name", list(KINDS))
 @pytest.mark.parametrize("cut", [1, 4, 6])
 def test_interrupted_and_resumed_training_has_the_same_bits(
     name, cut, dataset, tmp_path, monkeypatch
@@ -26,12 +27,14 @@ def test_interrupted_and_resumed_training_has_the_same_bits(
     parts = tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    pipeline.train_generator(name, recipe(), dataset, whole)
-    cut_at(monkeypatch, cut, lambda: pipeline.train_generator(name, recipe(), dataset, parts))
+    given = name, recipe(), dataset
+    begin = start(*given, tmp_path)
+    pipeline.train_generator(*given, whole, begin)
+    cut_at(monkeypatch, cut, lambda: pipeline.train_generator(*given, parts, begin))
     assert (parts / "checkpoint.pt").is_file() is (cut > 1)
     assert not (parts / "model.safetensors").exists()
     torch.rand(5)  # the global generator is somewhere else now
-    pipeline.train_generator(name, recipe(), dataset, parts)
+    pipeline.train_generator(*given, parts, begin)
     for file in ("model.safetensors", "history.csv"):
         assert io.sha256(whole / file) == io.sha256(parts / file)
 

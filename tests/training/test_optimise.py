@@ -105,6 +105,7 @@ def test_parts_are_the_batch_once_and_each_has_all_noise_levels(pieces, processe
     "name, changes, updates",
     [
         ("diffusion", {"train": {"accumulate": 2}, "model": {"norm": "batch"}}, 1),
+        ("consistency", {"consistency": {"accumulate": 2}}, 1),
         ("gan", {"gan": {"kind": "published"}}, 2),  # of the discriminator and of the generator
     ],
 )

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from small_training import recipe
 from stalls import GPU, OnGpu, Stalls
 
+from lensnb.kinds import KINDS
 from lensnb.training import loader, loop
 from lensnb.training.accelerator import make_accelerator
 
@@ -19,6 +20,7 @@ TASKS = [
     ("diffusion", {"model": {"network": "dit"}, "diffusion": {"schedule": "flow"}}),
     ("diffusion", {"model": {"block": "context", "norm": "batch"}, "train": {"hold": "disk"}}),
     ("gan", {"gan": {"penalty_every": 2}}),
+    ("consistency", {"consistency": {"accumulate": 3}}),
     ("gan", {"gan": {"kind": "published", "critic_updates": 2, "flips": "mirror"}}),
 ]
 
@@ -27,7 +29,7 @@ TASKS = [
 def test_a_step_neither_waits_for_a_gpu_nor_copies_to_it(
     name, changes, dataset, tmp_path, monkeypatch
 ):
-    section = {"diffusion": "train", "gan": "gan"}[name]
+    section = KINDS[name].section
     p = recipe(**changes | {section: KEYS | changes.get(section, {})})
     settings = getattr(p, section)
     accelerator = make_accelerator("cpu")
@@ -49,7 +51,7 @@ def test_fp16_waits_no_more(dataset):
     """The scaler of torch on a CPU stands in for that of a GPU."""
     accelerator = make_accelerator("cpu")
     accelerator.scaler = torch.amp.GradScaler("cpu")
-    for name in ("diffusion", "gan"):
+    for name in KINDS:
         task = loop.task(name, recipe(), dataset, accelerator)
         batches = loader.Batches(torch.randn(36, 1, 32, 32), torch.zeros(36, 2), 8, "square", 0)
         with Stalls(torch.device("cpu")) as found:
