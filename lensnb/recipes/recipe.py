@@ -41,7 +41,7 @@ class Params(Section):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     # Two spinning OpenMP threads are up to twenty times slower beside other work, and hardly faster
-    # alone: a training step of the quick recipe takes 89 ms with one thread and 72 ms with two.
+    # alone: a training step of an earlier default took 89 ms with one thread and 72 ms with two.
     threads: Annotated[int, Field(ge=1)] | None = 1
     seeds: tuple[Seed, ...] = ()
     data: Data = Data()

@@ -128,8 +128,8 @@ MISTAKES = {
         "sample.methods.a.sampler: .*'dpmpp_2m'.*found 'dpm'",
     ),
     "flips": ("train: {flips: true}", "train.flips: expected a value, not true or false"),
-    "level": ("model: {attention: [2]}", r"names a level outside 0..1"),
-    "size": ("data: {size: 60}", "data.size 60 is not a multiple of 8"),
+    "level": ("model: {attention: [3]}", r"names a level outside 0..2"),
+    "size": ("{data: {size: 60}, model: {grid: cartesian}}", "data.size 60 is not a multiple of 8"),
     "gan_size": ("data: {size: 24}", "data.size 24 is not a multiple of 16"),
     "betas": ("diffusion: {beta_1: 0.5, beta_T: 0.1}", "beta_1 0.5 must be below beta_T 0.1"),
     "nothing_left": (
