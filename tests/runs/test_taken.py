@@ -134,7 +134,7 @@ def test_another_recipe_under_the_same_name_keeps_the_old_run(open_run, capsys):
     new = open_run("one", model={"width": 32})
     new.write_recipe()
     told_ = capsys.readouterr().out
-    assert "one: model.width 64 -> 32, so models/diffusion will be made again" in told_
+    assert "one: model.width 32 -> 48, so models/diffusion will be made again" in told_
     assert "kept as the run one~1" in told_
     assert chain(new) == ["models/diffusion"]
     assert "kept" not in capsys.readouterr().out  # once is enough
