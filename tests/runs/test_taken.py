@@ -41,7 +41,7 @@ def chain(run, stages=("data", "models/diffusion", "models/gan", "samples/gan"))
 
 def test_a_stage_of_the_same_recipe_and_inputs_is_taken_from_another_run(open_run, capsys):
     chain(open_run("one"))
-    wide = open_run("wide", model={"width": 32})
+    wide = open_run("wide", model={"width": 48})
     assert wide.offered("samples/gan") and wide.offered("models/diffusion") is None
     assert chain(wide) == ["models/diffusion"]
     printed = capsys.readouterr().out.splitlines()
@@ -131,7 +131,7 @@ def test_another_recipe_under_the_same_name_keeps_the_old_run(open_run, capsys):
     chain(old)
     (old.path / "notebooks").mkdir()
     (old.path / "notebooks/01_data.json").write_text("receipt")
-    new = open_run("one", model={"width": 32})
+    new = open_run("one", model={"width": 48})
     new.write_recipe()
     told_ = capsys.readouterr().out
     assert "one: model.width 32 -> 48, so models/diffusion will be made again" in told_
