@@ -161,7 +161,8 @@ def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     made, real = (part[whose]["value"] for whose in ("generated", "real"))
     unit = "" if part["unit"] in ("1", "image unit", "share") else f" {part['unit']}"
     text = rule.more if made > real else rule.less
-    percent = f"{100 * abs(made / real - 1):.2g} %" if real else "much"
+    share = abs(made / real - 1) if real else math.inf
+    percent = f"{100 * share:{'.2g' if share < 1 else '.0f'}} %" if real else "much"
     amounts = {"gap": f"{abs(made - real):.2g}{unit}", "percent": percent}
     amounts["share"] = f"{100 * made:.2g} %"
     return text.format(**amounts, made=f"{made:.2g}", real=f"{real:.2g}")
@@ -169,7 +170,7 @@ def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
 
 def _key(row: Row) -> str:
     z = badness(row)
-    return f"{row['metric']}, z = {'> 100' if z > 100 else f'{z:.1f}'}"
+    return f"{row['metric']}, z {'> 100' if z > 100 else f'= {z:.1f}'}"
 
 
 def _copies(name: str, found: Mapping[str, Any] | None) -> list[str]:
