@@ -398,7 +398,7 @@ def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path, monkeypatch):
     run = tmp_path / "out" / "tiny"
     table = io.read_table(run / "comparison" / "table.csv")
     assert (
-        len(table["value"]) == 3 * 21
+        len(table["value"]) == 3 * 30
         and np.isfinite(table["value"]).all()
         and (table["n"] == 16).all()
     )
