@@ -94,8 +94,8 @@ def _of_method(
     else:
         worst = bad[0]
         found = [
-            f"{name} can be told from real images, most clearly by {label(worst['metric'])} "
-            f"({_key(worst)}; {len(bad)} measures beyond the bound).",
+            f"{name} can be told from real images: {len(bad)} measures lie beyond the bound, "
+            f"farthest the {label(worst['metric'])} ({_key(worst)}).",
             f"What is wrong with {name}: {'; '.join(told[:FAULTS])}.",
         ]
     return [*found, *copied, _use(name, bool(bad), repeats, n)]

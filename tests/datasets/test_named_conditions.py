@@ -159,7 +159,7 @@ def test_every_kind_of_generator_draws_with_missing_conditions(kind, dataset):
     other = made.draw(4, seed=1, table={"z_lens": 0.8, "band": "i"})
     assert np.abs(images - other).max() > 1e-4  # the network sees what is asked
     alone = made.draw(2, seed=1, first=2, table={"z_lens": 0.8, "band": "i"})
-    assert np.abs(alone - other[2:]).max() < 1e-5
+    assert np.abs(alone - other[2:]).max() < 1e-4 * np.ptp(other)
 
 
 def test_a_model_that_is_told_nothing_refuses_to_be_asked(dataset):
