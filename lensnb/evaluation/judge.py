@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lensnb import io, metrics
-from lensnb.datasets.dataset import Dataset
+from lensnb.datasets.dataset import Dataset, Rows
 from lensnb.evaluation import (
     image_stats,
     lens_fit_by_class,
@@ -189,7 +189,7 @@ class Judge(AskedFor):
         """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""
         heldout = self.dataset.part(self.dataset.heldout)
         maker = self.makers["frechet_lensnet"]
-        some = training[memorisation.part_of(len(training))]
+        some = Rows(training, memorisation.part_of(len(training)))  # read a part at a time
 
         def of_real() -> list[np.ndarray]:
             sets = (some, heldout)

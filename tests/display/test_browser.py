@@ -250,7 +250,9 @@ def test_the_report_opens_from_the_disk_without_a_network_and_its_sliders_work(
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.goto(f"file://{report}/index.html")
-    assert "numbers are read together" in tab.inner_text("main") and tab.locator("table").count() >= 3
+    assert (
+        "numbers are read together" in tab.inner_text("main") and tab.locator("table").count() >= 3
+    )
     assert tab.evaluate(
         "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)"
     )
