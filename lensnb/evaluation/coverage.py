@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
-
 from lensnb.errors import InputError
 from lensnb.evaluation import lensnet, uncertainty
 
@@ -127,6 +125,8 @@ def _draws(side: Readings, pool: Readings) -> np.ndarray:
     fitted = np.linalg.lstsq(theirs, pool.read, rcond=None)[0]
     rest = pool.read - theirs @ fitted
     k = min(DRAWS, len(pool.told) // 2)
+    from scipy.spatial import cKDTree
+
     near = cKDTree(theirs).query(ours, k)[1]
     return (ours @ fitted)[:, None] + rest[near]
 

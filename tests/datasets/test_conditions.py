@@ -48,12 +48,21 @@ def recipe(kind="physics", **sample):
         {
             "device": "cpu",
             "data": {"size": 16},
-            "model": {"width": 16, "context": kind},
+            "model": {
+                "width": 16,
+                "patch": 4,
+                "multipliers": [1, 2],
+                "attention": [1],
+                "context": kind,
+            }
+            | {"grid": "cartesian", "fine": 0},
             "diffusion": {"weighting": "plain"},
             "train": {
                 "steps": 500,
                 "batch": 32,
+                "optimiser": "adamw",
                 "rate": 3e-3,
+                "ema": 0.1,
                 "warmup": 20,
                 "flips": "none",
                 "drop_context": 0.2,

@@ -250,7 +250,7 @@ def test_a_recipe_makes_its_denoiser(network):
     made = generator.denoiser_of(p, channels=3, sigma_data=0.7, context=4)
     x = torch.randn(2, 3, 32, 32)
     assert made(x, torch.tensor([1.0, 2.0]), torch.randn(2, 4)).shape == x.shape
-    plain = NETWORKS[network](channels=3, **NETWORKS[network].options(p.model))
+    plain = NETWORKS[network](channels=3, **NETWORKS[network].options(p.network))
     without_context = generator.denoiser_of(p, channels=3, sigma_data=0.7)
     assert count(without_context) == count(plain) < count(made)
     c_skip = 0.49 / (4 + 0.49)  # of EDM with this sigma_data

@@ -111,7 +111,7 @@ def test_maps_cached_while_drawing_serve_a_training():
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ({"grid": "polar"}, "grid polar needs the light path"),
+        ({"grid": "polar", "fine": 0}, "grid polar needs the light path"),
         ({"network": "dit", "fine": 16}, "network dit has neither fine nor grid"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensnb.errors import InputError
@@ -207,6 +207,7 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path):
         load_recipe(QUICK.with_name("quik.yaml"))
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31 - 1),
     rate=st.floats(1e-9, 0.5),

@@ -51,8 +51,11 @@ def test_fp16_waits_no_more(dataset):
     """The scaler of torch on a CPU stands in for that of a GPU."""
     accelerator = make_accelerator("cpu")
     accelerator.scaler = torch.amp.GradScaler("cpu")
+    params = recipe()  # torch's own optimisers scale on the device; beside Muon the scaler waits
+    adamw = params.train.model_copy(update={"optimiser": "adamw"})
+    params = params.model_copy(update={"train": adamw})
     for name in KINDS:
-        task = loop.task(name, recipe(), dataset, accelerator)
+        task = loop.task(name, params, dataset, accelerator)
         batches = loader.Batches(torch.randn(36, 1, 32, 32), torch.zeros(36, 2), 8, "square", 0)
         with Stalls(torch.device("cpu")) as found:
             losses = [loop.one_step(task, batches, k, 0, "cpu") for k in range(2)]
