@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from lensnb.errors import InputError
 from lensnb.evaluation import lensnet, uncertainty
 

@@ -12,11 +12,11 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 import torch
 
 from lensnb import io
@@ -42,11 +42,11 @@ def of_code() -> str:
     top = Path(__file__).parents[1]
     files = sorted(path for pattern in CODE for path in top.glob(pattern))
     weights = sorted(path for path in top.glob("weights/*.safetensors") if path.stem in NETWORKS)
-    versions = (np.__version__, scipy.__version__, torch.__version__)
+    versions = (np.__version__, version("scipy"), torch.__version__)
     return digest_of(
         *(part for path in files for part in (path.name.encode(), path.read_bytes())),
         *(io.sha256(path).encode() for path in weights),
-        *(version.encode() for version in versions),
+        *(one.encode() for one in versions),
     )
 
 
