@@ -21,6 +21,7 @@ YARDSTICK = 2500
 BLOCK = 1024  # images of a pool that are compared at a time
 # Training images whose features are compared, at most; evenly spread.
 MOST_READ = 20_000
+AT_A_TIME = 1_200_000  # distances of features in memory
 CACHED = 256  # rows that are compared with them at a time on a CPU
 AT_A_TIME = 8192  # and on other devices: 0.3 GiB of cosines
 
@@ -121,7 +122,7 @@ def _nearest_in(
 
 
 def nearest_rows(
-    rows: np.ndarray, pool: np.ndarray, own: np.ndarray | None = None, chunk: int = 256
+    rows: np.ndarray, pool: np.ndarray, own: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance (N,) of rows (N, d) to the nearest of a pool (M, d), and its index (N,).
 
@@ -129,6 +130,7 @@ def nearest_rows(
     """
     own = np.full(len(rows), -1) if own is None else own
     there = torch.as_tensor(pool)
+    chunk = min(256, max(AT_A_TIME // len(pool), 1))
     found = []
     for at in range(0, len(rows), chunk):
         some = torch.cdist(torch.as_tensor(rows[at : at + chunk]), there)
