@@ -48,7 +48,7 @@ def test_an_emptied_notebook_would_be_seen(path):
 
 # The parameters cell -----------------------------------------------------------------------------
 
-SECTIONS = {"model", "diffusion", "train", "gan"}
+SECTIONS = {"model", "diffusion", "train", "gan", "consistency"}
 HELD = {  # what each notebook lets the reader change: what its step reads
     "00_start": {"run"},
     "01_data": {"run", "seed", "threads", "data"},
@@ -62,7 +62,7 @@ OTHER = {  # another value of each parameter that decides what a stage holds
     "seed": 1,
     "seeds": [0, 1],
     "data": {"n": 100},
-    "model": {"width": 32},
+    "model": {"width": 48},
     "diffusion": {"schedule": "linear"},
     "train": {"steps": 5},
     "gan": {"steps": 5},
@@ -116,7 +116,8 @@ def test_what_decides_whether_a_step_is_done_stands_in_its_parameters_cell(step,
     assert is_done()
     decides = {key for key, value in OTHER.items() if not is_done(**{key: value})}
     assert decides and decides <= HELD[step]
-    assert HELD[step] - decides <= {"run", "device", "threads", "sample"}
+    # no method of the defaults draws from a consistency model
+    assert HELD[step] - decides <= {"run", "device", "threads", "sample", "consistency"}
 
 
 # The committed outputs ---------------------------------------------------------------------------
