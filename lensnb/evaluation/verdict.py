@@ -95,7 +95,7 @@ def _of_method(
         worst = bad[0]
         found = [
             f"{name} can be told from real images: {len(bad)} measures lie beyond the bound, "
-            f"farthest the {label(worst['metric'])} ({_key(worst)}).",
+            f"farthest: {label(worst['metric'])} ({_key(worst)}).",
             f"What is wrong with {name}: {'; '.join(told[:FAULTS])}.",
         ]
     return [*found, *copied, _use(name, bool(bad), repeats, n)]
