@@ -119,4 +119,4 @@ def test_images_beyond_memory_go_all_the_way_and_are_refused_where_they_must_be_
     refused = limited(tmp_path, large, "device")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr, refused.stderr[-3000:]
     assert f"hold device: {training} training images take 0.6 GiB" in refused.stderr
-    assert "train.hold and gan.hold to disk" in refused.stderr
+    assert "gan.hold and consistency.hold to disk" in refused.stderr
