@@ -87,10 +87,8 @@ def z_of_set(rows: Mapping[str, np.ndarray], distances: Mapping[str, Any], n: in
             labels=labels,
             **measure.options,
         )
-        for key, tree in ({name: trees} if isinstance(measure.unit, str) else trees).items():
-            larger = measure.larger_is_better
-            side = larger[key] if isinstance(larger, Mapping) else larger
-            found[key] = compare.badness(tree | {"larger_is_better": side})
+        for key, tree in measure.trees(name, trees).items():
+            found[key] = compare.badness(tree)
     return found
 
 

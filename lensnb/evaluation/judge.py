@@ -4,7 +4,6 @@ The floor of a distance is the same distance between two sets of real images.
 """
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from lensnb.evaluation import (
 )
 from lensnb.evaluation.asked import AskedFor
 from lensnb.evaluation.kept_rows import NOTHING, Kept, digest_of
-from lensnb.evaluation.measures import MEASURES, Measure
+from lensnb.evaluation.measures import MEASURES
 from lensnb.evaluation.parts import parts
 from lensnb.evaluation.real_rows import READ, Asked, Classes, Tree
 from lensnb.evaluation.rows import fit, rows_of
@@ -78,7 +77,7 @@ class Judge(AskedFor):
             found["usefulness"] = useful
         told = pixel_classifier.told_apart(images, self.reference.images, self.seed)
         name = "pixels_told_apart"
-        found[name] = told | _reading(MEASURES[name], name)
+        found[name] = told | MEASURES[name].reading(name)
         found["frechet_lensnet"] |= self._more_of_frechet(made["frechet_lensnet"])
         if "pqmass" in found:
             most = self.measures["pqmass"].most
@@ -126,8 +125,7 @@ class Judge(AskedFor):
             floor=self._once(floor, name, most, labels),
             workers=self.workers,
         )
-        trees = {name: found} if isinstance(measure.unit, str) else found
-        return {key: tree | _reading(measure, key) for key, tree in trees.items()}
+        return measure.trees(name, found)
 
     def _more_of_frechet(self, made: np.ndarray) -> Tree:
         """The Frechet distance to training images, and its value without the bias of finite n.
@@ -183,7 +181,7 @@ class Judge(AskedFor):
             self.workers,
         )
         whose = "read" if read else "asked"
-        return found | _reading(MEASURES["usefulness"], "usefulness") | {"labels": whose}
+        return found | MEASURES["usefulness"].reading("usefulness") | {"labels": whose}
 
     def copies(self, images: np.ndarray, training: Any) -> Tree:
         """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""
@@ -219,7 +217,7 @@ class Judge(AskedFor):
             floors=s.floors,
             seed=self.seed,
         )
-        return found | _reading(measure, "lens_fit_by_class")
+        return found | measure.reading("lens_fit_by_class")
 
     def _log_chi2(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log10 chi2 (n, 1) of generated, reference and other images; the last ones are kept."""
@@ -250,7 +248,7 @@ class Judge(AskedFor):
             s.floors,
             self.seed,
         )
-        found |= _reading(measure, "lens_fit")
+        found |= measure.reading("lens_fit")
         for whose, logs in (("generated", rows[0]), ("real", np.concatenate(rows[1:]))):
             chi2 = 10 ** logs[:, 0]
             above = uncertainty.share(chi2 > 1.1)
@@ -287,15 +285,6 @@ class Judge(AskedFor):
     def real_curves(self) -> Tree:
         """`curves` of the reference."""
         return self.curves(self.reference.images)
-
-
-def _reading(measure: Measure, key: str) -> Tree:
-    """How to read the value under a key of metrics.json: its group and its good side."""
-    larger = measure.larger_is_better
-    return {
-        "group": measure.group,
-        "larger_is_better": larger[key] if isinstance(larger, Mapping) else larger,
-    }
 
 
 def evaluate(

@@ -23,6 +23,7 @@ from lensnb import io
 from lensnb.recipes.recipe import Params
 
 MEASURED = ".measured"  # the folder beside the runs in which all this lies
+NETWORKS = ("lensnet", "finder")  # whose weights measure
 FOLDERS = 4  # sets of real images that are kept; the one that was used longest ago goes first
 # What is measured with: this room, and the measures below it.
 CODE = ("evaluation/*.py", "metrics.py", "two_sample.py", "lensing/critical.py", "weights/*.json")
@@ -48,9 +49,6 @@ def of_code() -> str:
         *(io.sha256(path).encode() for path in weights),
         *(one.encode() for one in versions),
     )
-
-
-NETWORKS = ("lensnet", "finder")
 
 
 class Kept:

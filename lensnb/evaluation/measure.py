@@ -75,6 +75,17 @@ class Measure:
     of_columns: Callable[[np.ndarray], np.ndarray] = as_they_are
     available: Callable[[Reference], bool] = always
 
+    def reading(self, key: str) -> dict[str, Any]:
+        """How to read the value under a key of metrics.json: its group and its good side."""
+        larger = self.larger_is_better
+        side = larger[key] if isinstance(larger, Mapping) else larger
+        return {"group": self.group, "larger_is_better": side}
+
+    def trees(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """What `uncertainty.measure` found for this measure: key of metrics.json -> its tree."""
+        trees = {name: found} if isinstance(self.unit, str) else found
+        return {key: tree | self.reading(key) for key, tree in trees.items()}
+
 
 MEASURES: Registry[Measure] = Registry("measure")
 

@@ -122,7 +122,7 @@ def _nearest_in(
 
 
 def nearest_rows(
-    rows: np.ndarray, pool: np.ndarray, own: np.ndarray | None = None
+    rows: np.ndarray, pool: np.ndarray, own: np.ndarray | None = None, chunk: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance (N,) of rows (N, d) to the nearest of a pool (M, d), and its index (N,).
 
@@ -130,7 +130,7 @@ def nearest_rows(
     """
     own = np.full(len(rows), -1) if own is None else own
     there = torch.as_tensor(pool)
-    chunk = min(256, max(AT_A_TIME // len(pool), 1))
+    chunk = min(chunk, max(AT_A_TIME // len(pool), 1))
     found = []
     for at in range(0, len(rows), chunk):
         some = torch.cdist(torch.as_tensor(rows[at : at + chunk]), there)

@@ -20,7 +20,7 @@ from lensnb.recipes.schema import Data
 Images = str | Path | np.ndarray | Any  # a file or folder that data.path reads, or an array
 AXES = {3: "NHW", 4: "NCHW"}
 SIDES = (8, 1024)
-MOST = 2000  # images on each side: 3 minutes of two cores, and errors of a few per cent
+MOST = 2000  # images on each side: minutes of two cores, and errors of a few per cent
 OTHERS = 4  # times as many other real images, at most
 
 

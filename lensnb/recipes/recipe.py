@@ -236,14 +236,20 @@ def _override(tree: dict[str, Any], item: str) -> None:
 # Validation ---------------------------------------------------------------------------------------
 
 
-# What a stored recipe means that is older than these keys, where that is not today's default.
+# Keys of each section that are younger than some stored recipes. A recipe without one of them means
+# today's default, or what ONCE says: then nothing has changed.
+YOUNGER: dict[str, tuple[str, ...]] = {
+    "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
+    "model": ("fine", "grid"),
+    "diffusion": ("times",),
+    "train": ("optimiser", "muon_rate"),
+    "gan": ("loss", "mapping", "style", "statistics"),
+    "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
+}
 ONCE: dict[str, dict[str, Any]] = {
     "model": {"fine": 0, "grid": "cartesian"},
     "train": {"optimiser": "adamw"},
 }
-
-
-OPTIONAL = {"muon_rate"}  # younger keys of these sections whose default has not changed
 
 
 def _spelled_out(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,7 +261,7 @@ def _spelled_out(tree: Mapping[str, Any]) -> dict[str, Any]:
     for section, before in ONCE.items():
         given = tree.get(section)
         names = set(Params.model_fields[section].default.model_dump())
-        if isinstance(given, Mapping) and names - set(given) <= OPTIONAL | set(before):
+        if isinstance(given, Mapping) and names - set(given) <= set(YOUNGER[section]):
             whole[section] = before | dict(given)
     return whole
 

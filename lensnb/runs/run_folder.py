@@ -19,7 +19,7 @@ from lensnb.errors import InputError, of_files
 from lensnb.io import home
 from lensnb.kinds import KINDS, trained_for
 from lensnb.recipes.differences import differences, told
-from lensnb.recipes.recipe import ONCE, Params
+from lensnb.recipes.recipe import ONCE, YOUNGER, Params
 from lensnb.recipes.schema import Section
 from lensnb.runs import artefact, kept
 from lensnb.runs.locks import locked
@@ -33,16 +33,6 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 # The networks that the judge measures with.
 LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
-# Keys of each section that are younger than some runs: at their defaults, or at what ONCE says,
-# nothing has changed.
-YOUNGER = {
-    "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
-    "model": ("fine", "grid"),
-    "diffusion": ("times",),
-    "train": ("optimiser", "muon_rate"),
-    "gan": ("loss", "mapping", "style", "statistics"),
-    "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
-}
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
 # Stages that are taken from another run of the same recipe and inputs. The others take seconds, and

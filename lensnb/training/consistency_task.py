@@ -34,13 +34,7 @@ class ConsistencyTask:
         self.denoiser = optimise.on_device(
             untrained_denoiser(_with_dropout(params), dataset), device
         )
-        self.optimiser = torch.optim.AdamW(
-            self.denoiser.parameters(),
-            self.tuning.rate,
-            (0.9, 0.99),
-            weight_decay=self.tuning.decay,
-            fused=optimise.has_fused(device.type),
-        )
+        self.optimiser = optimise.adamw(list(self.denoiser.parameters()), self.tuning)
         self.compiler = Compiler(self.tuning, device)
         self.target = self.compiler(self._target)
         self.compiled_loss = self.compiler(self._loss)

@@ -59,17 +59,19 @@ def set_rate(k: int, settings: Optimiser, *optimisers: torch.optim.Optimizer | T
     return settings.rate * factor
 
 
+def adamw(weights: list[torch.nn.Parameter], settings: Any) -> torch.optim.AdamW:
+    """AdamW for some weights of a denoiser; settings has its rate and decay."""
+    fused = has_fused(weights[0].device.type)
+    return torch.optim.AdamW(
+        weights, settings.rate, (0.9, 0.99), weight_decay=settings.decay, fused=fused
+    )
+
+
 def optimiser_of(net: torch.nn.Module, train: Train) -> torch.optim.Optimizer | Together:
     """The optimiser of a denoiser: AdamW for all weights, or Muon for its matrices."""
     muon = matrices(net) if train.optimiser == "muon" else []
     taken = set(map(id, muon))
-    adam = torch.optim.AdamW(
-        [p for p in net.parameters() if id(p) not in taken],
-        train.rate,
-        (0.9, 0.99),
-        weight_decay=train.decay,
-        fused=has_fused(next(net.parameters()).device.type),
-    )
+    adam = adamw([p for p in net.parameters() if id(p) not in taken], train)
     if not muon:
         return adam
     other = Muon(muon, train.muon_rate)

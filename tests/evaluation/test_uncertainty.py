@@ -312,8 +312,8 @@ def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
     assert (z > 3).mean() <= 0.01 and (z < -3).mean() <= 0.03 and abs(z.mean()) < 0.4
     # z of an area under the curve scatters less, which is the safe side
     assert (0.7 if name == "auc" else 0.82) < z.std() < 1.12
-    bad = measured(name, rng, fault=2.0, many=many)["z"]
-    assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 2.5
+    bad = measured(name, rng, fault=4.0, many=many)["z"]
+    assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 
 
 def test_the_error_of_the_area_under_the_curve_does_not_hang_on_chance(rng):
