@@ -31,16 +31,16 @@ from lensnb.recipes.schema import Method
 from lensnb.training import optimise
 from lensnb.training.muon import matrices, orthonormal
 
-SHARES = (0.03, 0.1, 0.25)  # of the steps that the kept weights are an average over
-WAYS = {  # evaluations, last sigma, first sigma
-    "10 to 0.1": (10, 0.1, 80.0),
-    "15 to 0.03": (15, 0.03, 80.0),
-    "15 to 0.02 from 20": (15, 0.02, 20.0),
-    "30 to 0.02": (30, 0.02, 80.0),
+SHARES = (0.015, 0.03, 0.06)  # of the steps that the kept weights are an average over
+KARRAS = {"spacing": "karras", "sigma_min": 0.02, "sigma_max": 80.0}
+WAYS: dict[str, dict[str, Any]] = {
+    "dpm 18": {"sampler": "dpmpp_2m", "steps": 18, "start": "mean"} | KARRAS,
+    "dpm 18 from noise": {"sampler": "dpmpp_2m", "steps": 18} | KARRAS,
+    "ddim 50": {"sampler": "ddim", "steps": 50, "start": "mean"} | KARRAS,
 }
-MAIN = "15 to 0.03"
+MAIN, KEPT = "dpm 18", 0.03  # all averages are drawn from in the one way, one of them in all ways
 NOISES = (0.1, 0.2, 0.5, 1.0, 2.0)  # at which the error of x0 is measured
-START = {"model.fine": 16, "model.grid": "polar"} | {
+START = {"model.fine": 16, "model.grid": "polar", "model.border": "zeros"} | {
     "diffusion.schedule": "edm",
     "diffusion.edm_mean": -0.6,
     "diffusion.edm_std": 1.3,
@@ -54,6 +54,9 @@ FINER = {
     "model.multipliers": [1, 2, 2],
     "model.attention": [2],
 }
+QUICK = MUON | COSINE | FINER | {"model.border": "zeros"}
+MIRROR = QUICK | {"model.border": "reflect"}  # the default of version 0.3
+EDM = MUON | FINER | {"model.border": "reflect"}  # with log-normal levels and their weights
 
 
 def levels(mean: float, std: float) -> dict[str, float]:
@@ -113,6 +116,29 @@ ROUNDS: dict[str, dict[str, Changes]] = {
         "muon x2": MUON | {"part": 2},
         "patch 2 x2": MUON | FINER | {"part": 2},
     },
+    "third": {
+        "quick": QUICK,
+        "quick, another seed": QUICK | {"seed": 1},
+        "reflect": MIRROR,
+        "reflect, another seed": MIRROR | {"seed": 1},
+        "clamped_snr": MIRROR | {"diffusion.weighting": "clamped_snr"},
+        "cosine edm": MIRROR | {"diffusion.weighting": "edm"},
+        "levels -0.6 1.3": EDM,
+        "levels -0.6 1.3, high": EDM | {"high": 0.1},
+        "levels -0.6 1.3, high, another seed": EDM | {"high": 0.1, "seed": 1},
+        "levels -0.3 1.6": EDM | levels(-0.3, 1.6),
+        "levels -0.6 1.3 min_snr, high": EDM | {"high": 0.1, "diffusion.weighting": "clamped_snr"},
+        "muon 0.01": MIRROR | {"train.muon_rate": 0.01},
+        "rate 3e-3": MIRROR | {"train.rate": 3e-3},
+        "class alone": MIRROR | {"model.context": "class"},
+        "no context dropped": MIRROR | {"train.drop_context": 0.0},
+        "cooldown 0.8": MIRROR | {"train.cooldown": 0.8},
+        "fine 32": MIRROR | {"model.fine": 32},
+        "attention 1, 2": MIRROR | {"model.attention": [1, 2]},
+        "width 48": MIRROR | {"model.width": 48},
+        "batch 32": MIRROR | {"train.batch": 32},
+        "batch 8 x2": MIRROR | {"train.batch": 8, "part": 2},
+    },
 }
 
 
@@ -121,7 +147,7 @@ def recipe(changes: Changes, steps: int) -> Any:
     tree: dict[str, Any] = {"sample": {"precision": "fp32", "compile": False}}
     steps = max(2, int(steps * changes.get("part", 1)))
     for key, value in (START | {"train.steps": steps} | changes).items():
-        if key != "part":
+        if key not in ("part", "high"):
             set_key(tree, key, value)
     return validate(tree, "search")
 
@@ -166,6 +192,8 @@ class Training:
             4096, torch.Generator().manual_seed(0)
         )
         self.levels = torch.as_tensor(drawn).float().to(device)
+        high = int(4096 * changes.get("high", 0))  # a share of high levels, even in log(sigma)
+        self.levels[:high] = torch.logspace(math.log10(5), math.log10(80), high).to(device)
         self.done = 0
         self.graph: Any = None
         self.stream = torch.cuda.Stream() if x.is_cuda else None
@@ -278,7 +306,8 @@ class Against:
 
     def __init__(self, real: np.ndarray, n: int) -> None:
         self.real, self.n = real, n
-        self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load(device))
         features = self.reader.features(real)
         std = features.std(axis=0)
         self.alive = std > 1e-3 * std.max()
@@ -302,7 +331,14 @@ class Against:
             "spectrum": np.sqrt(np.mean(power**2)),
             "noise": image_stats.noise_level(some).mean() / image_stats.noise_level(real).mean(),
             "flux": ratio_of_means(image_stats.total_flux(made), image_stats.total_flux(self.real)),
+            "corner": corner(made, self.real),
         }
+
+
+def corner(made: np.ndarray, real: np.ndarray) -> float:
+    """How many standard errors the four corner pixels of images are brighter than real ones."""
+    a, b = (x[:, 0, ::63, ::63].mean((1, 2)) for x in (made, real))
+    return float((a.mean() - b.mean()) / np.hypot(a.std() / len(a) ** 0.5, b.std() / len(b) ** 0.5))
 
 
 def ratio_of_means(a: np.ndarray, b: np.ndarray) -> float:
@@ -319,13 +355,10 @@ def rows(trainings: list[Training], dataset: Dataset, n: int) -> Iterator[dict[s
         for share, average in zip(SHARES, training.averages, strict=True):
             model = average.eval()
             errors = errors_of_x0(model, dataset, held[:256], told)
-            for way, (steps, low, high) in WAYS.items():
-                if share != SHARES[0] and way != MAIN:
+            for way, given in WAYS.items():
+                if share != KEPT and way != MAIN:
                     continue
-                method = Method.model_validate(
-                    {"sampler": "dpmpp_2m", "steps": steps, "spacing": "karras"}
-                    | {"sigma_min": low, "sigma_max": high}
-                )
+                method = Method.model_validate(given)
                 drawer = generator.Generator(
                     training.recipe, method, dataset, model, training.x.device
                 )

@@ -85,6 +85,7 @@ class UNet(nn.Module, FromRecipe):
     fine : channels of a light path at full resolution beside the trunk, 0 for none (see FinePath)
     grid : "cartesian"; or "polar", the trunk works on a map of radius and angle, for square images
         that are centred on one object (see polar.py); it needs the light path
+    border : what convolutions see beyond the edge, zeros or reflect, see blocks.Style
     checkpointing : compute activations twice instead of keeping them
     """
 
@@ -106,6 +107,7 @@ class UNet(nn.Module, FromRecipe):
         embed: str = "block",
         fine: int = 0,
         grid: str = "cartesian",
+        border: str = "zeros",
         context: int = 0,
         checkpointing: bool = False,
     ) -> None:
@@ -115,7 +117,7 @@ class UNet(nn.Module, FromRecipe):
         self.polar = grid == "polar"
         self.multiple = patch * 2 ** (len(multipliers) - 1)  # of the sides of the trunk's map
         seen = 0 if self.at_input else embedding
-        style = Style(norm, groups, seen, dropout, residual, self.polar)
+        style = Style(norm, groups, seen, dropout, residual, self.polar, border)
         self.embed = Embedding(embedding, context)
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(patch), conv3(style, channels * patch**2, width)
@@ -144,7 +146,7 @@ class UNet(nn.Module, FromRecipe):
         self.up = nn.ModuleList(
             level(i, after[i] + w, 2 * w, enter(after[i])) for i, w in enumerate(widths)
         )
-        self.fine = FinePath(channels, fine, embedding) if fine else None
+        self.fine = FinePath(channels, fine, embedding, border) if fine else None
         last = conv3(style, width, (FinePath.MAPS if fine else channels) * patch**2)
         self.head = nn.Sequential(
             norm_layer(style, width),

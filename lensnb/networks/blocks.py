@@ -28,6 +28,8 @@ class Style(NamedTuple):
     embedding : length of the embeddings that blocks see, 0 for none
     dropout : probability; residual : whether context blocks have a short cut
     polar : whether maps are of radius and angle, see polar.py
+    border : what 3x3 convolutions of images see beyond the edge: zeros, or the image mirrored
+        (reflect); polar maps are circular instead
     """
 
     norm: str = "group"
@@ -36,6 +38,7 @@ class Style(NamedTuple):
     dropout: float = 0.0
     residual: bool = True
     polar: bool = False
+    border: str = "zeros"
 
 
 @NORMS.register("group")
@@ -63,8 +66,9 @@ def norm_layer(style: Style, channels: int) -> nn.Module:
 
 def conv3(style: Style, before: int, after: int, **options: Any) -> nn.Module:
     """A 3x3 convolution of a style that keeps the size of the map; options : of nn.Conv2d."""
-    layer = CircularConv2d if style.polar else nn.Conv2d
-    return layer(before, after, 3, padding=1, **options)
+    if style.polar:
+        return CircularConv2d(before, after, 3, padding=1, **options)
+    return nn.Conv2d(before, after, 3, padding=1, padding_mode=style.border, **options)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
@@ -248,15 +252,16 @@ class FinePath(nn.Module):
 
     MAPS = 8
 
-    def __init__(self, channels: int, width: int, embedding: int) -> None:
+    def __init__(self, channels: int, width: int, embedding: int, border: str = "zeros") -> None:
         super().__init__()
-        self.first = nn.Conv2d(self.MAPS + channels, width, 3, padding=1)
+        style = Style(border=border)
+        self.first = conv3(style, self.MAPS + channels, width)
         self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width))
         self.rest = nn.Sequential(
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            conv3(style, width, width),
             nn.SiLU(),
-            zeroed(nn.Conv2d(width, channels, 3, padding=1)),
+            zeroed(conv3(style, width, channels)),
         )
 
     def forward(self, maps: torch.Tensor, x: torch.Tensor, e: torch.Tensor) -> torch.Tensor:

@@ -36,9 +36,9 @@ def he(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear
     return layer
 
 
-def conv(before: int, after: int, gain: float = 1.0) -> nn.Module:
-    """A 3x3 convolution that keeps the size."""
-    return he(nn.Conv2d(before, after, 3, padding=1), gain)
+def conv(before: int, after: int, gain: float = 1.0, border: str = "zeros") -> nn.Module:
+    """A 3x3 convolution that keeps the size; border : what it sees beyond the edge."""
+    return he(nn.Conv2d(before, after, 3, padding=1, padding_mode=border), gain)
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -59,6 +59,7 @@ class PlainBlock(nn.Module):
 
     resize : `doubled`, `halved` or None
     style : length S of a style (B, S) that scales the middle, 0 for none
+    border : what the convolutions see beyond the edge
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class PlainBlock(nn.Module):
         after: int,
         resize: Callable[[torch.Tensor], torch.Tensor] | None = None,
         style: int = 0,
+        border: str = "zeros",
     ) -> None:
         super().__init__()
         self.resize = resize or nn.Identity()
         self.skip = he(nn.Conv2d(before, after, 1), 0.7) if before != after else nn.Identity()
         # gains below one: without a norm, depth must not add variance
-        self.first = conv(after, after)
-        self.second = conv(after, after, 0.3)
+        self.first = conv(after, after, border=border)
+        self.second = conv(after, after, 0.3, border)
         self.scale = nn.Linear(style, after) if style else None
 
     def forward(self, x: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
@@ -90,6 +92,7 @@ class Generator(nn.Module):
     The latent has the shape (B, latent), the noise the image's shape, the context (B, K) or None.
     shapes : of the noise that an image is made of
     mapping, style : layers from latent to style, and the style's length
+    border : what convolutions see beyond the edge: zeros, or the image mirrored (reflect)
     """
 
     grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
@@ -105,6 +108,7 @@ class Generator(nn.Module):
         high: float = 1.0,
         mapping: int = 2,
         style: int = 128,
+        border: str = "zeros",
     ) -> None:
         super().__init__()
         self.shapes = ((latent,), (channels, size, size))
@@ -121,13 +125,13 @@ class Generator(nn.Module):
         self.project = he(nn.Linear(style, math.prod(self.first)))
         self.blocks = nn.ModuleList(
             [
-                PlainBlock(4 * width, 4 * width, style=style),
-                PlainBlock(4 * width, 2 * width, doubled, style),
-                PlainBlock(2 * width, width, doubled, style),
+                PlainBlock(4 * width, 4 * width, None, style, border),
+                PlainBlock(4 * width, 2 * width, doubled, style, border),
+                PlainBlock(2 * width, width, doubled, style, border),
             ]
         )
-        self.fine = conv(width, width // 2)
-        self.light = conv(width // 2, channels, 0.3)
+        self.fine = conv(width, width // 2, border=border)
+        self.light = conv(width // 2, channels, 0.3, border)
         none = torch.tensor([NO_NOISE, 0, 0])[:, None, None, None]
         self.register_buffer("grain", none.repeat(1, channels, 1, 1))
 

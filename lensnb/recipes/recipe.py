@@ -240,15 +240,16 @@ def _override(tree: dict[str, Any], item: str) -> None:
 # today's default, or what ONCE says: then nothing has changed.
 YOUNGER: dict[str, tuple[str, ...]] = {
     "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
-    "model": ("fine", "grid"),
+    "model": ("fine", "grid", "border"),
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
-    "gan": ("loss", "mapping", "style", "statistics"),
+    "gan": ("loss", "mapping", "style", "statistics", "border"),
     "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
 }
 ONCE: dict[str, dict[str, Any]] = {
-    "model": {"fine": 0, "grid": "cartesian"},
+    "model": {"fine": 0, "grid": "cartesian", "border": "zeros"},
     "train": {"optimiser": "adamw"},
+    "gan": {"border": "zeros"},
 }
 
 

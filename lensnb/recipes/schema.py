@@ -138,6 +138,7 @@ class Model(Section):
     embed: Literal["block", "input"] = "block"
     fine: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     grid: Literal["auto", "cartesian", "polar"] = "auto"
+    border: Literal["zeros", "reflect"] = "reflect"
     checkpointing: bool = False
     context: Literal["auto", "none", "class", "physics"] | tuple[Column, ...] = "auto"
 
@@ -319,6 +320,7 @@ class Gan(Optimiser):
     latent: Count = 64
     mapping: Annotated[int, Field(ge=1, le=16)] = 2
     style: Annotated[int, Field(ge=8, le=4096)] = 128
+    border: Literal["zeros", "reflect"] = "reflect"
     width: Annotated[int, Field(ge=8, multiple_of=4)] = 32
     critic_updates: Count = 1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1

@@ -1,5 +1,6 @@
 """U-Net, transformer and the networks of the GANs: contracts, closed forms, gradients."""
 
+import inspect
 import math
 
 import pytest
@@ -296,6 +297,15 @@ def test_gans_take_any_size_and_follow_a_context(nets, size, channels, context):
         assert (made(*drawn, context=other) - images).abs().max() > 1e-4 and (
             judge(images, other) - logits
         ).abs().max() > 1e-4
+
+
+def test_the_border_of_a_generator_is_what_the_recipe_says():
+    modern, published = gan_r3.Generator, gan_deeplense.Generator
+    for border in ("zeros", "reflect"):
+        net = modern(32, 1, 8, 8, border=border)
+        wide = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        assert len(wide) == 8 and {m.padding_mode for m in wide} == {border}
+    assert "border" not in inspect.signature(published).parameters
 
 
 def test_the_noise_of_pixels_is_measured_and_drawn():

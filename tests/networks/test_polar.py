@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lensnb.errors import InputError
+from lensnb.networks.blocks import FinePath
 from lensnb.networks.polar import CircularConv2d, map_shape, to_pixels, to_polar
 from lensnb.recipes.recipe import validate
 from lensnb.unet import UNet
@@ -98,6 +99,22 @@ def test_a_net_with_a_light_path_keeps_the_shape_and_reaches_every_weight(
     assert out.shape == x.shape
     (out**2).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("grid", ["cartesian", "polar"])
+@pytest.mark.parametrize("border, flat", [("reflect", True), ("zeros", False)])
+def test_nothing_but_zeros_beyond_the_edge_tells_where_the_corners_are(grid, border, flat):
+    torch.manual_seed(1)
+    path = FinePath(2, 8, 4, border)
+    for p in path.parameters():
+        nn.init.normal_(p, 0, 0.3)
+    out = path(torch.ones(1, path.MAPS, 16, 16), torch.ones(1, 2, 16, 16), torch.ones(1, 4))
+    spread = (out.amax((2, 3)) - out.amin((2, 3))).abs().max().item()
+    assert spread < 1e-5 if flat else spread > 0.1
+    net = UNet(width=16, heads=2, fine=8, grid=grid, border=border)
+    assert {m.padding_mode for m in net.fine.modules() if isinstance(m, nn.Conv2d)} == {border}
+    trunk = {m.padding_mode for m in net.down.modules() if isinstance(m, nn.Conv2d)} - {"zeros"}
+    assert trunk == ({"reflect"} if flat and grid == "cartesian" else set())
 
 
 def test_maps_cached_while_drawing_serve_a_training():

@@ -5,7 +5,11 @@ import yaml
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import run_folder
 
-YOUNG = {"model": ("fine", "grid"), "train": ("optimiser", "muon_rate")}
+YOUNG = {
+    "model": ("fine", "grid", "border"),
+    "train": ("optimiser", "muon_rate"),
+    "gan": ("border",),
+}
 
 
 def stored(**data):
@@ -22,6 +26,7 @@ def test_a_stored_recipe_keeps_its_network_and_its_optimiser(tmp_path):
     before = load_recipe(path)
     assert (before.network.grid, before.network.fine) == ("cartesian", 0)
     assert before.train.optimiser == "adamw"
+    assert (before.network.border, before.gan.border) == ("zeros", "zeros")
     run = run_folder.Run(before, tmp_path)
     for section, keys in YOUNG.items():  # so its stages are current
         assert not set(keys) & set(run_folder._section(run, section))
@@ -30,6 +35,7 @@ def test_a_stored_recipe_keeps_its_network_and_its_optimiser(tmp_path):
 def test_a_recipe_that_leaves_keys_out_has_todays_defaults():
     now = validate({"model": {"width": 16}, "train": {"steps": 5}}, "test")
     assert (now.network.grid, now.network.fine, now.train.optimiser) == ("polar", 16, "muon")
+    assert (now.network.border, now.gan.border) == ("reflect", "reflect")
 
 
 def test_the_trunk_is_polar_for_simulated_lenses_alone():
