@@ -186,6 +186,11 @@ def _how_framed(params: Any, side: int | None, channels: int) -> str:
                     f"cut to the central {side} pixels")  # fmt: skip
     if params.fill is not None:
         done.append(f"masked pixels set to {params.fill:g}")
+    if side is None:
+        done.append(f"brought from different sizes to {params.size} x {params.size} pixels")
+    elif side != params.size:
+        new = f"{params.size} x {params.size}"
+        done.append(f"brought from {side} x {side} to {new} pixels")
     return "".join(f", {what}" for what in done)
 
 

@@ -20,6 +20,7 @@ from lensnb.display.stretch import (
     is_colour,
     limits,
     picture,
+    shown_sets,
     side_by_side,
 )
 from lensnb.display.style import colour, has_colour, styled
@@ -34,12 +35,16 @@ def gallery(
 ) -> Figure:
     """Rows of images under one asinh stretch, with a colour bar for images in one colour.
 
-    rows : label -> images (N, C, H, W), of which the first `columns` panels are shown
+    rows : label -> images (N, C, H, W), of which the first `columns` panels are shown; labels
+        without images are left out, and of many labels those behind the first MOST_SETS
     pixel_scale : arcsec a pixel; where it is given, a bar of one arcsecond is drawn
     span : (low, high) of the stretch; `limits` of the first row if not given.
     """
+    rows, left_out = shown_sets(rows)
     span = span or limits(next(iter(rows.values())))
     figure, axes = _sheet(list(rows.values()), columns, span, pixel_scale)
+    if left_out:
+        figure.text(0.5, 0.1, left_out, ha="center", va="top", fontsize=8)
     for axis, label in zip(axes[:, 0], rows, strict=True):
         shade = colour(label.lower()) if label.lower() == "real" else colour(label)
         _row_label(axis, label, color=shade if has_colour(label) else "black")

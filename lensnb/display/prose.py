@@ -53,7 +53,7 @@ def about(params: Params, dataset: Dataset) -> str:
     """What the images are: the simulator and its prior, or what was read."""
     if params.data.simulated:
         return _about_simulated(params)
-    return _about_read(params, dataset)
+    return _about_read(dataset)
 
 
 def _about_simulated(params: Params) -> str:
@@ -84,7 +84,7 @@ def _span(bounds: tuple[float, float]) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
-def _about_read(params: Params, dataset: Dataset) -> str:
+def _about_read(dataset: Dataset) -> str:
     channels, height, width = dataset.images.shape[1:]
     scale = dataset.pixel_scale
     told = (
@@ -104,14 +104,12 @@ def _about_read(params: Params, dataset: Dataset) -> str:
     )
     classes = _class_counts(dataset) or "no labels: all images count as one kind"
     bands = "1 band" if channels == 1 else f"{channels} bands"
-    size = params.data.size
     return (
         f"These images were read, not simulated: {dataset.source}. lensnb knows of them what the "
         "files say, and no more. Nothing here assumes that they show lenses, except LensNet and "
         "the finder, two networks that judge later.\n\n"
         "| | |\n|---|---|\n"
         f"| images | {height} x {width} pixels, {bands}; {told} |\n"
-        f"| size | brought to {size} x {size} pixels where the files had another size |\n"
         "| pixel values | in the unit of the files |\n"
         f"| classes | {classes} |\n"
         f"| columns of the truth table | {len(dataset.truth) or 'none'} |\n"
@@ -132,7 +130,7 @@ def _class_counts(dataset: Dataset) -> str:
     if dataset.labels is None:
         return ""
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    return ", ".join(f"{name} ({n})" for name, n in zip(dataset.classes, counts, strict=True))
+    return tables.counted(dataset.classes, counts)
 
 
 def told(params: Params, dataset: Dataset) -> str:

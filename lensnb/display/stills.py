@@ -95,7 +95,8 @@ def _drawn(
         axis.axis("off")
     for row, line in zip(axes, pictures, strict=True):
         for axis, picture in zip(row, line, strict=False):
-            axis.imshow(picture, origin="lower", vmin=0, vmax=1, interpolation="nearest")
+            shown = np.clip(picture, 0, 1)  # of colours matplotlib would warn
+            axis.imshow(shown, origin="lower", vmin=0, vmax=1, interpolation="nearest")
     for axis, label in zip(axes[:, 0], labels, strict=False):
         axis.text(-0.08, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=8)
     for axis, title in zip(axes[0], above, strict=False):

@@ -1,5 +1,6 @@
 """The asinh stretch of images, what several bands look like, and the colour bar."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 
 Span = tuple[float, float]  # the lowest and the highest value that is shown
+MOST_SETS = 24  # rows of a gallery
 SOFTENING = 0.1  # the share of the range that the stretch leaves linear
 
 
@@ -46,6 +48,17 @@ def arranged(images: Any) -> np.ndarray:
     bands = [images[..., c, :, :] for c in range(images.shape[-3])]
     gap = np.ones_like(bands[0][..., :1])  # a bright line between two bands
     return np.concatenate([part for band in bands for part in (gap, band)][1:], axis=-1)
+
+
+def shown_sets(sets: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """The sets that a gallery shows, name -> images (N, C, H, W), and a line on the others or "".
+
+    A set without images is left out, and what is behind the first MOST_SETS.
+    """
+    full = {name: images for name, images in sets.items() if len(images)}
+    more = len(full) - MOST_SETS
+    line = f"the first {MOST_SETS} are shown, {more} more are there" if more > 0 else ""
+    return dict(list(full.items())[:MOST_SETS]), line
 
 
 def is_colour(images: Any) -> bool:

@@ -1,14 +1,13 @@
 """Tables of the notebooks and the report, in pandas; every number has its error."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
 from lensnb.display.style import name
 from lensnb.evaluation import image_stats, morphology
@@ -151,6 +150,8 @@ def costs(costs: Mapping[str, Mapping[str, Any]]) -> Styler:
     return table.style.format(dict(headings.values()))
 
 
+MOST_LISTED = 16  # names that a line lists in full
+FIRST = 3  # of more names
 NOISELESS = 1e-5  # of the peak; a smaller scatter of the sky is rounding
 
 
@@ -208,14 +209,30 @@ def _of_numbers(values: np.ndarray) -> str:
 
 def _of_words(values: np.ndarray) -> str:
     words, counts = np.unique(values.astype(str), return_counts=True)
-    if not 1 < len(words) <= conditions.MOST_NAMES:
+    if len(words) < 2:
         return ""
-    named = ("missing" if word in ("", "nan") else word for word in words)
-    return ", ".join(f"{word} ({n})" for word, n in zip(named, counts, strict=True))
+    named = ["missing" if word in ("", "nan") else word for word in words]
+    return counted(named, counts)
+
+
+def counted(names: Sequence[str], counts: Iterable[int]) -> str:
+    """Names with how often each occurs; of more than MOST_LISTED their number and the first few.
+
+    >>> counted(["cdm", "no_sub"], [30, 70])
+    'cdm (30), no_sub (70)'
+    >>> counted([f"{k}.png" for k in range(40)], [1] * 40)
+    '40 different: 0.png (1), 1.png (1), 2.png (1) and 37 more'
+    """
+    are_many = len(names) > MOST_LISTED
+    few = list(zip(names, counts, strict=True))[: FIRST if are_many else None]
+    text = ", ".join(f"{name} ({n})" for name, n in few)
+    return f"{len(names)} different: {text} and {len(names) - FIRST} more" if are_many else text
 
 
 def captions(images: np.ndarray, pixel_scale: float | None = None) -> list[str]:
     """What is measured on each image (N, C, H, W), as N lines of text."""
+    if not len(images):
+        return []
     radius = morphology.ring_radius(images, pixel_scale).ravel()
     flux = image_stats.total_flux(images).ravel()
     ellipticity = morphology.ellipticity(images).ravel()

@@ -22,7 +22,7 @@ from lensnb.display.parts import (
     stored,
     wide,
 )
-from lensnb.display.stretch import limits, picture, side_by_side
+from lensnb.display.stretch import limits, picture, shown_sets, side_by_side
 from lensnb.display.style import name
 
 
@@ -59,9 +59,11 @@ def gallery(
 ) -> stills.StillBox:
     """Images to browse with their physics.
 
-    sets : name -> images (N, C, H, W); captions : name -> N lines of text
+    sets : name -> images (N, C, H, W), of which `stretch.shown_sets` are shown
+    captions : name -> N lines of text
     page : images on a page.
     """
+    sets, left_out = shown_sets(sets)
     span = limits(np.asarray(next(iter(sets.values()))))
     pages = max(-(-len(images) // page) for images in sets.values())
     slider = widgets.IntSlider(0, 0, pages - 1, description="page", style=WIDE, layout=wide("22em"))
@@ -73,8 +75,9 @@ def gallery(
         width = zoom * (images.shape[-1] * side_by_side(images) + side_by_side(images) + 1)
         sheets = pages_of(_fixed(cells[at : at + page], width) for at in range(0, len(cells), page))
         books.append(stack(sheets, (slider, "value")))
+    controls = [shown, slider, *([widgets.HTML(left_out)] if left_out else [])]
     return stored(
-        [widgets.Box([shown, slider], layout=WRAPPED), stack(books, (shown, "index"))],
+        [widgets.Box(controls, layout=WRAPPED), stack(books, (shown, "index"))],
         lambda: _still_gallery(sets, span),
         f"Images to browse: {', '.join(name(key) for key in sets)}",
     )

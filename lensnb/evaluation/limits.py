@@ -96,6 +96,7 @@ def _of_conditions(params: Params, dataset: Dataset) -> list[str]:
         found.append(
             f"model.context: {', '.join(same)} is the same in all training images and tells nothing"
         )
+    found += _unseen(told, conditions.table(kind, dataset), dataset)
     flipped = {params.train.flips, params.gan.flips} - {"none"}
     if directed and flipped:
         found.append(
@@ -103,6 +104,23 @@ def _of_conditions(params: Params, dataset: Dataset) -> list[str]:
             "training turns and flips the images but not these numbers; set train.flips and "
             "gan.flips to none"
         )
+    return found
+
+
+def _unseen(told: Mapping[str, Any], table: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    """One sentence a column with classes or words that no training image has."""
+    found = []
+    for name, column in told.items():
+        if not isinstance(column, conditions.Names):
+            continue
+        seen = column.encode(table[name][dataset.train]).any(dim=0).tolist()
+        unseen = [word for word, is_seen in zip(column.names, seen, strict=True) if not is_seen]
+        if unseen:
+            more = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+            found.append(
+                f"model.context: all images whose {name} is {', '.join(unseen[:3])}{more} are held "
+                "out, so that no network learns to draw them; bring more of them"
+            )
     return found
 
 

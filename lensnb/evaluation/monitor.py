@@ -68,9 +68,16 @@ class Monitor:
         self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load(with_doubles(device)))
         read = self.reader.features(real)
         std = read.std(axis=0)
-        self.feature_std = np.maximum(std, 1e-3 * std.max())
-        self.real = read / self.feature_std
+        # A dead feature divided by its scatter would outweigh all others.
+        self.alive = std > 1e-3 * std.max()
+        self.feature_std = std[self.alive]
+        self.real = self._scaled(read)
         self.error = self._kid_error(self.real)
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        """Features (N, 64) in deviations of the real ones, (N, <= 64)."""
+        scaled: np.ndarray = features[:, self.alive] / self.feature_std
+        return scaled
 
     def _kid_error(self, rows: np.ndarray, times: int = 20) -> float:
         """Standard deviation of the kernel distance between DRAWN real images and the others."""
@@ -90,7 +97,7 @@ class Monitor:
             self.params, self.method, self.dataset, model.eval(), self.device
         ).draw(DRAWN, derived_seed(self.seed, Purpose.WATCH, 1), DRAWN)
         model.train(was_training)
-        rows = self.reader.features(drawn) / self.feature_std
+        rows = self._scaled(self.reader.features(drawn))
         row = {
             "kid": metrics.kid(rows, self.real),
             "kid_error": self.error,

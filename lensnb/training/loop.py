@@ -35,6 +35,7 @@ from lensnb.training.task import Losses, Task
 __all__ = ["Progress", "finish", "fit", "restore", "save", "task", "write_weights"]
 
 MOST_SKIPPED = 0.5  # share of updates between two lines that fp16 may skip
+FAR = 10_000  # a kernel distance above which its size tells nothing
 
 Batch = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -246,7 +247,7 @@ def enter_watched(
     progress["watched"].append({"step": step, "images": step * batch, **row})
     with io.atomic(folder / f"watch-{step:07d}.npy", "wb") as file:
         np.save(file, images, allow_pickle=False)
-    print(f"step {step}", *(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    print(f"step {step}", _told(row), flush=True)
     if row["diversity"] < watch.collapsed * min(most_diverse, 1):
         print(
             f"warning: generated images are {row['diversity']:.2f} times as diverse as real ones, "
@@ -256,3 +257,15 @@ def enter_watched(
     if row["kid"] == min(seen["kid"] for seen in progress["watched"]):
         write_weights(task, folder / "best.safetensors")
     return row
+
+
+def _told(row: Mapping[str, float]) -> str:
+    """What was measured, in one line.
+
+    The kernel is a cube, and features of noise lie a hundred deviations off: the kernel distance of
+    a network that has hardly learned is huge. Then the line says only that it is far off.
+    """
+    told = {name: f"{value:.3g}" for name, value in row.items()}
+    if row["kid"] > FAR:
+        told["kid"] = f"over {FAR:,} (nothing like real images yet)"
+    return " ".join(f"{name} {text}" for name, text in told.items())

@@ -14,6 +14,8 @@ from astropy.table import Table
 from containers import CONTAINERS, write_fits
 from images import noise, read, refusal, save_each
 
+from lensnb import io
+from lensnb.apps import cli
 from lensnb.datasets import duplicates
 from lensnb.recipes.recipe import load_recipe
 from lensnb.recipes.schema import Data
@@ -331,6 +333,13 @@ def test_what_is_watched_is_what_is_read(src, tmp_path):
     assert artefact.fingerprint(src) != digest
     np.save(tmp_path / "far" / "new.npy", noise(8, 8))
     assert artefact.fingerprint(src) not in (before, digest)
+    save_each(tmp_path / "other", noise(3, 8, 8))
+    (src / "near").unlink()
+    (src / "near").symlink_to(tmp_path / "other")  # the link leads elsewhere
+    states = [path.stat() for path in sorted((tmp_path / "other").iterdir())]
+    found = [[f"near/{i:03}.npy", s.st_size, s.st_mtime_ns] for i, s in enumerate(states)]
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    assert artefact.fingerprint(src) == digest
 
 
 def test_keys_that_are_not_given_change_no_digest():
@@ -346,3 +355,27 @@ def test_keys_that_are_not_given_change_no_digest():
 def test_a_path_with_a_hash_is_taken_whole():
     found = load_recipe("params/tiny.yaml", "'data.path=/sky/images #2'")
     assert found.data.path == "/sky/images #2"
+    changes = cli._overrides(["data.path=/sky/images #2", "seed=3 data.n=40"])  # of --set
+    found = load_recipe("params/tiny.yaml", changes)
+    assert (found.data.path, found.seed, found.data.n) == ("/sky/images #2", 3, 40)
+
+
+def test_of_two_folders_of_one_name_the_one_where_the_command_stands(tmp_path, monkeypatch):
+    for name in ("here", "project"):
+        (tmp_path / name / "imgs").mkdir(parents=True)
+    (tmp_path / "project" / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "project")  # notebooks work there
+    monkeypatch.setenv("LENSNB_FROM", str(tmp_path / "here"))
+    assert io.locate("imgs") == tmp_path / "here" / "imgs"
+    assert io.locate("other").resolve() == tmp_path / "project" / "other"
+
+
+def test_of_several_sets_in_each_archive_the_recipe_names_one(src, out):
+    want = noise(12, 8, 8)
+    for i in range(3):
+        rows = slice(4 * i, 4 * i + 4)
+        np.savez(src / f"{i}.npz", clean=want[rows], noisy=-want[rows], z=np.arange(4.0))
+    message = refusal(src, out)
+    assert "clean (4, 8, 8), noisy (4, 8, 8)" in message and "data.key names the one" in message
+    np.testing.assert_array_equal(read(src, out, key="noisy").images[:, 0], -single(want))
+    assert "no array nosy of data.key; did you mean noisy?" in refusal(src, out, key="nosy")

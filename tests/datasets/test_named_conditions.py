@@ -103,8 +103,16 @@ def test_a_column_that_tells_nothing_is_refused(told, sentence, dataset):
 
 def test_identifiers_are_no_condition(dataset, monkeypatch):
     monkeypatch.setattr(conditions, "MOST_NAMES", 4)
-    with pytest.raises(InputError, match="column name holds 8 different words"):
+    with pytest.raises(InputError, match="column name holds 8 different words for 8 images"):
         conditions.width(("name",), dataset)
+
+
+def test_a_word_for_each_image_is_no_condition(dataset):
+    dataset.truth["name"] = np.array([f"a{k}" for k in range(conditions.FEWEST)])
+    with pytest.raises(InputError, match="20 different words for 20 images: they name images"):
+        conditions.width(("name",), dataset)
+    dataset.truth["name"][1] = "a0"
+    assert conditions.width(("name",), dataset) == conditions.FEWEST - 1
 
 
 def test_places_and_angles_are_known_by_their_names(dataset):

@@ -338,3 +338,32 @@ def test_class_folders_mixed_with_files(src, out):
     save_each(src, noise(1, 8, 8))
     message = refusal(src, out)
     assert "000.npy" in message and "no/000.npy" in message and "different depths" in message
+
+
+def test_a_name_for_each_image_is_no_class(src, out):
+    """A list of identifiers would become twenty classes of one image."""
+    for i, image in enumerate(noise(20, 8, 8)):
+        save_each(src / f"object{i}", [image])
+    got = read(src, out)
+    assert got.labels is None and got.classes == ()
+    assert "its 20 folders taken for no classes as each holds one" in got.source
+    save_each(src / "object3", [noise(8, 8, seed=5)], ["more.npy"])
+    assert len(read(src, out).classes) == 20
+    flat = src.parent / "flat"
+    save_each(flat, noise(20, 8, 8))
+    (flat / "truth.csv").write_text("class,z\n" + "".join(f"a{i},{i}\n" for i in range(20)))
+    got = read(flat, out, table="truth.csv")
+    assert got.labels is None and got.truth["class"].tolist() == [f"a{i}" for i in range(20)]
+    assert "its column class taken for no class as each image has its own" in got.source
+    np.save(src / "a.npy", noise(20, 8, 8))
+    np.save(src / "b.npy", np.arange(20))
+    told = refusal(src / "a.npy", out, labels=str(src / "b.npy"))
+    assert "each of the 20 images has a label of its own" in told
+
+
+def test_what_was_done_to_the_size_is_said_with_the_old_size(src, out):
+    save_each(src, noise(12, 24, 24))
+    assert ", brought from 24 x 24 to 8 x 8 pixels" in read(src, out).source
+    assert "brought" not in read(src, out, size=24).source
+    cut = read(src, out, crop=16).source
+    assert cut.endswith("cut to the central 16 pixels, brought from 16 x 16 to 8 x 8 pixels")

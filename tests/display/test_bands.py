@@ -8,7 +8,7 @@ import pytest
 from astropy.visualization import make_lupton_rgb
 from PIL import Image
 
-from lensnb.display import figures, html, widgets
+from lensnb.display import figures, html, tables, widgets
 from lensnb.display.stretch import SOFTENING, picture, stretch
 
 RNG = np.random.default_rng(0)
@@ -85,3 +85,27 @@ def test_every_widget_shows_every_band(channels):
             Image.open(io.BytesIO(html.png(picture(red, 0, 1)[None]))).convert("RGB")
         )
         assert (pixels[2, 2] == [255, 0, 0]).all() and spread > 20
+
+
+def test_a_class_without_images_is_left_out_and_many_classes_are_counted():
+    x = images(2, 1)
+    none = x[:0]
+    assert tables.captions(none) == []
+    sets = {"none": none, "some": x}
+    assert len(figures.gallery(sets, columns=2).axes) == 2 + 1  # two images and a colour bar
+    box = widgets.gallery(sets, {"none": [], "some": ["a", "b"]})
+    assert "none" not in box.alt and "some" in box.alt
+    many = {f"class {k}": x for k in range(30)}
+    figure = figures.gallery(many, columns=2)
+    assert len(figure.axes) == 2 * 24 + 1
+    assert [text.get_text() for text in figure.texts] == [
+        "the first 24 are shown, 6 more are there"
+    ]
+    plt.close("all")
+
+
+def test_a_still_picture_of_colours_beyond_the_range_warns_of_nothing(caplog):
+    bright = 2 * images(4, 3)
+    sheets = np.stack([bright, bright]).transpose(0, 1, 3, 4, 2)[:, None]
+    assert widgets.scrub(sheets, ["a", "b"]).still() and not caplog.records
+    plt.close("all")

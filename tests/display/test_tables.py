@@ -88,3 +88,16 @@ def test_pixel_values_keep_their_digits_in_any_unit_and_say_where_there_is_no_no
     assert values["noise of the sky"].item() == pytest.approx(0.1 * unit, rel=0.1)
     assert 40 < values["median peak / noise"].item() < 60
     assert np.isnan(smooth["median peak / noise"].item())
+
+
+def test_words_that_name_images_are_counted_and_not_listed():
+    truth = {
+        "file": np.array([f"{k:02}.npy" for k in range(40)]),
+        "band": np.array(["r", "", *["g"] * 38]),
+        "one": np.array(["x"] * 40),
+    }
+    found = tables.known(SimpleNamespace(truth=truth))
+    assert found == {
+        "file": "40 different: 00.npy (1), 01.npy (1), 02.npy (1) and 37 more",
+        "band": "missing (1), g (38), r (1)",
+    }

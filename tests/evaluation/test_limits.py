@@ -64,6 +64,18 @@ def test_conditions_that_cannot_be_told_or_break_under_flips_are_said():
     assert limits.of_steps(still, data) == []
 
 
+def test_classes_and_words_that_are_held_out_whole_are_said():
+    data = dataset(1000, 300, band=np.repeat(["u", "g"], [300, 700]))
+    data.labels, data.classes = np.repeat([2, 1, 0], [100, 200, 700]), ("a", "b", "c")
+    (of_class,) = limits.of_steps(recipe(model={"context": "class"}), data)
+    assert "whose class is b, c are held out, so that no network learns to draw them" in of_class
+    (of_band,) = limits.of_steps(recipe(model={"context": ["band"]}), data)
+    assert "whose band is u are held out" in of_band
+    data.train = np.arange(1000)
+    data.heldout = np.arange(300)
+    assert not any("held out, so" in s for s in limits.of_steps(recipe(), data))
+
+
 def test_held_out_images_that_are_trained_on_are_counted():
     data = dataset(1000, 300)
     data.images[:3] = data.images[500:503]

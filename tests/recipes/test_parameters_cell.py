@@ -2,6 +2,7 @@
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from papermill.translators import translate_parameters
 
 import lensnb
 from lensnb.errors import InputError
@@ -62,6 +63,15 @@ def test_later_cells_may_define_what_they_like(shell):
 def test_what_papermill_injects_counts(shell):
     params = run(shell, CELL, '# Parameters\nseed = 7\nrun = "y"\n').params
     assert (params.run, params.seed, params.train.steps) == ("y", 7, 5)
+
+
+def test_a_section_that_papermill_injects_keeps_its_other_keys(shell):
+    """The docs name this form: of a dotted key papermill would make an attribute."""
+    cell = translate_parameters("python3", "python", {"data": {"n": 40}}, "Parameters")
+    params = run(shell, CELL, cell).params
+    assert (params.data.n, params.data.size, params.run) == (40, 64, "x")
+    with pytest.raises(InputError, match="unknown key data.nn; did you mean n"):
+        run(shell, CELL, "# Parameters\ndata = {'nn': 40}\n")
 
 
 @pytest.mark.parametrize(

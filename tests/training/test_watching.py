@@ -1,6 +1,7 @@
 """What is watched during a training, and the weights that are kept by it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import safetensors.torch
@@ -11,6 +12,7 @@ from small_training import recipe, trained
 from lensnb import io, pipeline
 from lensnb.datasets.dataset import comparison_rows, load_dataset, prepare_dataset
 from lensnb.display import figures
+from lensnb.evaluation import lensnet
 from lensnb.evaluation.monitor import Monitor, diversity
 from lensnb.recipes.schema import Data
 
@@ -48,7 +50,7 @@ def test_the_gan_is_kept_as_it_was_best_and_collapse_is_said(
 ):
     seen = iter(
         [
-            {"kid": 0.3, "kid_error": 0.1, "diversity": 1.0},
+            {"kid": 3e8, "kid_error": 0.1, "diversity": 1.0},
             {"kid": 0.1, "kid_error": 0.1, "diversity": 0.9},
             {"kid": 0.2, "kid_error": 0.1, "diversity": 0.2},
         ]
@@ -68,7 +70,10 @@ def test_the_gan_is_kept_as_it_was_best_and_collapse_is_said(
     assert all(torch.equal(kept[k], nets[1][k]) for k in kept) and not all(
         torch.equal(kept[k], nets[2][k]) for k in kept
     )
-    assert capsys.readouterr().out.count("0.20 times as diverse as real ones") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("0.20 times as diverse as real ones") == 1
+    far = "kid over 10,000 (nothing like real images yet) kid_error 0.1"
+    assert printed.count(far) == 1 and "kid 0.1 kid_error 0.1 diversity 0.9" in printed
 
 
 def test_copies_of_one_image_are_not_diverse(dataset):
@@ -106,3 +111,23 @@ def test_what_is_watched_is_not_what_judges(tmp_path):
     # however many a later comparison asks for
     everything = set(comparison_rows(dataset, 10**6, p.seed)[0])
     assert len(everything) == 150 and not everything & set(seen)
+
+
+def test_a_dead_feature_counts_for_nothing(tmp_path, monkeypatch):
+    """Divided by its scatter among real images, it would outweigh all others."""
+    real = np.random.default_rng(0).normal(size=(40, 4)) * [1, 2, 3, 1e-6]
+    monitor = monitor_of(real, monkeypatch)
+    assert monitor.real.shape == (40, 3) and np.abs(monitor.real.std(axis=0) - 1).max() < 1e-12
+    made = np.array([[1.0, 2.0, 3.0, 50.0]])
+    expected = made[:, :3] / real[:, :3].std(axis=0)
+    assert np.abs(monitor._scaled(made) - expected).max() < 1e-12
+
+
+def monitor_of(features, monkeypatch):
+    """A monitor whose real images have these features (N, d)."""
+    reader = SimpleNamespace(features=lambda images: features)
+    monkeypatch.setattr(lensnet, "Reader", lambda units, net: reader)
+    dataset = SimpleNamespace(
+        images=np.zeros((40, 1, 8, 8), np.float32), train=np.arange(20), heldout=np.arange(20, 40)
+    )
+    return Monitor(recipe(), "gan", dataset, torch.device("cpu"))
