@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from lensnb import generator, io, pipeline
+from lensnb import io, pipeline
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset
 from lensnb.errors import InputError
-from lensnb.evaluation.monitor import SHOWN, Monitor
+from lensnb.evaluation.monitor import SHOWN
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
 from lensnb.runs import artefact
@@ -164,13 +164,4 @@ def first_row(params: Params, name: str, dataset: Dataset, folder: Path) -> Tree
     task = loop.task(name, params, dataset, on)  # plans its rates for all steps
     short = settings.model_copy(update={"steps": settings.log_every})
     row: Tree = loop.fit(task, source, short, params.seed, folder, on.device)["history"][0]
-    return row
-
-
-def last_look(run: Run, name: str) -> Tree:
-    """What the monitor of a training measures of the weights that the run has."""
-    params, dataset = run.params, pipeline.load_data(run)
-    watch = Monitor(params, name, dataset, generator.find_device(params.device))
-    net = pipeline.load_generator(run, _method_of(run, name)).inner.net
-    row: Tree = watch(net)[0]
     return row
