@@ -26,7 +26,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 STEPS_OF_CHAIN = [path for path in NOTEBOOKS if path.stem not in publish_notebooks.BESIDE]
 METHODS = Params().sample.methods
 # How far figures may be off on another processor, where sums are rounded in another order.
-SAME_TRAINING = 1e-3  # of a loss
+# Images that differed by 1e-7 changed the losses of a hundred steps by 6e-10 and, of the GAN, whose
+# two networks follow each other, by 0.009.
+SAME_LOSS = {"diffusion": 1e-5, "gan": 0.03}  # of a mean loss
 SAME_FIGURE = 0.1  # of the error of a distance
 each_step = pytest.mark.parametrize("path", STEPS_OF_CHAIN, ids=lambda path: path.stem)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -185,7 +187,7 @@ def test_a_training_begins_as_the_published_one_did(name, kept, tmp_path):
     row = published_run.first_row(Params(), name, pipeline.load_data(kept), tmp_path)
     told = {column: values[0] for column, values in told_of(name, "history").items()}
     assert row.keys() == told.keys()
-    assert row == pytest.approx(told, rel=SAME_TRAINING)
+    assert row == pytest.approx(told, rel=SAME_LOSS[name])
 
 
 @needs_kept
