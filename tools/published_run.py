@@ -29,7 +29,7 @@ KEPT = Path(__file__).parents[1] / "tests/golden/quick"
 RECIPES = "recipes.json"  # of `recipes`
 IMAGES = "images.npy"
 FIRST = 8  # images of each method that are kept
-MODEL = ("model.safetensors", "history.csv", "watch.csv", "timing.json")
+MODEL = ("*.safetensors", "history.csv", "watch.csv", "timing.json")  # patterns of files
 EVALUATION = ("metrics.json", "curves.json", "deviations.csv")
 Tree = dict[str, Any]
 
@@ -50,11 +50,11 @@ def keep(run: Run, folder: Path = KEPT) -> None:
     artefact.replace(new, folder)
 
 
-def _copy(old: Path, new: Path, names: tuple[str, ...]) -> None:
+def _copy(old: Path, new: Path, patterns: tuple[str, ...]) -> None:
     new.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if (old / name).is_file():
-            shutil.copyfile(old / name, new / name)
+    for pattern in patterns:
+        for path in old.glob(pattern):
+            shutil.copyfile(path, new / path.name)
 
 
 def recipes(run: Run) -> dict[str, Tree]:
