@@ -26,8 +26,8 @@ FEW_STEPS = """
 import functools
 from lensnb import likelihood, posterior
 posterior.draw = functools.partial(posterior.draw, steps=3)
-states = posterior.states  # draw gives it its steps, the notebook does not
-posterior.states = lambda *given, **more: states(
+way = posterior.states  # draw gives it its steps, the notebook does not
+posterior.states = lambda *given, **more: way(
     *given, **({} if len(given) > 4 else {"steps": 3}) | more
 )
 log_density = likelihood.log_density
