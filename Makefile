@@ -46,7 +46,7 @@ export LENSNB_PROFILE := $(PROFILE)
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: run compare test fast coverage lab report trust reference bench notebooks docs mutants lock clean
+.PHONY: run compare test fast chain coverage lab report trust reference bench notebooks docs mutants lock clean
 
 run: .venv/ready-$(TORCH)              ## the chain: data, train, sample, evaluate, compare, report
 	lensnb run
@@ -63,7 +63,10 @@ coverage: .venv/ready-$(TORCH)         ## every test, and the lines of the packa
 
 fast: .venv/ready-$(TORCH)             ## lint, types and the quick unit tests
 	ruff check && ruff format --check && mypy lensnb && lint-imports --no-cache
-	$(PYTEST) -q -m "not slow" tests/test_*.py tests/networks tests/runs tests/recipes
+	$(PYTEST) -q -m "not slow and not chain" tests/test_*.py tests/networks tests/runs tests/recipes
+
+chain: .venv/ready-$(TORCH)            ## train the quick run anew, to its end: do the committed notebooks come out again? half an hour
+	pytest -m chain tests/test_notebooks.py
 
 lab: .venv/ready-$(TORCH) $(COPIES)    ## explore in JupyterLab: copies in lab/, so that the committed notebooks stay clean
 	jupyter trust notebooks/*.ipynb $(COPIES)

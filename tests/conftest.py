@@ -20,17 +20,21 @@ from images import out, src  # noqa: E402, F401 - numpy comes after its thread c
 LONGEST = (
     "test_notebooks",
     "test_execute",
-    "test_launch",
     "test_browser",
-    "test_cluster",
+    "test_launch",
     "test_published",
-    "test_judge",
     "test_loop",
+    "test_judge",
+    "test_growth",
     "test_uncertainty",
     "test_cli",
-    "test_lens_fit",
-    "test_growth",
+    "test_cluster",
+    "test_waiting",
+    "test_drawing",
     "test_determinism",
+    "test_lens_fit",
+    "test_compiling",
+    "test_consistency",
 )
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow  # minutes: left out by make fast
 N = 40_000  # images: 1.2 GiB in the file, 0.6 GiB in single precision
 SIDE = 64
 FREE = 400 * 2**20  # bytes
+ALIKE = 200  # images that are alike when they are shrunk
 RECIPE = {
     "run": "it",
     "device": "cpu",
@@ -59,15 +60,21 @@ sys.exit(errors.told(way))
 def large(tmp_path_factory):
     """A file of images in double precision.
 
-    Only a corner of each image is written. The rest is a hole, which takes no room on the disk.
+    Only a corner of each image, four rows, is written. The rest is a hole, which takes no room on
+    the disk. The rows differ in large patches, or else each image would be compared with all
+    others as a near copy; only the first ALIKE images do not.
     """
     path = tmp_path_factory.mktemp("large") / "images.npy"
-    corners = np.random.default_rng(0).normal(size=(N, 64))
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(N, 8))
+    patches[:ALIKE] = patches[0]
+    rows = np.tile(np.repeat(patches, SIDE // 8, axis=1), 4)  # (N, 4 SIDE)
+    rows += 0.3 * rng.normal(size=rows.shape)
     with open(path, "wb") as file:
         header = {"descr": "<f8", "fortran_order": False, "shape": (N, SIDE, SIDE)}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-        for i, corner in enumerate(corners):
+        for i, corner in enumerate(rows):
             file.seek(start + 8 * i * SIDE**2)
             file.write(corner.tobytes())
         file.truncate(start + 8 * N * SIDE**2)

@@ -23,6 +23,7 @@ from lensnb.apps.execute import execute
 from lensnb.errors import InputError, told
 from lensnb.recipes.recipe import Params
 from lensnb.runs.run_folder import APART, STEPS, Run
+from tools import published_run
 
 NOTEBOOKS = tuple(sorted((*APART, *STEPS)))
 # Notebooks beside the chain; they are executed on runs of their own, and not published from here.
@@ -36,9 +37,10 @@ A_DAY = 86400  # seconds; a cell may be slow beside other work, but must not han
 def publish(params: Params) -> None:
     """Replace notebooks/ by the executed ones of a whole run of the defaults.
 
-    docs/gallery.png is replaced by the run's gallery. Raises InputError, and changes nothing, for a
-    run that is not whole or has other parameters, for a notebook with `problems`, and where a
-    second execution (nbval) gives other checked outputs.
+    docs/gallery.png is replaced by the run's gallery, and tests/golden/quick by what the tests
+    need of the run, its weights above all: see `published_run`. Raises InputError, and changes
+    nothing, for a run that is not whole or has other parameters, for a notebook with `problems`,
+    and where a second execution (nbval) gives other checked outputs.
     """
     run = Run(params)
     refuse_another_run(run)
@@ -46,6 +48,7 @@ def publish(params: Params) -> None:
         execute(name, params)
     _replace(run, NOTEBOOKS)
     shutil.copy(run.path / "figures" / "gallery.png", io.home() / "docs" / "gallery.png")
+    published_run.keep(run)
 
 
 def publish_apart(name: str) -> None:

@@ -26,6 +26,10 @@ FEW_STEPS = """
 import functools
 from lensnb import likelihood, posterior
 posterior.draw = functools.partial(posterior.draw, steps=3)
+way = posterior.states  # draw gives it its steps, the notebook does not
+posterior.states = lambda *given, **more: way(
+    *given, **({} if len(given) > 4 else {"steps": 3}) | more
+)
 log_density = likelihood.log_density
 likelihood.log_density = lambda prior, images, **_: log_density(prior, images, steps=2, probes=2)
 """
@@ -90,12 +94,18 @@ def lab(project):
         yield address
 
 
-@pytest.fixture
-def tab(browser):
+def new_tab(browser):
+    """A tab of the browser, which notes what goes wrong on its pages."""
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
     page.set_default_timeout(PATIENCE)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
+    return page
+
+
+@pytest.fixture
+def tab(browser):
+    page = new_tab(browser)
     yield page
     page.close()
 
@@ -182,17 +192,15 @@ def test_handles_keys_play_and_choices_change_the_picture_of_a_signed_run(tab, l
     changed(tab, changed(tab, shown))  # the picture moves on by itself
 
 
-def test_a_knob_asks_the_kernel_for_a_new_lens(tab, lab):
+@pytest.fixture(scope="module")
+def lens(browser, lab):
+    """A tab with the front page, whose cells have run."""
+    tab = new_tab(browser)
     open_notebook(tab, lab, "notebooks/00_start.ipynb")
-    run_all(tab)
+    run_all(tab, save=False)
     tab.wait_for_selector(".noUi-handle")
-    shown = pictures(tab)
-    tab.locator(".noUi-handle").first.focus()
-    tab.keyboard.press("ArrowRight")
-    assert any("Einstein radius 1.21 arcsec" in picture for picture in changed(tab, shown))
-    tab.locator(".jp-OutputArea input[type=checkbox]").first.click()
-    tab.wait_for_selector(".jp-OutputArea figure svg[aria-label='critical curve, caustic']")
-    tab.screenshot(path=SHOTS / "lens.png")
+    yield tab
+    tab.close()
 
 
 BESIDE = """
@@ -211,16 +219,25 @@ BESIDE = """
 """
 
 
-def test_the_knobs_of_a_lens_fit_into_a_cell(tab, lab):
-    open_notebook(tab, lab, "notebooks/00_start.ipynb")
-    run_all(tab, save=False)
+def test_the_knobs_of_a_lens_fit_into_a_cell(lens):
     for width, beside in ((1280, True), (1440, True), (760, False)):
-        tab.set_viewport_size({"width": width, "height": 800})
-        tab.wait_for_selector(".jp-OutputArea figure img")
-        tab.locator(".jp-OutputArea .widget-slider").first.scroll_into_view_if_needed()
-        tab.wait_for_function(f"""({BESIDE})().beside === {json.dumps(beside)}""")
-        assert tab.evaluate(BESIDE) == {"beside": beside, "fits": True, "cut": []}, width
-        tab.screenshot(path=SHOTS / f"lens-{width}.png")
+        lens.set_viewport_size({"width": width, "height": 800})
+        lens.wait_for_selector(".jp-OutputArea figure img")
+        lens.locator(".jp-OutputArea .widget-slider").first.scroll_into_view_if_needed()
+        lens.wait_for_function(f"""({BESIDE})().beside === {json.dumps(beside)}""")
+        assert lens.evaluate(BESIDE) == {"beside": beside, "fits": True, "cut": []}, width
+        lens.screenshot(path=SHOTS / f"lens-{width}.png")
+
+
+def test_a_knob_asks_the_kernel_for_a_new_lens(lens):
+    lens.set_viewport_size({"width": 1300, "height": 1000})
+    shown = pictures(lens)
+    lens.locator(".noUi-handle").first.focus()
+    lens.keyboard.press("ArrowRight")
+    assert any("Einstein radius 1.21 arcsec" in picture for picture in changed(lens, shown))
+    lens.locator(".jp-OutputArea input[type=checkbox]").first.click()
+    lens.wait_for_selector(".jp-OutputArea figure svg[aria-label='critical curve, caustic']")
+    lens.screenshot(path=SHOTS / "lens.png")
 
 
 def test_without_trust_a_still_picture_is_seen(tab, lab, project):

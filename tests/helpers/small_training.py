@@ -9,6 +9,10 @@ from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import validate
 from lensnb.runs import artefact
 
+# What `recipe` leaves out, because it takes half the time of a step: the default's polar trunk with
+# its light path.
+POLAR = {"grid": "polar", "fine": 16}
+
 
 class Cut(Exception):
     pass
@@ -18,7 +22,13 @@ def recipe(**changes):
     tree = {
         "device": "cpu",
         "data": {"size": 32},
-        "model": {"width": 16, "dropout": 0.2, "context": "class"},
+        "model": {
+            "width": 16,
+            "dropout": 0.2,
+            "context": "class",
+            "grid": "cartesian",
+            "fine": 0,
+        },
         "train": {
             "steps": 7,
             "batch": 8,

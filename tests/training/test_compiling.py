@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from small_training import recipe
+from small_training import POLAR, recipe
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.decomposition import select_decomp_table
@@ -17,7 +17,7 @@ from lensnb.networks.blocks import doubled
 from lensnb.training import compiling, loop, optimise
 from lensnb.training.accelerator import make_accelerator
 
-SMALL = {"width": 8, "multipliers": (1, 2), "attention": (), "dropout": 0.0}
+SMALL = {"width": 8, "multipliers": (1, 2), "attention": (), "dropout": 0.0, **POLAR}
 
 
 @pytest.fixture(autouse=True)

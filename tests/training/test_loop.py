@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from small_training import Cut, recipe, start, trained
+from small_training import POLAR, Cut, recipe, start, trained
 
 from lensnb import io, pipeline
 from lensnb.errors import InputError
@@ -139,7 +139,8 @@ def test_epochs_take_the_place_of_steps_and_their_weights_are_kept(dataset, tmp_
         },
         {"diffusion": {"schedule": "linear", "zero_snr": True, "prediction": "v"}},
         {"diffusion": {"schedule": "sigmoid", "prediction": "x0"}},
-        {"train": {"optimiser": "muon"}},
+        {"model": {"width": 16, **POLAR}},
+        {"train": {"optimiser": "adamw"}},
         {"train": {"precision": "bf16", "shape": "cosine"}},
         {"train": {"shape": "onecycle", "warmup": 0.25, "accumulate": 2}},
     ],

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from accelerate import Accelerator
-from small_training import recipe
+from small_training import POLAR, recipe
 from stalls import GPU, OnGpu, Stalls
 
 from lensnb.kinds import KINDS
@@ -15,7 +15,7 @@ from lensnb.training.accelerator import make_accelerator
 STEPS = 2
 KEYS = {"steps": STEPS, "log_every": STEPS, "checkpoint_every": STEPS}
 TASKS = [
-    ("diffusion", {}),
+    ("diffusion", {"model": POLAR}),
     ("diffusion", {"train": {"accumulate": 3}, "diffusion": {"schedule": "edm"}}),
     ("diffusion", {"model": {"network": "dit"}, "diffusion": {"schedule": "flow"}}),
     ("diffusion", {"model": {"block": "context", "norm": "batch"}, "train": {"hold": "disk"}}),
