@@ -25,7 +25,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 CARD = "card.json"
 MAIN = "model.safetensors"  # the first model of an exported folder
 ASKED = "asked.csv"  # the table of sample.context, in an exported folder
-SHIPPED = ("reference-cpu", "gpu")  # recipes of params/; the first is what "reference" means
+SHIPPED = ("gpu", "reference-cpu")  # recipes of params/; the first is what "reference" means
 
 
 def load(name: str | Path = "reference", method: str | None = None) -> generator.Generator:
