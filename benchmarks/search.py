@@ -2,11 +2,14 @@
 
     python benchmarks/search.py first            # one knob at a time
     python benchmarks/search.py second           # what helped, together
+    python benchmarks/search.py third            # the border and the highest noise levels
+    python benchmarks/search.py gan              # the GAN's knobs, one training after the other
     python benchmarks/search.py --shipped gpu    # the weights that ship under a name
 
 On a GPU each training step is one CUDA graph, and all trainings take turns; on a CPU they run one
 step after the other, which only --small makes bearable. outputs/benchmarks/search-<round>.csv has
-one row for each training, average and way to draw; docs/search.md shows some of them.
+one row for each training, average and way to draw; docs/search.md and docs/generators.md show some
+of them.
 """
 
 import argparse
@@ -28,7 +31,8 @@ from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.evaluation import image_stats, lensnet
 from lensnb.recipes.recipe import validate
 from lensnb.recipes.schema import Method
-from lensnb.training import optimise
+from lensnb.training import loader, loop, optimise
+from lensnb.training.accelerator import make_accelerator
 from lensnb.training.muon import matrices, orthonormal
 
 SHARES = (0.015, 0.03, 0.06)  # of the steps that the kept weights are an average over
@@ -139,6 +143,19 @@ ROUNDS: dict[str, dict[str, Changes]] = {
         "batch 32": MIRROR | {"train.batch": 32},
         "batch 8 x2": MIRROR | {"train.batch": 8, "part": 2},
     },
+}
+
+
+GANS: dict[str, Changes] = {  # changes of the quick recipe
+    "quick": {},
+    "another seed": {"seed": 1},
+    "hinge": {"gan.loss": "hinge"},
+    "statistics": {"gan.statistics": True},
+    "mapping 4, latent 128": {"gan.mapping": 4, "gan.latent": 128},
+    "width 48": {"gan.width": 48},
+    "rate 1e-3": {"gan.rate": 1e-3},
+    "penalty 0.1 to 0.01": {"gan.penalty": 0.1, "gan.penalty_end": 0.01},
+    "batch 32": {"gan.batch": 32},
 }
 
 
@@ -278,14 +295,44 @@ def contexts(params: Any, dataset: Dataset) -> torch.Tensor:
     return encoded
 
 
-def train(name: str, steps: int, n: int, only: int | None) -> tuple[list[Training], Dataset]:
-    """All trainings of a round, done, and the images that they learned from."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def lenses(n: int) -> Dataset:
+    """n simulated lenses of the broad prior, a fifth of them held out."""
     data = validate({"data": {"n": n, "holdout": 0.2}}, "search").data
     with tempfile.TemporaryDirectory() as folder:
         prepare_dataset(data, 4321, Path(folder) / "data")
         dataset = load_dataset(Path(folder) / "data")
         dataset.images = np.array(dataset.images)
+    return dataset
+
+
+def gan_rows(steps: int, images: int, only: int | None, n: int) -> Iterator[dict[str, Any]]:
+    """One row for each GAN: trained for so many steps, its last average drawn from."""
+    dataset = lenses(images)
+    held = np.sort(dataset.heldout)
+    against = Against(dataset.images[held[: 6 * n]], n)
+    for name, changes in list(GANS.items())[:only]:
+        tree: dict[str, Any] = {}
+        for key, value in ({"gan.steps": steps, "gan.hold": "device"} | changes).items():
+            set_key(tree, key, value)
+        params = validate(tree, "search")
+        on = make_accelerator(params.device, params.gan.precision)
+        task = loop.task("gan", params, dataset, on)
+        told = contexts(params, dataset)
+        batches = loader.batches_of(dataset, told, params.gan, params.seed, on.device)
+        for k in range(steps):
+            loop.one_step(task, batches, k, params.seed, on.device)
+        net = task.model.module.eval()
+        method = Method.model_validate({"model": "gan"})
+        drawer = generator.Generator(params, method, dataset, net, on.device)
+        asked = drawer.asked(n, 0) or {}
+        found = against.row(drawer.draw(n, 0), np.asarray(asked["class"]).astype(int))
+        yield {"name": name, "steps": steps} | found
+
+
+def train(name: str, steps: int, n: int, only: int | None) -> tuple[list[Training], Dataset]:
+    """All trainings of a round, done, and the images that they learned from."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = lenses(n)
     x = dataset.scaling.forward(torch.from_numpy(dataset.images[dataset.train])).to(device)
     wanted = list(ROUNDS[name].items())[:only]
     trainings = [Training(label, changes, steps, dataset, x) for label, changes in wanted]
@@ -397,7 +444,7 @@ def shipped(name: str, n: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Train and measure a round, or measure shipped weights; print and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("round", nargs="?", choices=ROUNDS, default="first")
+    parser.add_argument("round", nargs="?", choices=[*ROUNDS, "gan"], default="first")
     parser.add_argument("--shipped", help="a name that lensnb.load knows, in place of a round")
     parser.add_argument("--n", type=int, help="images drawn: 1000, or 1500 of shipped weights")
     parser.add_argument("--small", action="store_true", help="two trainings of three steps")
@@ -407,8 +454,11 @@ def main() -> None:
     else:
         steps, images, only = (3, 600, 2) if asked.small else (2000, 60_000, None)
         name = asked.round
-        done = train(name, steps, images, only)
-        found = rows(*done, asked.n or (30 if asked.small else 1000))
+        n = asked.n or (20 if asked.small else 1000)
+        if name == "gan":
+            found = gan_rows(steps if asked.small else 3000, images, only, n)
+        else:
+            found = rows(*train(name, steps, images, only), n)
     kept = []
     for row in found:
         kept.append(row)
