@@ -49,7 +49,7 @@ def rows() -> Iterator[dict[str, Any]]:
     """Distance and sky noise for each model and each kind of guidance."""
     real = lensnb.simulate(3 * IMAGES, seed=777)
     quick = pretrained.load("quick", "dpm")
-    reference = pretrained.load("reference", "dpm")
+    reference = pretrained.load("reference-cpu", "dpm")
     tried = [("quick", quick, None, PLAIN), ("reference", reference, None, PLAIN)]
     tried += [("reference", reference, quick.inner.net, WORSE)]
     for label, generator, guide, kinds in tried:

@@ -153,7 +153,7 @@ def closed() -> Iterator[Row]:
 def scaling() -> Iterator[Row]:
     """Draws under an asinh scaling, against a million weighted draws of the prior."""
     mixture = priors(2)["mixture"]
-    asinh = pretrained.load().scaling
+    asinh = pretrained.load("reference-cpu").scaling
     prior = Prior(mixture.denoise, mixture.shape, asinh, dtype=torch.float64)
     many = mixture.draw(1_000_000, seed=9)
     for what, operator in instruments(2).items():
@@ -233,7 +233,7 @@ def problems() -> dict[str, operators.Operator]:
 def draws_of(what: str, name: str, folder: Path) -> dict[str, np.ndarray]:
     """Draws (N, n, 1, 64, 64), truths and chi2 of one problem; a lens at a time is kept."""
     truths, _ = simulate(LENSES, seed=20_240_707)
-    generator = pretrained.load()
+    generator = pretrained.load("reference-cpu")
     operator = problems()[what]
     images, chi2 = [], []
     for i, truth in enumerate(truths):
@@ -326,7 +326,7 @@ def figure(curves: dict[tuple[str, str], coverage.Coverage]) -> None:
 
 def density() -> Iterator[Row]:
     """Log-densities of lenses and of other images, with the reference."""
-    generator = pretrained.load()
+    generator = pretrained.load("reference-cpu")
     lenses, _ = simulate(16, seed=501)
     noisier, _ = simulate(6, seed=502)
     sets = {
@@ -353,7 +353,7 @@ def density() -> Iterator[Row]:
 
 def speed() -> Iterator[Row]:
     """Seconds of 64 draws of one observation with the reference, by sampler and threads."""
-    generator = pretrained.load()
+    generator = pretrained.load("reference-cpu")
     truth, _ = simulate(1, seed=5)
     operator = problems()["missing"]
     y = observed(operator, torch.from_numpy(truth), 1.0, 0)
