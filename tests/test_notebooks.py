@@ -28,9 +28,10 @@ METHODS = Params().sample.methods
 ON_CPU = Params().model_copy(update={"device": "cpu"})  # as the published run was made
 # How far figures may be off on another processor, where sums are rounded in another order.
 # Images that differed by 1e-7 changed the losses of a hundred steps by 6e-10 and, of the GAN, whose
-# two networks follow each other, by 0.009.
+# two networks follow each other, by 0.009. One image in 256 that falls on the other side of a bound
+# moves a share by a fifth of its error.
 SAME_LOSS = {"diffusion": 1e-5, "gan": 0.03}  # of a mean loss
-SAME_FIGURE = 0.1  # of the error of a distance
+SAME_FIGURE = 0.5  # of the error of a distance
 each_step = pytest.mark.parametrize("path", STEPS_OF_CHAIN, ids=lambda path: path.stem)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PYTHONS = ["3.11", "3.12", "3.13"]
 SLOW = (  # below tests/: they run the chain or train for minutes; the chain runs once, below
     "test_notebooks",
+    "test_published_run",
     "apps/test_execute",
     "apps/test_launch",
     "recipes/test_published",
