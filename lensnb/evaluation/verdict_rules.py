@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 ALARM = 3  # the bound of a single z
+# Noise over total flux below which images have nearly none: 1e-4 in lenses of the broad prior,
+# 1e-7 if they are blurred by two pixels, 1e-9 and less in simulated images without noise.
+NOISELESS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Rule:
     by : key whose parts hold the column, if it is another one
     least : z of its column from which on it holds
     general : sees much and names little, so that it is told after all others
+    noiseless : which images must have nearly no noise for the rule, and which must have some:
+        "generated", "real" or "both"; None: whatever they have
     """
 
     key: str
@@ -33,11 +38,13 @@ class Rule:
     by: str = ""
     least: float = 2
     general: bool = False
+    noiseless: str | None = None
 
 
 OF_PIXELS = ("intensity", "minkowski", "peak_counts", "scattering", "total_flux")
 OF_SCALES = ("spectrum", "spectrum_2d", "scattering", "minkowski", "peak_counts", "intensity")
 OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
+OF_SKY = ("sky_level", "sky_gradient", "sky_stripes")
 OF_READINGS = ("readings", "readings_pairs")
 # Columns of `readings_pairs` in words.
 READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
@@ -53,6 +60,21 @@ def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **h
 # parameters, and at last the general measures.
 RULES = (
     Rule("copies", "copies", "{share} of the images are copies of training images", ""),
+    # without noise these measures see something else
+    Rule("noise_level", "noise_level", "", "the images have nearly no noise",
+         (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class"),
+         first=True, noiseless="generated"),
+    Rule("noise_level", "noise_level", "the images have noise, and real ones nearly none", "",
+         (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class"),
+         first=True, noiseless="real"),
+    Rule("noise_level", "noise_level",
+         "the finest detail is {percent} too strong, in images with nearly no noise",
+         "the finest detail is {percent} too weak, in images with nearly no noise",
+         (*OF_SKY, *OF_SCALES), first=True, noiseless="both"),
+    *(_both(key, column, "the light at the border differs, in images with nearly no noise",
+            OF_SKY, first=True, noiseless="both")
+      for key, column in (("sky_level", "sky_level"), ("sky_gradient", "x"), ("sky_gradient", "y"),
+                          ("sky_stripes", "rows"), ("sky_stripes", "columns"))),
     Rule("sky_level", "sky_level", "the sky is {gap} too bright", "the sky is {gap} too dark",
          (*OF_PIXELS, *OF_PLACE)),
     _both("sky_gradient", "x", "the sky has a gradient from left to right", OF_PLACE),

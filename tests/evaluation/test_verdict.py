@@ -174,3 +174,27 @@ def test_a_weak_checkerboard_is_no_noise_and_its_absence_is_no_checkerboard():
     for gap, z, words in ((0.05, 9.0, "pixel grid"), (0.05, 3.5, "noise"), (-0.05, -9.0, "noise")):
         wrong = told(alarms, noise | {("spectrum_2d", "corner"): part(gap, 0.0, z)})[2]
         assert words in wrong and ";" not in wrong.removesuffix("."), wrong
+
+
+@pytest.mark.parametrize(
+    "made, real, words",
+    [
+        (7e-6, 1.0, "the images have nearly no noise"),
+        (1.0, 7e-6, "the images have noise, and real ones nearly none"),
+        (7e-6, 6e-6, "the finest detail is 17 % too strong, in images with nearly no noise"),
+        (0.02, 1.0, "the noise is 98 % too weak, or the images are blurred"),
+    ],
+)
+def test_images_without_noise_have_no_sky_to_speak_of(made, real, words):
+    """Beside a mean flux of 12,000; 0.02 is what a blur of a pixel leaves of the noise."""
+    z = 9 if made > real else -9
+    parts = {
+        ("noise_level", "noise_level"): part(made, real, z),
+        ("total_flux", "total_flux"): part(12_000, 12_100, -1),
+        ("sky_level", "sky_level"): part(4.5e-8, 0, 5),
+    }
+    text = told({"noise_level": 9, "sky_level": 5, "spectrum": 8}, parts)
+    assert words in text[2].split(";")[0]
+    assert ("the sky is" in text[2]) == (made == 0.02)
+    alone = told({"sky_level": 5}, parts)[2]
+    assert ("the light at the border differs" in alone) == (max(made, real) < 1e-5)
