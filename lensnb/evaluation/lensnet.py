@@ -88,8 +88,8 @@ class LensNet(nn.Module):
             grid = grid @ turned[:, None]  # what was at v is then seen at (turned @ v)
         h = F.grid_sample(x, grid, mode="bicubic", align_corners=False)
         for conv, norm in zip(self.convs, self.norms, strict=True):  # (N, w, radii, angles)
-            h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
-            h = F.relu(norm(conv(h)))
+            h = torch.cat([h[..., -1:], h, h[..., :1]], dim=3)  # angles go round, radii end
+            h = F.relu(norm(F.conv2d(h, conv.weight, conv.bias, conv.stride, padding=(1, 0))))
         return h
 
     def blind(self, h: torch.Tensor) -> torch.Tensor:

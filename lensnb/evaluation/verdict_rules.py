@@ -46,9 +46,19 @@ OF_SCALES = ("spectrum", "spectrum_2d", "scattering", "minkowski", "peak_counts"
 OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
 OF_SKY = ("sky_level", "sky_gradient", "sky_stripes")
 OF_READINGS = ("readings", "readings_pairs")
+# what images without noise move, because LensNet and the lens fit know images with noise
+OF_NOISE = (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class")
+OF_NOISE += ("recall", *OF_READINGS, "readings_each", "class_shares", "frechet_lensnet_by_class")
 # Columns of `readings_pairs` in words.
 READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
 READ |= {"source_radius": "source size", "snr": "brightness"}
+
+
+CLASSES_TOLD = (
+    ("no_sub", "lenses without substructure", ""),
+    ("cdm", "CDM lenses", ", or their substructure is too weak"),
+    ("vortex", "vortex lenses", ", or their substructure is too weak"),
+)
 
 
 def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **how: Any) -> Rule:
@@ -62,10 +72,10 @@ RULES = (
     Rule("copies", "copies", "{share} of the images are copies of training images", ""),
     # without noise these measures see something else
     Rule("noise_level", "noise_level", "", "the images have nearly no noise",
-         (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class"),
+         OF_NOISE,
          first=True, noiseless="generated"),
     Rule("noise_level", "noise_level", "the images have noise, and real ones nearly none", "",
-         (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class"),
+         OF_NOISE,
          first=True, noiseless="real"),
     Rule("noise_level", "noise_level",
          "the finest detail is {percent} too strong, in images with nearly no noise",
@@ -116,7 +126,8 @@ RULES = (
          (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class")),
     *(Rule("lens_fit_by_class", name, f"{words} that no smooth lens explains is too strong",
            f"substructure is too weak in {words.split(' in ')[1]}",
-           ("lens_fit", "class_shares", "frechet_lensnet_by_class", "readings_each", *OF_READINGS))
+           ("lens_fit", "class_shares", "frechet_lensnet_by_class", "readings_each", "recall",
+            *OF_READINGS))
       for name, words in (("no_sub", "structure in lenses without substructure"),
                           ("cdm", "structure in CDM lenses"),
                           ("vortex", "structure in vortex lenses"))),
@@ -128,10 +139,15 @@ RULES = (
     *(Rule("class_shares", name, f"too many {words} ({{made}} instead of {{real}})",
            f"too few {words}{weak} ({{made}} instead of {{real}})",
            ("frechet_lensnet_by_class", "readings_each", "recall", *OF_READINGS))
-      for name, words, weak in (
-          ("no_sub", "lenses without substructure", ""),
-          ("cdm", "CDM lenses", ", or their substructure is too weak"),
-          ("vortex", "vortex lenses", ", or their substructure is too weak"))),
+      for name, words, weak in CLASSES_TOLD),
+    # the features see it in fewer images than the numbers that tell what it is
+    *(Rule("frechet_lensnet_by_class", name, "", f"substructure is too weak in {words}",
+           ("recall", "frechet_lensnet"), first=True, by="lens_fit_by_class", least=4, general=True)
+      for name, words in (("cdm", "CDM lenses"), ("vortex", "vortex lenses"))),
+    *(Rule("frechet_lensnet_by_class", name, f"too many {words} ({{made}} instead of {{real}})",
+           f"too few {words}{weak} ({{made}} instead of {{real}})",
+           ("recall", "frechet_lensnet"), by="class_shares", least=4, general=True)
+      for name, words, weak in CLASSES_TOLD),
     Rule("total_flux", "total_flux", "images are {percent} too bright",
          "images are {percent} too faint", ("intensity", "profile")),
     Rule("readings_each", "theta_E", "Einstein radii are {gap} too large",

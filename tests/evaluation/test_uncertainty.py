@@ -302,8 +302,8 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4, floors=20):
     ],
 )
 def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
-    # a fit of a classifier takes long: half as many experiments, and a third of the floors
-    times, floors = (100, 7) if name == "auc" else (200, 20)
+    # a fit of a classifier takes long: a quarter of the experiments, and a third of the floors
+    times, floors = (50, 7) if name == "auc" else (200, 20)
     z = np.array(
         [measured(name, rng, seed=i, times=2, many=many, floors=floors)["z"] for i in range(times)]
     )

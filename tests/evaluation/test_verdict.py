@@ -198,3 +198,17 @@ def test_images_without_noise_have_no_sky_to_speak_of(made, real, words):
     assert ("the sky is" in text[2]) == (made == 0.02)
     alone = told({"sky_level": 5}, parts)[2]
     assert ("the light at the border differs" in alone) == (max(made, real) < 1e-5)
+
+
+def test_features_of_a_class_are_told_by_the_numbers_that_name_the_fault():
+    """Fewer subhalos change LensNet's features of a class before the class shares alarm."""
+    shares = {("class_shares", "cdm"): part(0.17, 0.32, -7, "share")}
+    fit = {("lens_fit_by_class", "cdm"): part(0.05, 0.17, -6, "dex")}
+    alarms = {"frechet_lensnet_by_class": 6, "frechet_lensnet": 4.5}
+    assert "a: substructure is too weak in CDM lenses (" in told(alarms, shares | fit)[2]
+    assert "a: too few CDM lenses, or their substructure" in told(alarms, shares)[2]
+    assert "Frechet distance (LensNet) by class differs" in told(alarms, {})[2]
+    # whatever has a name of its own comes first
+    named = alarms | {"noise_level": 4}
+    noise = {("noise_level", "noise_level"): part(1.05, 1, 5)}
+    assert told(named, shares | noise)[2].split(";")[0].count("the noise is 5 % too strong") == 1
