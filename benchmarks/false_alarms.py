@@ -1,6 +1,6 @@
 """How often clean real images raise an alarm: z of every measure for sets without a fault.
 
-    python benchmarks/false_alarms.py [sets] [n ...]
+    python -m benchmarks.false_alarms [sets] [n ...]
 
 Simulates POOL lenses of the broad prior and measures the rows of each once. Each of `sets` (200)
 clean sets draws n images as generated ones, n as the reference and 4 n others, all different, and
