@@ -139,12 +139,11 @@ def _rule(row: Row, metrics: Mapping[str, Any]) -> Rule | None:
 
 def noiseless(metrics: Mapping[str, Any]) -> str:
     """Which images have nearly no noise: "generated", "real", "both" or "" for neither."""
-    parts = [
+    noise, flux = (
         (metrics.get(key, {}).get("parts") or {}).get(key) for key in ("noise_level", "total_flux")
-    ]
-    if not all(parts):
+    )
+    if not noise or not flux:
         return ""
-    noise, flux = parts
     quiet = [
         whose
         for whose in ("generated", "real")

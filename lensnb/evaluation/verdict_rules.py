@@ -121,9 +121,12 @@ RULES = (
     # a checkerboard too weak for the mean image; blur lowers this column
     Rule("spectrum_2d", "corner", "structure sits on the pixel grid", "",
          ("mean_image", "mean_image_largest", "noise_level", "mirror", *OF_SCALES), least=4),
-    Rule("noise_level", "noise_level", "the noise is {percent} too strong",
-         "the noise is {percent} too weak, or the images are blurred",
+    Rule("noise_level", "noise_level", "the noise is {percent} too strong", "",
          (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class")),
+    Rule("noise_level", "noise_level", "",
+         "the noise is {percent} too weak, or the images are blurred",
+         (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class"),
+         leads=("sky_stripes",)),  # a blur makes neighbouring rows or columns of the sky alike
     *(Rule("lens_fit_by_class", name, f"{words} that no smooth lens explains is too strong",
            f"substructure is too weak in {words.split(' in ')[1]}",
            ("lens_fit", "class_shares", "frechet_lensnet_by_class", "readings_each", "recall",
