@@ -1,12 +1,13 @@
 """Which strength of which fault is seen at which n: real images with a planted fault, judged.
 
-    python -m benchmarks.controls [n ...]
+    python -m benchmarks.controls [n ...] [fault[=strength[=strength ...]] ...]
 
 Simulates real lenses of the broad prior, and lenses with each fault in FAULTS. The rows of all
 measures are computed once. Then n faulty images are compared with n real ones, REPEATS times with
-other images; 4 n other real images give the floor (n is 60, 256 and 1,000 by default). Prints for
-each fault the largest z among all measures and whose it is: the median of the repeats. A fault is
-seen if that z passes the threshold that is corrected for the number of measures. Writes
+other images; 4 n other real images give the floor (n is 60, 256 and 1,000 by default, and all
+FAULTS). Prints for each fault the largest z among all measures and whose it is: the median of the
+repeats. A fault is seen if that z passes the threshold that is corrected for the number of
+measures. With the largest n the faulty images are the same in all repeats. Writes
 outputs/benchmarks/controls.csv and the figure beside it. What is there already is not made again.
 """
 
@@ -167,17 +168,24 @@ def picture(rows: list[dict[str, Any]], folder: Path) -> None:
     figures.save(figures.z_values(cells), folder, "controls")
 
 
-def main(*sizes: str) -> None:
+def planted(told: list[str]) -> dict[str, tuple[float, ...]]:
+    """Faults with the strengths that are told, or with those of FAULTS; all FAULTS if none is."""
+    parts = [text.split("=") for text in told]
+    return {name: tuple(map(float, own)) or FAULTS[name] for name, *own in parts} or FAULTS
+
+
+def main(*told: str) -> None:
     """Print a row for each fault, strength and n, and keep the table."""
     torch.set_num_threads(Params().threads)
-    chosen = sorted(map(int, sizes)) or list(SIZES)
+    chosen = sorted(int(text) for text in told if text.isdigit()) or list(SIZES)
+    faults = planted([text for text in told if not text.isdigit()])
     folder = io.home() / "outputs" / "benchmarks"
     bench = Bench(chosen[-1], folder / f"controls-{chosen[-1]}")
     path = folder / "controls.csv"
     table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     done = {(row["fault"], float(row["strength"]), int(row["n"])) for row in rows}
-    for name, strengths in FAULTS.items():
+    for name, strengths in faults.items():
         for strength in strengths:
             for n in chosen:
                 if (name, float(strength), n) not in done:

@@ -1,12 +1,12 @@
 """Does a planted fault bring its own sentence first? The whole judge on faults at two strengths.
 
-    python -m benchmarks.verdicts [seed] [fault[=strength] ...]
+    python -m benchmarks.verdicts [seed] [fault[=strength[=strength ...]] ...]
 
 Simulates lenses of the broad prior: N as the reference, 4 N as training images, N others that each
 fault of tools/planted.py changes. The judge measures everything. For faults of substructure alone
 lenses are fitted, and the class that each lens was asked for is known. Prints the sentences of each
 verdict. Writes the numbers that the verdict reads to outputs/benchmarks/verdicts-SEED.json; what is
-there already is not measured again.
+there already is not measured again; nor are the real images, whose rows are kept beside it.
 """
 
 import sys
@@ -18,6 +18,7 @@ import torch
 from lensnb import io
 from lensnb.evaluation import compare, strangers
 from lensnb.evaluation.judge import Judge, judged
+from lensnb.evaluation.kept_rows import Kept
 from lensnb.evaluation.real_rows import Asked, Classes
 from lensnb.lensing.priors import PRIORS
 from lensnb.lensing.simulate import render, simulate
@@ -28,6 +29,7 @@ N = 500
 FITTED = 150
 FIT_FOR = ("weak_vortex", "few_subhalos")
 BROAD = PRIORS["broad"]
+FOLDER = io.home() / "outputs" / "benchmarks"
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "none": (0.0,),
     "opening": (0.7, 1.0),
@@ -37,7 +39,8 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "sky": (0.03, 0.1),
     "stripes": (0.1, 0.2),
     "noise": (1.05, 1.1),
-    "checkerboard": (0.1, 0.2),
+    "noise_left": (0.0,),
+    "checkerboard": (0.05, 0.1),
     "hot_pixel": (2.0, 4.0),
     "elliptical_psf": (0.35, 0.5),
     "mirrored": (0.1, 0.5),
@@ -77,7 +80,8 @@ class Bench:
         self.laid = strangers.lay_out({"made": given[0]}, given[1], given[2], settings)
         known = self.truth["class"], drawn["class"][:N], drawn["class"][N:]
         self.known = tuple(np.asarray(part) for part in known)
-        self.judge = Asking(self.laid.params, self.laid.dataset, self.laid.chosen)
+        kept = Kept(FOLDER / ".measured")
+        self.judge = Asking(self.laid.params, self.laid.dataset, self.laid.chosen, kept)
         self.optics = self.judge.optics
 
     def _named(self, real: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -92,7 +96,7 @@ class Bench:
         fitted = name in FIT_FOR
         self.judge.optics = self.optics if fitted else None
         self.judge.told = self.known if fitted else None
-        tree, _, _ = judged(self.judge, "made", images, training=self.train)
+        tree, _, _ = judged(self.judge, "made", images, training=self.laid.training)
         return tree
 
 
@@ -122,20 +126,20 @@ def rounded(tree: Any) -> Any:
 def main(seed: str = "41", *faults: str) -> None:
     """Measure what is missing, and print the first words of each verdict."""
     torch.set_num_threads(1)
-    folder = io.home() / "outputs" / "benchmarks"
-    io.make_folder(folder)
-    path = folder / f"verdicts-{seed}.json"
+    io.make_folder(FOLDER)
+    path = FOLDER / f"verdicts-{seed}.json"
     trees = io.read_json(path) if path.is_file() else {}
     bench = None
     for fault in faults or STRENGTHS:
         name, _, own = fault.partition("=")
-        for strength in (float(own),) if own else STRENGTHS[name]:
+        for strength in map(float, own.split("=")) if own else STRENGTHS[name]:
             key = f"{name} {strength:g}"
             if key not in trees:
                 bench = bench or Bench(int(seed))
                 trees[key] = read_by_verdict(bench.tree(name, strength, int(seed)))
                 io.write_json(path, trees)
-            print(key, "|", " | ".join(verdict_of(trees[key])[1:3]), flush=True)
+            first = next((s for s in verdict_of(trees[key]) if s.startswith("What is wrong")), "")
+            print(key, "|", first.partition(": ")[2], flush=True)
 
 
 if __name__ == "__main__":

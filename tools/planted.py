@@ -12,8 +12,8 @@ import numpy as np
 import scipy.ndimage
 
 from lensnb.lensing.priors import PRIORS
-from lensnb.lensing.simulate import render
-from lensnb.lensing.truth_tables import altered
+from lensnb.lensing.simulate import clean_images, render
+from lensnb.lensing.truth_tables import altered, draw_points
 
 BROAD = PRIORS["broad"]
 Truth = Mapping[str, np.ndarray]
@@ -70,6 +70,12 @@ def stripes(x, level, rng, truth, train):
 def noise(x, factor, rng, truth, train):
     """White noise that makes the noise of the sky larger by a factor."""
     return x + rng.normal(0, (factor**2 - 1) ** 0.5, x.shape).astype(x.dtype)
+
+
+def noise_left(x, factor, rng, truth, train):
+    """All noise times a factor: 0 leaves images without noise."""
+    clean = clean_images(truth, draw_points(truth, BROAD), BROAD)[:, None].numpy()
+    return clean + x.dtype.type(factor) * (x - clean)
 
 
 def checkerboard(x, level, rng, truth, train):
@@ -182,6 +188,7 @@ PLANTED: dict[str, Fault] = {
         sky,
         stripes,
         noise,
+        noise_left,
         checkerboard,
         hot_pixel,
         elliptical_psf,

@@ -1,15 +1,52 @@
 """What an astronomer measures on an image: images (N, C, H, W) in, rows (N, d) of numbers out."""
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from lensnb.errors import InputError
 
 P = ParamSpec("P")
+T = TypeVar("T")
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
+
+
+_shared: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """A context in which measures of the same images share what they have in common.
+
+    The images must not change within it.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def common(function: Callable[P, T]) -> Callable[P, T]:
+    """A decorator: within `sharing`, the function is called once for the same images."""
+
+    @functools.wraps(function)
+    def once(*args: P.args, **kwargs: P.kwargs) -> T:
+        known = _shared.get()
+        if known is None or kwargs:
+            return function(*args, **kwargs)
+        key = (function, id(args[0]), args[1:])
+        if key not in known:
+            # the images are held, so that their id stays theirs
+            known[key] = args[0], function(*args, **kwargs)
+        found: T = known[key][1]
+        return found
+
+    return once
 
 
 def grey(images: Any) -> np.ndarray:
@@ -47,6 +84,9 @@ def in_chunks(chunk: int) -> Callable[[Callable[P, np.ndarray]], Callable[P, np.
     def decorate(measure: Any) -> Any:
         @functools.wraps(measure)
         def chunked(images: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+            if 0 < len(images) <= chunk:
+                found: np.ndarray = measure(images, *args, **kwargs)
+                return found
             parts = [images[i : i + chunk] for i in range(0, len(images), chunk)]
             return np.concatenate([measure(part, *args, **kwargs) for part in parts])
 
@@ -165,6 +205,14 @@ def sky(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return level[..., None], scatter[..., None]
 
 
+@common
+def above_sky(images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps (N, H, W) less their sky, and its level and scatter (N, 1, 1), see `sky`."""
+    maps = grey(images)
+    level, scatter = sky(maps)
+    return maps - level, level, scatter
+
+
 @in_chunks(256)
 def total_flux(images: Any) -> np.ndarray:
     """Sum of all pixels, less the sky of the border: (N, 1), in the images' unit times pixels.
@@ -172,10 +220,10 @@ def total_flux(images: Any) -> np.ndarray:
     The error of the sky's level enters with every pixel: 100 times the noise at 64 pixels, which is
     1 % of a mean lens of the broad prior. The lens's own light in the frame takes off another 1 %.
     """
-    maps = grey(images)
-    return (maps - sky(maps)[0]).sum((1, 2))[:, None]
+    return above_sky(images)[0].sum((1, 2))[:, None]
 
 
+@common
 @in_chunks(256)
 def noise_level(images: Any) -> np.ndarray:
     """Standard deviation of white noise in the sky of each image: (N, 1), in the images' unit.

@@ -75,7 +75,9 @@ class Judge(AskedFor):
             found |= self.compared(name, made[name], classes)
         if useful := self.usefulness(made["frechet_lensnet"], classes, asked):
             found["usefulness"] = useful
-        told = pixel_classifier.told_apart(images, self.reference.images, self.seed)
+        told = pixel_classifier.told_apart(
+            images, self.reference.images, self.seed, workers=self.workers
+        )
         name = "pixels_told_apart"
         found[name] = told | MEASURES[name].reading(name)
         found["frechet_lensnet"] |= self._more_of_frechet(made["frechet_lensnet"])
@@ -186,12 +188,10 @@ class Judge(AskedFor):
     def copies(self, images: np.ndarray, training: Any) -> Tree:
         """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""
         heldout = self.dataset.part(self.dataset.heldout)
-        maker = self.makers["frechet_lensnet"]
         some = Rows(training, memorisation.part_of(len(training)))  # read a part at a time
 
         def of_real() -> list[np.ndarray]:
-            sets = (some, heldout)
-            return [rows_of([maker], part, *self.reference.by_networks)[0] for part in sets]
+            return [self.features_of(some), self.features_of(heldout)]
 
         train, held = self._once(of_real, "copies", self.n)
         return memorisation.memorised(

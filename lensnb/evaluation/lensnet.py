@@ -58,7 +58,7 @@ class LensNet(nn.Module):
         self.register_buffer("grid", self._polar_grid(), persistent=False)
         widths = (1, 32, 48, 96, 128)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2)
+            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=(1, 0))
             for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
@@ -88,7 +88,7 @@ class LensNet(nn.Module):
             grid = grid @ turned[:, None]  # what was at v is then seen at (turned @ v)
         h = F.grid_sample(x, grid, mode="bicubic", align_corners=False)
         for conv, norm in zip(self.convs, self.norms, strict=True):  # (N, w, radii, angles)
-            h = F.pad(F.pad(h, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
+            h = torch.cat([h[..., -1:], h, h[..., :1]], dim=3)  # angles go round, radii end
             h = F.relu(norm(conv(h)))
         return h
 

@@ -36,7 +36,7 @@ def lensnet_features(reference: Reference) -> Rows:
     A dead feature divided by its scatter would outweigh all others, so it is left out.
     """
     features = reference.reader.features
-    std = reference.rows(features).std(axis=0)
+    std = reference.said["features"].std(axis=0)
     alive = std > 1e-3 * std.max()
     return lambda images: features(images)[:, alive] / std[alive]
 
@@ -45,7 +45,7 @@ def lensnet_features(reference: Reference) -> Rows:
 def lensnet_oriented(reference: Reference) -> Rows:
     """What LensNet reads that turns with the lens, in deviations of the reference: (N, 10)."""
     oriented = reference.reader.oriented
-    std = reference.rows(oriented).std(axis=0)
+    std = reference.said["oriented"].std(axis=0)
     return lambda images: oriented(images) / std
 
 
@@ -65,7 +65,7 @@ def lensnet_readings(reference: Reference) -> Rows:
 def pairs_of_readings(reference: Reference) -> Rows:
     """Products of two standardised readings, whose mean is a correlation: (N, 10)."""
     read = lensnet_readings.make(reference)
-    real = reference.rows(read)
+    real = reference.said["table"][:, 1:]
     mean = real.mean(axis=0)
     std = real.std(axis=0)
     first, second = np.array(PAIRS).T

@@ -21,8 +21,8 @@ YARDSTICK = 2500
 BLOCK = 1024  # images of a pool that are compared at a time
 # Training images whose features are compared, at most; evenly spread.
 MOST_READ = 20_000
-AT_A_TIME = 1_200_000  # distances of features in memory
-CACHED = 256  # rows that are compared with them at a time on a CPU
+IN_MEMORY = 1_200_000  # distances of features in memory
+CACHED = 256  # maps that are compared with a block at a time on a CPU
 AT_A_TIME = 8192  # and on other devices: 0.3 GiB of cosines
 
 
@@ -130,7 +130,7 @@ def nearest_rows(
     """
     own = np.full(len(rows), -1) if own is None else own
     there = torch.as_tensor(pool)
-    chunk = min(chunk, max(AT_A_TIME // len(pool), 1))
+    chunk = min(chunk, max(IN_MEMORY // len(pool), 1))
     found = []
     for at in range(0, len(rows), chunk):
         some = torch.cdist(torch.as_tensor(rows[at : at + chunk]), there)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lensnb.evaluation import image_stats
-from lensnb.evaluation.image_stats import grey, in_chunks, sky
+from lensnb.evaluation.image_stats import above_sky, common, grey, in_chunks, sky
 
 # Standard deviations of the smoothed sky. Noise alone passes in less than one image of a thousand.
 SIGNIFICANT = 6
@@ -40,6 +40,7 @@ def _smoothing(size: int) -> np.ndarray:
     return kernel / kernel.sum(1, keepdims=True)
 
 
+@common
 def bright(images: Any, share: float = 0.0) -> np.ndarray:
     """Flux above the sky where it stands out, 0 elsewhere: (n, H, W), not negative.
 
@@ -47,15 +48,19 @@ def bright(images: Any, share: float = 0.0) -> np.ndarray:
     sky scatter and `share` times its peak. The mask is smoothed and the flux is not, so that no
     shape is widened.
     """
+    smooth, scatter = _smooth_above_sky(images)
+    threshold = np.maximum(SIGNIFICANT * scatter, share * smooth.max((1, 2), keepdims=True))
+    return np.where(smooth > threshold, above_sky(images)[0], 0).clip(min=0)
+
+
+@common
+def _smooth_above_sky(images: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed maps (n, H, W) less their sky, and its scatter (n, 1, 1)."""
     maps = grey(images)
-    level, _ = sky(maps)
     kernel = _smoothing(maps.shape[-1])
     smooth = kernel @ maps @ kernel.T
     floor, scatter = sky(smooth)
-    threshold = np.maximum(
-        SIGNIFICANT * scatter, share * (smooth - floor).max((1, 2), keepdims=True)
-    )
-    return np.where(smooth - floor > threshold, maps - level, 0).clip(min=0)
+    return smooth - floor, scatter
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -217,7 +222,7 @@ def peak_counts(images: Any, levels: Sequence[float] = PEAK_LEVELS) -> np.ndarra
     neighbours = functools.reduce(
         np.maximum, [padded[:, i : i + height, j : j + width] for i, j in shifts]
     )
-    above = maps - sky(maps)[0]
+    above = above_sky(images)[0]
     noise = image_stats.noise_level(images)[..., None]
     peaks = maps > neighbours
     return np.stack([(peaks & (above > level * noise)).sum((1, 2)) for level in levels], axis=1)

@@ -7,11 +7,12 @@ import numpy as np
 
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, comparison_rows
+from lensnb.datasets.dataset import Rows as Images
 from lensnb.devices import find_device, with_doubles
 from lensnb.errors import InputError
 from lensnb.evaluation.kept_rows import NOTHING, Kept, digest_of
 from lensnb.evaluation.measures import LEAST, MEASURES
-from lensnb.evaluation.rows import Fitted, Reference, Rows, all_rows, fit
+from lensnb.evaluation.rows import Fitted, Reference, Rows, all_rows, fit, rows_of
 from lensnb.evaluation.workers import workers_for
 from lensnb.recipes.recipe import Params
 
@@ -120,6 +121,22 @@ class RealRows:
             found.append({name: known[first[make]] for name, make in makers.items()})
         return found[0], found[1]
 
+    def features_of(self, images: Any) -> np.ndarray:
+        """LensNet's features (m, d) of real images; those measured before are not read again."""
+        name = "frechet_lensnet"
+        make, who = self.makers[name], self.reference.by_networks
+        numbers = numbers_in(self.dataset, images)
+        if numbers is None:
+            return rows_of([make], images, *who)[0]
+        place = np.full(len(self.dataset.images), -1)
+        measured = np.concatenate([self.held, self.other])
+        place[measured] = np.arange(len(measured))
+        found = np.concatenate([self.real[name], self.others[name]])[place[numbers]]
+        fresh = np.flatnonzero(place[numbers] < 0)
+        if len(fresh):
+            found[fresh] = rows_of([make], self.dataset.part(numbers[fresh]), *who)[0]
+        return found
+
     def _once(
         self, make: Callable[[], T], name: str, most: int, labels: Classes | None = None
     ) -> T:
@@ -132,6 +149,16 @@ class RealRows:
             self._floors[key] = self.kept.once(told, make) if lasts else make()
         found: T = self._floors[key]
         return found
+
+
+def numbers_in(dataset: Dataset, images: Any) -> np.ndarray | None:
+    """Which images of the dataset these are, (m,); None for images from elsewhere."""
+    if not isinstance(images, Images):
+        return None
+    if images.images is dataset.images:
+        return images.rows
+    numbers = numbers_in(dataset, images.images)
+    return None if numbers is None else numbers[images.rows]
 
 
 def is_ours(measure: Any) -> bool:

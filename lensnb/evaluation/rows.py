@@ -4,7 +4,9 @@ A maker is a function from images (N, C, H, W) to rows (N, d). `Fitted` makers t
 bins and levels from the reference images first.
 """
 
+import contextlib
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from lensnb.evaluation.workers import HERE, Workers
 
 CHUNK = 256  # images that a worker measures at a time
 DEVICE_CHUNK = 1024  # images at a time on a device that is no CPU
+SHARED = 4_200_000  # pixels up to which measures share what they have in common, in memory
+SOME = 512  # images that tell whether all show lenses
 
 Rows = Callable[[np.ndarray], np.ndarray]  # images (N, C, H, W) -> rows (N, d)
 
@@ -54,11 +58,23 @@ class Reference:
         return (self.workers, CHUNK) if is_cpu else (HERE, DEVICE_CHUNK)
 
     @functools.cached_property
+    def said(self) -> dict[str, np.ndarray]:
+        """What LensNet says of these images, read once: `features`, `oriented` and `table`."""
+        names = ("features", "oriented", "table")
+        makers = [getattr(self.reader, name) for name in names]
+        found = rows_of(makers, self.images, *self.by_networks)
+        return dict(zip(names, found, strict=True))
+
+    @functools.cached_property
     def shows_lenses(self) -> bool:
-        """Whether the finder, which knows lenses only, finds half of the images or more."""
+        """Whether the finder, which knows lenses only, finds half of the images or more.
+
+        SOME images tell, evenly spread.
+        """
         net = finder.load(self.device)
         found = functools.partial(finder.found, units=self.units, net=net)
-        return bool(self.rows(found).mean() >= 0.5)
+        some = self.images[:: math.ceil(len(self.images) / SOME)]
+        return bool(rows_of([found], some, *self.by_networks)[0].mean() >= 0.5)
 
     @functools.cached_property
     def edges(self) -> np.ndarray:
@@ -76,7 +92,9 @@ def rows_of(
 
 
 def _rows_of_some(makers: Sequence[Rows], images: np.ndarray) -> list[np.ndarray]:
-    return [make(images) for make in makers]
+    few = images.size <= SHARED
+    with image_stats.sharing() if few else contextlib.nullcontext():
+        return [make(images) for make in makers]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from lensnb.evaluation.image_stats import grey
 
-CACHED = 16  # images at a time, whose maps stay in the cache of a CPU
+CACHED = 8  # images at a time, whose maps stay in the cache of a CPU
 AT_A_TIME = 512  # images at a time on other devices: about 2 GiB
 TINY = torch.finfo(torch.float32).tiny
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lensnb.evaluation.image_stats import frame, grey, in_chunks, sky
+from lensnb.evaluation.image_stats import above_sky, common, frame, in_chunks
 
 CLIP = 3  # standard deviations of the sky
 
@@ -16,15 +16,15 @@ CLIP = 3  # standard deviations of the sky
 @in_chunks(256)
 def sky_level(images: Any) -> np.ndarray:
     """Median of the frame along the border: (N, 1), in the images' unit."""
-    return sky(grey(images))[0][:, 0]
+    return above_sky(images)[1][:, 0]
 
 
+@common
 def _sky_deviations(images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Maps (n, H, W) above the sky in deviations of the sky, clipped; and the frame (H, W)."""
-    maps = grey(images)
-    level, scatter = sky(maps)
-    apart = np.divide(maps - level, scatter, out=np.zeros_like(maps), where=scatter > 0)
-    return apart.clip(-CLIP, CLIP), frame(maps.shape[1:])
+    above, _, scatter = above_sky(images)
+    apart = np.divide(above, scatter, out=np.zeros_like(above), where=scatter > 0)
+    return apart.clip(-CLIP, CLIP), frame(above.shape[1:])
 
 
 @in_chunks(256)

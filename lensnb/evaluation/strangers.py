@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lensnb.datasets.dataset import Dataset, Scaling
+from lensnb.datasets.dataset import Dataset, Rows, Scaling
 from lensnb.datasets.file_source import find_source
 from lensnb.datasets.sources import read_images
 from lensnb.errors import InputError
@@ -44,7 +44,7 @@ class Laid(NamedTuple):
     dataset: Dataset
     chosen: tuple[np.ndarray, np.ndarray]
     made: dict[str, np.ndarray]
-    training: np.ndarray | None
+    training: Rows | None
     footing: list[str]
 
 
@@ -129,7 +129,7 @@ def lay_out(
     some = {name: given.images[:n] for name, given in made.items()}
     chosen = place[:n], place[n : n + OTHERS * n]
     footing = _footing(n, real, train, limits, len(chosen[1]))
-    training = train.images if train else None
+    training = dataset.part(dataset.train) if train else None
     return Laid(_params(n, real, scale, settings), dataset, chosen, some, training, footing)
 
 

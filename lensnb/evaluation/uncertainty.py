@@ -263,9 +263,12 @@ def measure(
     the number of others; the root counts the floor's own scatter. That is exact for means. Chance
     makes positive distances too large more often than too small. So with `ratio`, z is taken from
     the logarithms of the value and of the floor's draws; plainly if one of them is not positive.
-    With `skewed`, t deviations above the floor count as 3 log(1 + t / 3). With "own" errors, chance
-    is at least that error: the draws of a share are often all equal. Where larger is better, a
-    negative z is worse. benchmarks/false_alarms.py tells how often clean sets exceed 3 and 5.
+    With `skewed`, t deviations above the floor count as 3 log(1 + t / 3). Shares (a `unit` of
+    "share", without a ratio) are taken as arcsin sqrt(share), whose scatter depends on n alone
+    (Anscombe 1948, doi:10.1093/biomet/35.3-4.246): near 1 the draws of a share are often all equal.
+    Chance is at least that of n independent images there. With "own" errors it is at least that
+    error. Where larger is better, a negative z is worse. benchmarks/false_alarms.py tells how often
+    clean sets exceed 3 and 5.
     `deviations` are the resampled values behind the error, a list; it is empty if the error is the
     distance's own. Two sets that are measured against one reference with one seed are resampled
     alike. So the standard deviation of the difference of their deviations is the error of the
@@ -295,7 +298,9 @@ def measure(
     shared = {"n": n, "resample": resample, "seed": seed, **drawn}
 
     def tree(value: Any, spread: Any, floor: np.ndarray, unit: str) -> dict[str, Any]:
-        against = _against_floor(float(np.asarray(value)), spread, floor, 1 - n / m, ratio, skewed)
+        of_share = n if unit == "share" and not (own or ratio) else 0
+        value = float(np.asarray(value))
+        against = _against_floor(value, spread, floor, 1 - n / m, ratio, skewed, of_share)
         return {"unit": unit, **shared, **against}
 
     if isinstance(unit, str):
@@ -316,12 +321,19 @@ def normal(t: float, freedom: int) -> float:
 
 
 def _against_floor(
-    value: float, spread: Any, real: np.ndarray, fresh: float, ratio: bool, skewed: bool = False
+    value: float,
+    spread: Any,
+    real: np.ndarray,
+    fresh: float,
+    ratio: bool,
+    skewed: bool = False,
+    of_share: int = 0,
 ) -> dict[str, Any]:
     """A value with its error, against the values of real images (floors,).
 
     spread : the error, or the deviations behind it. fresh : share of the other real images that
-    one draw leaves out. Draws overlap, so they scatter less than independent ones.
+    one draw leaves out. Draws overlap, so they scatter less than independent ones. of_share : of
+    how many images the value is a share, 0 if it is none.
     """
     if np.ndim(spread) == 0:
         error, deviations, least = float(spread), [], float(spread)
@@ -330,6 +342,9 @@ def _against_floor(
     floor = float(real.mean())
     if ratio and value > 0 and bool((real > 0).all()):
         z = _z(math.log(value), np.log(real), fresh, error / value)
+    elif of_share:
+        angles = _angle(np.append(real, value), of_share)
+        z = _z(float(angles[-1]), angles[:-1], fresh, error, 0.5 / math.sqrt(of_share))
     else:
         z = _z(value, real, fresh, error, least, skewed)
     return {
@@ -341,6 +356,12 @@ def _against_floor(
         "ratio": value / floor if ratio and floor > 0 else None,
         "deviations": deviations,
     }
+
+
+def _angle(shares: np.ndarray, n: int) -> np.ndarray:
+    """arcsin sqrt of shares of n images; its scatter is about 1 / (2 sqrt(n)) for every share."""
+    found: np.ndarray = np.arcsin(np.sqrt((shares * n + 3 / 8) / (n + 3 / 4)))
+    return found
 
 
 def _z(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lensnb.evaluation.measure import label
-from lensnb.evaluation.verdict_rules import ALARM, RULES, Rule
+from lensnb.evaluation.verdict_rules import ALARM, NOISELESS, RULES, Rule
 from lensnb.sampler import method_name
 
 Row = dict[str, Any]
@@ -107,10 +107,9 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
     bad : the alarming rows of one method, strongest first; metrics : key -> tree with `parts`.
     What a fault explains is left out. What no rule names is told by the measure's label.
     """
-    order = {rule.key: i for i, rule in reversed(list(enumerate(RULES)))}
     rules = {row["metric"]: _rule(row, metrics) for row in bad}
     explained: set[str] = set()
-    for row in sorted(bad, key=lambda row: order.get(row["metric"], len(RULES))):
+    for row in sorted(bad, key=lambda row: _place(rules[row["metric"]])):
         rule = rules[row["metric"]]
         if rule and row["metric"] not in explained:
             explained |= set(rule.explains) - {rule.key}
@@ -124,11 +123,33 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
     return [f"{_words(row, rules[row['metric']], metrics)} ({_key(row)})" for row in named or left]
 
 
+def _place(rule: Rule | None) -> int:
+    """The place of a rule in the order of explanation."""
+    return len(RULES) if rule is None else RULES.index(rule)
+
+
 def _rule(row: Row, metrics: Mapping[str, Any]) -> Rule | None:
     """The rule of the column that deviates most, or of one that goes first; None if none does."""
-    z = {rule: _z(_part(rule, metrics), rule) for rule in RULES if rule.key == row["metric"]}
+    quiet = noiseless(metrics)
+    rules = (r for r in RULES if r.key == row["metric"] and r.noiseless in (None, quiet))
+    z = {rule: _z(_part(rule, metrics), rule) for rule in rules}
     known = [rule for rule in z if not rule.column or z[rule] >= rule.least]
     return max(known, key=lambda rule: (rule.first and z[rule] > ALARM, z[rule]), default=None)
+
+
+def noiseless(metrics: Mapping[str, Any]) -> str:
+    """Which images have nearly no noise: "generated", "real", "both" or "" for neither."""
+    noise, flux = (
+        (metrics.get(key, {}).get("parts") or {}).get(key) for key in ("noise_level", "total_flux")
+    )
+    if not noise or not flux:
+        return ""
+    quiet = [
+        whose
+        for whose in ("generated", "real")
+        if abs(noise[whose]["value"]) < NOISELESS * flux[whose]["value"]
+    ]
+    return "both" if len(quiet) == 2 else "".join(quiet)
 
 
 def _part(rule: Rule, metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 ALARM = 3  # the bound of a single z
+# Noise over total flux below which images have nearly none: 1e-4 in lenses of the broad prior,
+# 1e-7 if they are blurred by two pixels, 1e-9 and less in simulated images without noise.
+NOISELESS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Rule:
     by : key whose parts hold the column, if it is another one
     least : z of its column from which on it holds
     general : sees much and names little, so that it is told after all others
+    noiseless : which images must have nearly no noise for the rule, and which must have some:
+        "generated", "real" or "both"; None: whatever they have
     """
 
     key: str
@@ -33,15 +38,27 @@ class Rule:
     by: str = ""
     least: float = 2
     general: bool = False
+    noiseless: str | None = None
 
 
 OF_PIXELS = ("intensity", "minkowski", "peak_counts", "scattering", "total_flux")
 OF_SCALES = ("spectrum", "spectrum_2d", "scattering", "minkowski", "peak_counts", "intensity")
 OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
+OF_SKY = ("sky_level", "sky_gradient", "sky_stripes")
 OF_READINGS = ("readings", "readings_pairs")
+# what images without noise move, because LensNet and the lens fit know images with noise
+OF_NOISE = (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class")
+OF_NOISE += ("recall", *OF_READINGS, "readings_each", "class_shares", "frechet_lensnet_by_class")
 # Columns of `readings_pairs` in words.
 READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
 READ |= {"source_radius": "source size", "snr": "brightness"}
+
+
+CLASSES_TOLD = (
+    ("no_sub", "lenses without substructure", ""),
+    ("cdm", "CDM lenses", ", or their substructure is too weak"),
+    ("vortex", "vortex lenses", ", or their substructure is too weak"),
+)
 
 
 def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **how: Any) -> Rule:
@@ -53,6 +70,21 @@ def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **h
 # parameters, and at last the general measures.
 RULES = (
     Rule("copies", "copies", "{share} of the images are copies of training images", ""),
+    # without noise these measures see something else
+    Rule("noise_level", "noise_level", "", "the images have nearly no noise",
+         OF_NOISE,
+         first=True, noiseless="generated"),
+    Rule("noise_level", "noise_level", "the images have noise, and real ones nearly none", "",
+         OF_NOISE,
+         first=True, noiseless="real"),
+    Rule("noise_level", "noise_level",
+         "the finest detail is {percent} too strong, in images with nearly no noise",
+         "the finest detail is {percent} too weak, in images with nearly no noise",
+         (*OF_SKY, *OF_SCALES), first=True, noiseless="both"),
+    *(_both(key, column, "the light at the border differs, in images with nearly no noise",
+            OF_SKY, first=True, noiseless="both")
+      for key, column in (("sky_level", "sky_level"), ("sky_gradient", "x"), ("sky_gradient", "y"),
+                          ("sky_stripes", "rows"), ("sky_stripes", "columns"))),
     Rule("sky_level", "sky_level", "the sky is {gap} too bright", "the sky is {gap} too dark",
          (*OF_PIXELS, *OF_PLACE)),
     _both("sky_gradient", "x", "the sky has a gradient from left to right", OF_PLACE),
@@ -89,12 +121,16 @@ RULES = (
     # a checkerboard too weak for the mean image; blur lowers this column
     Rule("spectrum_2d", "corner", "structure sits on the pixel grid", "",
          ("mean_image", "mean_image_largest", "noise_level", "mirror", *OF_SCALES), least=4),
-    Rule("noise_level", "noise_level", "the noise is {percent} too strong",
-         "the noise is {percent} too weak, or the images are blurred",
+    Rule("noise_level", "noise_level", "the noise is {percent} too strong", "",
          (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class")),
+    Rule("noise_level", "noise_level", "",
+         "the noise is {percent} too weak, or the images are blurred",
+         (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class"),
+         leads=("sky_stripes",)),  # a blur makes neighbouring rows or columns of the sky alike
     *(Rule("lens_fit_by_class", name, f"{words} that no smooth lens explains is too strong",
            f"substructure is too weak in {words.split(' in ')[1]}",
-           ("lens_fit", "class_shares", "frechet_lensnet_by_class", "readings_each", *OF_READINGS))
+           ("lens_fit", "class_shares", "frechet_lensnet_by_class", "readings_each", "recall",
+            *OF_READINGS))
       for name, words in (("no_sub", "structure in lenses without substructure"),
                           ("cdm", "structure in CDM lenses"),
                           ("vortex", "structure in vortex lenses"))),
@@ -106,10 +142,15 @@ RULES = (
     *(Rule("class_shares", name, f"too many {words} ({{made}} instead of {{real}})",
            f"too few {words}{weak} ({{made}} instead of {{real}})",
            ("frechet_lensnet_by_class", "readings_each", "recall", *OF_READINGS))
-      for name, words, weak in (
-          ("no_sub", "lenses without substructure", ""),
-          ("cdm", "CDM lenses", ", or their substructure is too weak"),
-          ("vortex", "vortex lenses", ", or their substructure is too weak"))),
+      for name, words, weak in CLASSES_TOLD),
+    # the features see it in fewer images than the numbers that tell what it is
+    *(Rule("frechet_lensnet_by_class", name, "", f"substructure is too weak in {words}",
+           ("recall", "frechet_lensnet"), first=True, by="lens_fit_by_class", least=4, general=True)
+      for name, words in (("cdm", "CDM lenses"), ("vortex", "vortex lenses"))),
+    *(Rule("frechet_lensnet_by_class", name, f"too many {words} ({{made}} instead of {{real}})",
+           f"too few {words}{weak} ({{made}} instead of {{real}})",
+           ("recall", "frechet_lensnet"), by="class_shares", least=4, general=True)
+      for name, words, weak in CLASSES_TOLD),
     Rule("total_flux", "total_flux", "images are {percent} too bright",
          "images are {percent} too faint", ("intensity", "profile")),
     Rule("readings_each", "theta_E", "Einstein radii are {gap} too large",

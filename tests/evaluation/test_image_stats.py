@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binned_statistic, median_abs_deviation
 
-from lensnb.evaluation import image_stats
+from lensnb.evaluation import image_stats, morphology, rows, sky_stats
 
 SIZE = 64
 
@@ -164,3 +164,30 @@ def test_total_flux_has_the_error_of_its_sky():
         bump() + np.random.default_rng(3).normal(size=(300, 1, SIZE, SIZE))
     )
     assert abs(noisy.mean() - 2 * np.pi * 900) < 25 and 80 < noisy.std() < 120
+
+
+def test_measures_of_the_same_images_share_what_they_have_in_common(monkeypatch):
+    makers = [
+        *(sky_stats.sky_level, sky_stats.sky_gradient, sky_stats.sky_stripes),
+        *(image_stats.total_flux, image_stats.noise_level, morphology.peak_counts),
+        *(morphology.ring_radius, morphology.multipoles, morphology.ellipticity),
+    ]
+    images = bump() + np.random.default_rng(0).normal(size=(300, 1, SIZE, SIZE))
+    alone = [make(images) for make in makers]
+    seen = []
+    sky = image_stats.sky
+
+    def counted(maps):
+        seen.append(len(maps))
+        return sky(maps)
+
+    for module in (image_stats, morphology):
+        monkeypatch.setattr(module, "sky", counted)
+    together = rows.rows_of(makers, images)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert seen == [256, 256, 44, 44]  # of the images and of their smoothed maps
+    changed = images + 1  # what was shared is forgotten
+    assert np.abs(sky_stats.sky_level(changed) - alone[0] - 1).max() < 1e-9
+    monkeypatch.setattr(rows, "SHARED", 0)  # large images share nothing
+    apart = rows.rows_of(makers, images)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, apart, strict=True))

@@ -66,6 +66,22 @@ def test_real_images_are_measured_once_for_all_methods(judge, fresh, monkeypatch
     assert brighter["floor"] == first["kid"]["floor"] and brighter["value"] > first["kid"]["value"]
 
 
+def test_features_of_real_images_are_not_read_again(judge, monkeypatch):
+    part = Rows(judge.dataset.part(judge.dataset.train), np.arange(0, 4 * N, 7))
+    expected = judge.rows(part[:], ["frechet_lensnet"])["frechet_lensnet"]
+    monkeypatch.setattr(judge, "held", judge.held[::2])
+    monkeypatch.setattr(judge, "other", judge.other[::2])
+    for kept in (judge.real, judge.others):
+        monkeypatch.setitem(kept, "frechet_lensnet", kept["frechet_lensnet"][::2])
+    read = []
+    make = judge.makers["frechet_lensnet"]
+    monkeypatch.setitem(
+        judge.makers, "frechet_lensnet", lambda images: read.append(len(images)) or make(images)
+    )
+    assert np.abs(judge.features_of(part) - expected).max() < 1e-4 and sum(read) < 0.7 * len(part)
+    assert np.abs(judge.features_of(part[:]) - expected).max() < 1e-4  # from elsewhere
+
+
 def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fresh, monkeypatch):
     short = replace(judge.measures["neighbours"], most=20)
     monkeypatch.setitem(judge.measures, "neighbours", short)

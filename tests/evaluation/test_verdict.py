@@ -157,7 +157,8 @@ def test_rules_name_measures_and_columns_that_exist_or_are_filled_in_with_amount
             assert rule.column in MEASURES[rule.key].columns or rule.general, rule
         filled = rule.more.format(gap="1", percent="2 %", made="3", real="4", share="3 %")
         assert "{" not in filled
-    assert math.isinf(verdict._z(part(1, 0, None), verdict.RULES[1]))
+    sky = next(rule for rule in verdict.RULES if rule.more.startswith("the sky is"))
+    assert math.isinf(verdict._z(part(1, 0, None), sky))
 
 
 def test_the_lens_fit_tells_weak_substructure_from_too_few_lenses():
@@ -174,3 +175,41 @@ def test_a_weak_checkerboard_is_no_noise_and_its_absence_is_no_checkerboard():
     for gap, z, words in ((0.05, 9.0, "pixel grid"), (0.05, 3.5, "noise"), (-0.05, -9.0, "noise")):
         wrong = told(alarms, noise | {("spectrum_2d", "corner"): part(gap, 0.0, z)})[2]
         assert words in wrong and ";" not in wrong.removesuffix("."), wrong
+
+
+@pytest.mark.parametrize(
+    "made, real, words",
+    [
+        (7e-6, 1.0, "the images have nearly no noise"),
+        (1.0, 7e-6, "the images have noise, and real ones nearly none"),
+        (7e-6, 6e-6, "the finest detail is 17 % too strong, in images with nearly no noise"),
+        (0.02, 1.0, "the noise is 98 % too weak, or the images are blurred"),
+    ],
+)
+def test_images_without_noise_have_no_sky_to_speak_of(made, real, words):
+    """Beside a mean flux of 12,000; 0.02 is what a blur of a pixel leaves of the noise."""
+    z = 9 if made > real else -9
+    parts = {
+        ("noise_level", "noise_level"): part(made, real, z),
+        ("total_flux", "total_flux"): part(12_000, 12_100, -1),
+        ("sky_level", "sky_level"): part(4.5e-8, 0, 5),
+    }
+    text = told({"noise_level": 9, "sky_level": 5, "spectrum": 8}, parts)
+    assert words in text[2].split(";")[0]
+    assert ("the sky is" in text[2]) == (made == 0.02)
+    alone = told({"sky_level": 5}, parts)[2]
+    assert ("the light at the border differs" in alone) == (max(made, real) < 1e-5)
+
+
+def test_features_of_a_class_are_told_by_the_numbers_that_name_the_fault():
+    """Fewer subhalos change LensNet's features of a class before the class shares alarm."""
+    shares = {("class_shares", "cdm"): part(0.17, 0.32, -7, "share")}
+    fit = {("lens_fit_by_class", "cdm"): part(0.05, 0.17, -6, "dex")}
+    alarms = {"frechet_lensnet_by_class": 6, "frechet_lensnet": 4.5}
+    assert "a: substructure is too weak in CDM lenses (" in told(alarms, shares | fit)[2]
+    assert "a: too few CDM lenses, or their substructure" in told(alarms, shares)[2]
+    assert "Frechet distance (LensNet) by class differs" in told(alarms, {})[2]
+    # whatever has a name of its own comes first
+    named = alarms | {"noise_level": 4}
+    noise = {("noise_level", "noise_level"): part(1.05, 1, 5)}
+    assert told(named, shares | noise)[2].split(";")[0].count("the noise is 5 % too strong") == 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lensnb import metrics
-from lensnb.evaluation import uncertainty, workers
+from lensnb.evaluation import pixel_classifier, uncertainty, workers
 from lensnb.evaluation.measures import MEASURES
 from lensnb.evaluation.rows import Reference, fit, rows_of
 from lensnb.evaluation.workers import HERE, Workers, workers_for
@@ -72,6 +72,12 @@ def test_errors_and_floors_are_the_same_bits_in_workers(resample):
             for who in (HERE, TWO)
         ]
         assert trees[0] == trees[1] and trees[0]["error"] > 0
+
+
+def test_the_classifier_on_pixels_gives_the_same_bits_in_workers():
+    made, real = np.random.default_rng(0).normal(size=(2, 12, 1, 16, 16)).astype(np.float32)
+    here, there = (pixel_classifier.told_apart(made, real, workers=who) for who in (HERE, TWO))
+    assert here == there
 
 
 def test_few_images_start_no_process(monkeypatch):
