@@ -371,11 +371,11 @@ def test_of_two_folders_of_one_name_the_one_where_the_command_stands(tmp_path, m
 
 
 def test_of_several_sets_in_each_archive_the_recipe_names_one(src, out):
-    want = noise(12, 8, 8)
-    for i in range(3):
-        rows = slice(4 * i, 4 * i + 4)
-        np.savez(src / f"{i}.npz", clean=want[rows], noisy=-want[rows], z=np.arange(4.0))
+    want = noise(40, 8, 8)
+    for i in range(2):
+        rows = slice(20 * i, 20 * i + 20)
+        np.savez(src / f"{i}.npz", clean=want[rows], noisy=-want[rows], z=np.arange(20.0))
     message = refusal(src, out)
-    assert "clean (4, 8, 8), noisy (4, 8, 8)" in message and "data.key names the one" in message
+    assert "clean (20, 8, 8), noisy (20, 8, 8)" in message and "data.key names the one" in message
     np.testing.assert_array_equal(read(src, out, key="noisy").images[:, 0], -single(want))
     assert "no array nosy of data.key; did you mean noisy?" in refusal(src, out, key="nosy")
