@@ -70,7 +70,7 @@ def test_a_section_that_papermill_injects_keeps_its_other_keys(shell):
     cell = translate_parameters("python3", "python", {"data": {"n": 40}}, "Parameters")
     params = run(shell, CELL, cell).params
     assert (params.data.n, params.data.size, params.run) == (40, 64, "x")
-    with pytest.raises(InputError, match="unknown key data.nn; did you mean n"):
+    with pytest.raises(InputError, match="unknown key data.nn; did you mean data.n"):
         run(shell, CELL, "# Parameters\ndata = {'nn': 40}\n")
 
 
