@@ -47,8 +47,10 @@ OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
 OF_SKY = ("sky_level", "sky_gradient", "sky_stripes")
 OF_READINGS = ("readings", "readings_pairs")
 # what images without noise move, because LensNet and the lens fit know images with noise
-OF_NOISE = (*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class")
-OF_NOISE += ("recall", *OF_READINGS, "readings_each", "class_shares", "frechet_lensnet_by_class")
+OF_NOISE = (
+    *(*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class", "recall"),
+    *(*OF_READINGS, "readings_each", "class_shares", "frechet_lensnet_by_class"),
+)
 # Columns of `readings_pairs` in words.
 READ = {"theta_E": "Einstein radius", "q": "axis ratio", "gamma": "shear"}
 READ |= {"source_radius": "source size", "snr": "brightness"}

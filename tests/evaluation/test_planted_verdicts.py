@@ -29,6 +29,8 @@ OWN = {
     "turned_copies": "of the images are copies of training images",
     "noisy_copies": "of the images are copies of training images",
     "weak_vortex": "substructure is too weak in vortex lenses",
+    "few_subhalos": "substructure is too weak in CDM lenses",
+    "noise_left": "the images have nearly no noise",
     "correlated": "Einstein radius and axis ratio are correlated",
 }
 
