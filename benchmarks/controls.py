@@ -2,12 +2,12 @@
 
     python -m benchmarks.controls [n ...] [fault[=strength[=strength ...]] ...]
 
-Real lenses of the broad prior are those of false_alarms.py; lenses with each fault in FAULTS are
-simulated. The rows of all measures are computed once. Then n faulty images are compared with n real
-ones, REPEATS times with other images; 4 n other real images give the floor (n is 60, 256 and 1,000
-by default, and all FAULTS). Prints for each fault the largest z among all measures and whose it is:
-the median of the repeats. A fault is seen if that z passes the threshold that is corrected for the
-number of measures. With the largest n the faulty images are the same in all repeats. Writes
+Simulates real lenses of the broad prior, and lenses with each fault in FAULTS. The rows of all
+measures are computed once. Then n faulty images are compared with n real ones, REPEATS times with
+other images; 4 n other real images give the floor (n is 60, 256 and 1,000 by default, and all
+FAULTS). Prints for each fault the largest z among all measures and whose it is: the median of the
+repeats. A fault is seen if that z passes the threshold that is corrected for the number of
+measures. With the largest n the faulty images are the same in all repeats. Writes
 outputs/benchmarks/controls.csv and the figure beside it. What is there already is not made again.
 """
 
@@ -20,12 +20,12 @@ import numpy as np
 import scipy.stats
 import torch
 
-from benchmarks import false_alarms
 from lensnb import io
 from lensnb.display import figures
 from lensnb.evaluation import compare, uncertainty
-from lensnb.evaluation.rows import Fitted, all_rows, fit
-from lensnb.lensing.simulate import render
+from lensnb.evaluation.measures import MEASURES
+from lensnb.evaluation.rows import Fitted, Reference, all_rows, fit
+from lensnb.lensing.simulate import render, simulate
 from lensnb.lensing.truth_tables import draw_truth
 from lensnb.recipes.recipe import Params
 from tools.planted import PLANTED
@@ -63,22 +63,25 @@ FAULTS: dict[str, tuple[float, ...]] = {
 
 
 class Bench:
-    """Real lenses and their rows, the pool of false_alarms.py; and lenses that faults are put in.
+    """Real lenses, the rows of their images, and the measures that compare them.
 
-    most : the largest n; so many faulty images are made
+    most : the largest n. The first `most` real images fix units, bins and levels.
     """
 
     def __init__(self, most: int, folder: Path) -> None:
         self.folder = folder
         io.make_folder(folder)
-        pool = false_alarms.Bench()
-        self.reference = pool.reference
-        used = false_alarms.measures_of(self.reference)
-        self.measures = {name: measure for name, measure in used.items() if name not in SLOW}
+        images, truth = simulate(6 * most, "broad", seed=SEED)
+        self.reference = Reference(images[:most])
+        self.measures = {
+            name: measure
+            for name, measure in MEASURES.items()
+            if measure.rows is not None and measure.available(self.reference) and name not in SLOW
+        }
         distinct = {m.rows: fit(m.rows, self.reference) for m in self.measures.values()}
         self.makers = {name: distinct[m.rows] for name, m in self.measures.items()}
-        self.distances = pool.distances
-        self.real = pool.rows | {"labels": pool.rows["class"]}
+        self.distances = {n: fit(m.distance, self.reference) for n, m in self.measures.items()}
+        self.real = self.kept("real", lambda: images, truth["class"])
         self.source = draw_truth(most, "broad", SEED + 1)
         self.images = render(self.source).numpy()
 

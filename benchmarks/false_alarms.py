@@ -57,7 +57,7 @@ class Bench:
             io.make_folder(FOLDER)
             np.save(drawn, images)
         self.images = np.load(drawn, mmap_mode="r")
-        self.reference = reference = Reference(np.array(self.images[:UNITS]))
+        reference = Reference(np.array(self.images[:UNITS]))
         used = measures_of(reference)
         if not path.is_file():
             rows = rows_of_pool(used, self.images, reference)
