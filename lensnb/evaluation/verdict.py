@@ -172,6 +172,15 @@ def _z(part: Mapping[str, Any] | None, rule: Rule) -> float:
     return math.inf if part["z"] is None else abs(part["z"])
 
 
+def _percent(share: float) -> str:
+    """How much more or less, as a share of the real value, in words that can be read."""
+    if share > 100:
+        return "far"
+    if share >= 3:
+        return f"{1 + share:.0f} times"
+    return f"{100 * share:{'.2g' if share < 1 else '.0f'}} %"
+
+
 def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     """A rule's words with its amounts, or the measure's label."""
     if rule is None:
@@ -182,8 +191,7 @@ def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     made, real = (part[whose]["value"] for whose in ("generated", "real"))
     unit = "" if part["unit"] in ("1", "image unit", "share") else f" {part['unit']}"
     text = rule.more if made > real else rule.less
-    share = abs(made / real - 1) if real else math.inf
-    percent = f"{100 * share:{'.2g' if share < 1 else '.0f'}} %" if real else "much"
+    percent = _percent(abs(made / real - 1) if real else math.inf)
     amounts = {"gap": f"{abs(made - real):.2g}{unit}", "percent": percent}
     amounts["share"] = f"{100 * made:.2g} %"
     return text.format(**amounts, made=f"{made:.2g}", real=f"{real:.2g}")
