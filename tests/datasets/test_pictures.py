@@ -67,7 +67,8 @@ def test_photographs_are_cropped_to_a_square_and_averaged(src, out):
         )
         assert worst(image, want) < 1e-4 and np.ptp(want) > 100
     assert worst(got.images[0], downscale_local_mean(planes(photos[0]), (1, 16, 16))) < 1e-4
-    assert got.labels is None and got.pixel_scale is None and got.source == f"5 images of {src}"
+    assert got.labels is None and got.pixel_scale is None
+    assert got.source == f"5 images of {src}, brought from different sizes to 32 x 32 pixels"
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
