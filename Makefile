@@ -92,7 +92,7 @@ reference: .venv/ready-$(TORCH)        ## train the reference anew: weights to l
 	python -m tools.ship_reference $(REFERENCE)
 
 bench: run                    ## figures of speed, memory and quality, printed
-	for script in benchmarks/*.py; do PYTHONPATH=. python $$script || exit 1; done
+	for script in $(filter-out benchmarks/search.py,$(wildcard benchmarks/*.py)); do PYTHONPATH=. python $$script || exit 1; done
 
 docs: .venv/ready-$(TORCH)             ## the documentation as a web site: site/index.html
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

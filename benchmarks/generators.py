@@ -1,13 +1,16 @@
-"""The figure of docs/generators.md: quality against evaluations, parameters and images seen.
+"""Two pictures of the docs: generators.png, quality against cost, and reference.png, a gallery.
 
     python benchmarks/generators.py
 
-It draws docs/generators.csv, whose rows are those of the page's table of published systems.
+generators.png shows docs/generators.csv, whose rows are those of the page's table of published
+systems. reference.png has images of each method of the reference below real lenses: a minute.
 """
 
 import matplotlib.pyplot as plt
 
-from lensnb import io
+import lensnb
+from lensnb import io, sampler
+from lensnb.display import figures
 from lensnb.display.style import styled
 
 COSTS = {  # column: label, unit, ticks
@@ -37,9 +40,18 @@ def figure(rows):
     return sheet
 
 
+def gallery(n=8):
+    """Real lenses, and n images of each method of the reference."""
+    rows = {"real": lensnb.simulate(n, seed=20261127)}
+    for method in lensnb.load("reference").params.sample.methods:
+        rows[sampler.method_name(method)] = lensnb.load("reference", method).draw(n, seed=1)
+    return figures.gallery(rows, pixel_scale=0.1)
+
+
 def main() -> None:
-    """Draw the figure."""
+    """Draw both."""
     docs = io.home() / "docs"
+    gallery().savefig(docs / "reference.png", dpi=110, bbox_inches="tight")
     figure(io.read_table(docs / "generators.csv")).savefig(docs / "generators.png", dpi=110)
 
 

@@ -31,7 +31,7 @@ SHIPPED = ("gpu", "reference-cpu")  # recipes of params/; the first is what "ref
 def load(name: str | Path = "reference", method: str | None = None) -> generator.Generator:
     """A trained generator, drawn from without any training: `load("reference").draw(16, seed=1)`.
 
-    name : "reference" (that of two CPU cores), a shipped one by its own name, a finished run, or a
+    name : "reference" (the best that ships), a shipped one by its own name, a finished run, or a
         folder that `lensnb export` wrote, wherever it lies now
     method : one of its recipe's, by default the cheapest, see `cheapest`
     Raises InputError for an unknown name or method, and for a file whose sha256 is not the
