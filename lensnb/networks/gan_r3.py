@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lensnb.networks.blocks import bordered
 from lensnb.networks.minibatch import MinibatchStatistics
 from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
@@ -38,7 +39,7 @@ def he(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear
 
 def conv(before: int, after: int, gain: float = 1.0, border: str = "zeros") -> nn.Module:
     """A 3x3 convolution that keeps the size; border : what it sees beyond the edge."""
-    return he(nn.Conv2d(before, after, 3, padding=1, padding_mode=border), gain)
+    return he(bordered(border, before, after), gain)
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
