@@ -10,7 +10,7 @@ from astropy.table import MaskedColumn, Table
 from images import noise, read, save_each
 
 from lensnb import denoiser, io, kinds
-from lensnb.datasets import conditions
+from lensnb.datasets import conditions, file_source
 from lensnb.errors import InputError
 from lensnb.generator import Generator, untrained
 from lensnb.recipes.recipe import validate
@@ -108,11 +108,11 @@ def test_identifiers_are_no_condition(dataset, monkeypatch):
 
 
 def test_a_word_for_each_image_is_no_condition(dataset):
-    dataset.truth["name"] = np.array([f"a{k}" for k in range(conditions.FEWEST)])
+    dataset.truth["name"] = np.array([f"a{k}" for k in range(file_source.FEWEST)])
     with pytest.raises(InputError, match="20 different words for 20 images: they name images"):
         conditions.width(("name",), dataset)
     dataset.truth["name"][1] = "a0"
-    assert conditions.width(("name",), dataset) == conditions.FEWEST - 1
+    assert conditions.width(("name",), dataset) == file_source.FEWEST - 1
 
 
 def test_places_and_angles_are_known_by_their_names(dataset):
@@ -167,7 +167,7 @@ def test_every_kind_of_generator_draws_with_missing_conditions(kind, dataset):
     torch.manual_seed(0)
     net = untrained(kind, params, dataset).eval()
     for weight in net.parameters():  # the last layer starts at zero
-        torch.nn.init.normal_(weight, std=0.3)
+        torch.nn.init.normal_(weight, std=0.1)
     made = Generator(params, params.sample.methods[kind], dataset, net, "cpu")
     images = made.draw(4, seed=1, table={"z_lens": None, "band": ""})
     assert np.isfinite(images).all()
@@ -268,7 +268,7 @@ def test_words_and_gaps_of_a_table_reach_the_network(form, src, out):
     torch.manual_seed(0)
     net = untrained("gan", params, dataset).eval()
     for weight in net.parameters():  # the last layer starts at zero
-        torch.nn.init.normal_(weight, std=0.3)
+        torch.nn.init.normal_(weight, std=0.1)
     made = Generator(params, params.sample.methods["gan"], dataset, net, "cpu")
     red, other = (made.draw(2, seed=1, table={"band": b, "visits": 3}) for b in ("r", "i"))
     assert np.abs(red - other).max() > 1e-4
