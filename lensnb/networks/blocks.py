@@ -68,13 +68,8 @@ def conv3(style: Style, before: int, after: int, **options: Any) -> nn.Module:
     """A 3x3 convolution of a style that keeps the size of the map; options : of nn.Conv2d."""
     if style.polar:
         return CircularConv2d(before, after, 3, padding=1, **options)
-    return bordered(style.border, before, after, **options)
-
-
-def bordered(border: str, before: int, after: int, **options: Any) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size of the map; border : see `Style`."""
-    layer = MirroredConv2d if border == "reflect" else nn.Conv2d
-    return layer(before, after, 3, padding=1, padding_mode=border, **options)
+    layer = MirroredConv2d if style.border == "reflect" else nn.Conv2d
+    return layer(before, after, 3, padding=1, padding_mode=style.border, **options)
 
 
 class MirroredConv2d(nn.Conv2d):

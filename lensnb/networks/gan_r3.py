@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lensnb.networks.blocks import bordered
 from lensnb.networks.minibatch import MinibatchStatistics
 from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
@@ -39,7 +38,7 @@ def he(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear
 
 def conv(before: int, after: int, gain: float = 1.0, border: str = "zeros") -> nn.Module:
     """A 3x3 convolution that keeps the size; border : what it sees beyond the edge."""
-    return he(bordered(border, before, after), gain)
+    return he(nn.Conv2d(before, after, 3, padding=1, padding_mode=border), gain)
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -93,7 +92,8 @@ class Generator(nn.Module):
     The latent has the shape (B, latent), the noise the image's shape, the context (B, K) or None.
     shapes : of the noise that an image is made of
     mapping, style : layers from latent to style, and the style's length
-    border : what convolutions see beyond the edge: zeros, or the image mirrored (reflect)
+    border : what convolutions see beyond the edge: zeros, or the image mirrored (reflect); zeros
+        for images of 16 pixels
     """
 
     grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
@@ -114,6 +114,8 @@ class Generator(nn.Module):
         super().__init__()
         self.shapes = ((latent,), (channels, size, size))
         self.first = (4 * width, size // 16, size // 16)
+        if size < 32:
+            border = "zeros"  # of one pixel, the first map, mirrored edges make flat images
         self.low = low
         self.high = high
 

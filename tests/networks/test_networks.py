@@ -15,7 +15,7 @@ from lensnb.networks.blocks import (
     ScaleShift,
     ShuffleBlock,
     Style,
-    bordered,
+    conv3,
 )
 from lensnb.networks.dit import DiT
 from lensnb.recipes.recipe import validate
@@ -316,15 +316,21 @@ def test_the_border_of_a_generator_is_what_the_recipe_says():
 
 
 def test_a_map_of_one_pixel_has_itself_beyond_the_edge():
-    """As the coarsest map of the smallest images is: 16 pixels of a GAN, 8 of a U-Net."""
-    layer = bordered("reflect", 3, 2)
+    """As the coarsest map of the smallest images is."""
+    layer = conv3(Style(border="reflect"), 3, 2)
     x = torch.randn(4, 3, 1, 1)
     expected = torch.einsum("bi,oihw->bo", x[:, :, 0, 0], layer.weight) + layer.bias
     assert (layer(x)[:, :, 0, 0] - expected).abs().max() < 1e-5
-    made = gan_r3.Generator(16, 1, 8, 8, border="reflect")
-    assert made(*[torch.randn(2, *shape) for shape in made.shapes]).shape == (2, 1, 16, 16)
     net = UNet(patch=2, width=16, multipliers=(1, 2, 2), heads=2, border="reflect")
     assert net(torch.randn(2, 1, 8, 8), torch.randn(2)).shape == (2, 1, 8, 8)
+
+
+def test_the_smallest_images_of_the_modern_gan_are_not_flat():
+    """Their first map is one pixel: only zeros beyond the edge tell where a pixel is."""
+    torch.manual_seed(0)
+    made = gan_r3.Generator(16, 1, 8, 8, border="reflect")
+    z, noise = torch.randn(4, 8), torch.zeros(4, 1, 16, 16)
+    assert made(z, noise).std((1, 2, 3)).min() > 1e-3
 
 
 def test_the_noise_of_pixels_is_measured_and_drawn():
