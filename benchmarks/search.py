@@ -131,7 +131,8 @@ ROUNDS: dict[str, dict[str, Changes]] = {
         "levels -0.6 1.3, high": EDM | {"high": 0.1},
         "levels -0.6 1.3, high, another seed": EDM | {"high": 0.1, "seed": 1},
         "levels -0.3 1.6": EDM | levels(-0.3, 1.6),
-        "levels -0.6 1.3 min_snr, high": EDM | {"high": 0.1, "diffusion.weighting": "clamped_snr"},
+        "levels -0.6 1.3 clamped_snr, high": EDM
+        | {"high": 0.1, "diffusion.weighting": "clamped_snr"},
         "muon 0.01": MIRROR | {"train.muon_rate": 0.01},
         "rate 3e-3": MIRROR | {"train.rate": 3e-3},
         "class alone": MIRROR | {"model.context": "class"},

@@ -72,7 +72,7 @@ def recipes(run: Run) -> dict[str, Tree]:
 
 
 def whole_methods(run: Run) -> list[str]:
-    """The method of each generator with the fewest network evaluations.
+    """The method of each generator with the fewest steps.
 
     Its images are all drawn again, and judged again. Of the other methods only the first images
     are drawn: all methods have the same judge.
@@ -119,9 +119,10 @@ def _refuse_another_recipe(run: Run, folder: Path) -> None:
 
 
 def _restore_model(run: Run, name: str, kept: Path, new: Path) -> None:
-    """Copy a trained generator; the images of its looks, which are not kept, are images of today's.
+    """Copy a trained generator from `kept`.
 
-    No checked output depends on them.
+    The images that were watched during its training are not kept. The published ones stand in for
+    them: no checked output depends on them.
     """
     _copy(kept, new, MODEL)
     if not (new / "watch.csv").is_file():

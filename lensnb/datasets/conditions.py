@@ -19,6 +19,7 @@ import torch
 
 from lensnb import io
 from lensnb.datasets.dataset import Dataset
+from lensnb.datasets.file_source import names_images
 from lensnb.datasets.readers import reading
 from lensnb.errors import InputError, did_you_mean
 
@@ -26,7 +27,6 @@ PHYSICS = ("theta_E", "q", "gamma")
 CLASS = "class"  # the name of the labels among the columns
 BLANK = ("", "nan", "na", "n/a", "null", "none", "--")  # text that stands for a missing value
 MOST_NAMES = 64  # of a column of text: with more it is a list of identifiers
-FEWEST = 20  # images of which each has a word of its own: the words are identifiers
 # The last word of the names of columns that a turn or a flip of the image changes.
 DIRECTED = frozenset(
     ["x", "y", "ra", "dec", "phi", "angle", "pa", "e1", "e2", "g1", "g2", "gamma1", "gamma2"]
@@ -224,7 +224,7 @@ def _column(name: str, dataset: Dataset) -> Number | Names:
 def _column_of_text(name: str, dataset: Dataset) -> Names:
     known = [text for text in map(_text, dataset.truth[name].tolist()) if text]
     texts = set(known)
-    if len(texts) > MOST_NAMES or len(texts) == len(known) >= FEWEST:
+    if len(texts) > MOST_NAMES or names_images(known):
         raise InputError(
             f"model.context: column {name} holds {len(texts)} different words for {len(known)} "
             "images: they name images and tell nothing of them; leave it out (at most "

@@ -25,7 +25,7 @@ from lensnb.datasets.readers import (
 from lensnb.errors import InputError
 
 LABELS = ("labels", "label", "class", "y")  # columns that hold the class of an image
-FEWEST = 20  # images of which each has a class of its own: their classes are names of images
+FEWEST = 20  # images of which each has a class or word of its own: it names the image
 DEEPLENSE = {"no": "no_sub", "sphere": "cdm", "vort": "vortex"}  # its folders, our class names
 # Names of folders that are no classes, in any spelling: name -> split.
 SPLITS = {
@@ -127,7 +127,7 @@ def label_by_columns(source: FileSource, columns: Mapping[str, np.ndarray]) -> N
         if not (np.isfinite(column) & (column == np.round(column))).all():
             return
         column = column.astype(int)
-    if _names_images(column):
+    if names_images(column):
         source.title += f", its column {name} taken for no class as each image has its own"
         return
     _label(source, column)
@@ -135,7 +135,7 @@ def label_by_columns(source: FileSource, columns: Mapping[str, np.ndarray]) -> N
     source.beside.pop(name, None)
 
 
-def _names_images(values: Any) -> bool:
+def names_images(values: Any) -> bool:
     """Whether each image has a value of its own (N,): a name or a number, and no class."""
     return len(np.unique(values)) == len(values) >= FEWEST
 
@@ -222,7 +222,7 @@ def _read_labels(source: FileSource, path: Path, name: str) -> None:
             f"{name}: labels have shape {values.shape} and type {values.dtype}; expected one "
             f"integer for each of the {n} images"
         )
-    if _names_images(values):
+    if names_images(values):
         raise InputError(
             f"{name}: each of the {n} images has a label of its own, which numbers images and is "
             "no class; leave it out, or give images of one class one label"
@@ -341,7 +341,7 @@ def _label_by_folder(source: FileSource, class_folders: list[str]) -> None:
 
     Where each image lies in a folder of its own, the folders name images.
     """
-    if _names_images(np.repeat(class_folders, source.counts)):
+    if names_images(np.repeat(class_folders, source.counts)):
         source.title += f", its {len(class_folders)} folders taken for no classes as each holds one"
         return
     names, index = np.unique(class_folders, return_inverse=True)

@@ -264,11 +264,11 @@ def measure(
     makes positive distances too large more often than too small. So with `ratio`, z is taken from
     the logarithms of the value and of the floor's draws; plainly if one of them is not positive.
     With `skewed`, t deviations above the floor count as 3 log(1 + t / 3). Shares (a `unit` of
-    "share", without a ratio) are taken as arcsin sqrt(share), whose scatter depends on n alone
-    (Anscombe 1948, doi:10.1093/biomet/35.3-4.246): near 1 the draws of a share are often all equal.
-    Chance is at least that of n independent images there. With "own" errors it is at least that
-    error. Where larger is better, a negative z is worse. benchmarks/false_alarms.py tells how often
-    clean sets exceed 3 and 5.
+    "share", from 0 to 1, without a ratio) are taken as arcsin sqrt(share), whose scatter depends on
+    n alone (Anscombe 1948, doi:10.1093/biomet/35.3-4.246): near 1 the draws of a share are often
+    all equal. Chance is at least that of n independent images there. With "own" errors it is at
+    least that error. Where larger is better, a negative z is worse. benchmarks/false_alarms.py
+    tells how often clean sets exceed 3 and 5.
     `deviations` are the resampled values behind the error, a list; it is empty if the error is the
     distance's own. Two sets that are measured against one reference with one seed are resampled
     alike. So the standard deviation of the difference of their deviations is the error of the
@@ -342,7 +342,7 @@ def _against_floor(
     floor = float(real.mean())
     if ratio and value > 0 and bool((real > 0).all()):
         z = _z(math.log(value), np.log(real), fresh, error / value)
-    elif of_share:
+    elif of_share and min(value, real.min()) >= 0 and max(value, real.max()) <= 1:
         angles = _angle(np.append(real, value), of_share)
         z = _z(float(angles[-1]), angles[:-1], fresh, error, 0.5 / math.sqrt(of_share))
     else:

@@ -178,7 +178,12 @@ def _percent(share: float) -> str:
         return "far"
     if share >= 3:
         return f"{1 + share:.0f} times"
-    return f"{100 * share:{'.2g' if share < 1 else '.0f'}} %"
+    return _in_percent(share)
+
+
+def _in_percent(share: float) -> str:
+    """A share with two digits or more: never 1e+02 %."""
+    return f"{100 * share:{'.2g' if share < 0.1 else '.0f'}} %"
 
 
 def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
@@ -193,7 +198,7 @@ def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     text = rule.more if made > real else rule.less
     percent = _percent(abs(made / real - 1) if real else math.inf)
     amounts = {"gap": f"{abs(made - real):.2g}{unit}", "percent": percent}
-    amounts["share"] = f"{100 * made:.2g} %"
+    amounts["share"] = _in_percent(made)
     return text.format(**amounts, made=f"{made:.2g}", real=f"{real:.2g}")
 
 

@@ -68,7 +68,19 @@ def conv3(style: Style, before: int, after: int, **options: Any) -> nn.Module:
     """A 3x3 convolution of a style that keeps the size of the map; options : of nn.Conv2d."""
     if style.polar:
         return CircularConv2d(before, after, 3, padding=1, **options)
-    return nn.Conv2d(before, after, 3, padding=1, padding_mode=style.border, **options)
+    layer = MirroredConv2d if style.border == "reflect" else nn.Conv2d
+    return layer(before, after, 3, padding=1, padding_mode=style.border, **options)
+
+
+class MirroredConv2d(nn.Conv2d):
+    """A 3x3 convolution that sees the mirrored image beyond the edge."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if min(x.shape[2:]) > 1:
+            return super().forward(x)
+        # one pixel has no neighbour to mirror; the coarsest map of a small image may be one pixel
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(x, self.weight, self.bias, groups=self.groups)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:

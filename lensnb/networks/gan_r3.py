@@ -92,7 +92,8 @@ class Generator(nn.Module):
     The latent has the shape (B, latent), the noise the image's shape, the context (B, K) or None.
     shapes : of the noise that an image is made of
     mapping, style : layers from latent to style, and the style's length
-    border : what convolutions see beyond the edge: zeros, or the image mirrored (reflect)
+    border : what convolutions see beyond the edge: zeros, or the image mirrored (reflect); zeros
+        for images of 16 pixels
     """
 
     grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
@@ -113,6 +114,8 @@ class Generator(nn.Module):
         super().__init__()
         self.shapes = ((latent,), (channels, size, size))
         self.first = (4 * width, size // 16, size // 16)
+        if size < 32:
+            border = "zeros"  # of one pixel, the first map, mirrored edges make flat images
         self.low = low
         self.high = high
 

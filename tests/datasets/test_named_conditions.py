@@ -10,7 +10,7 @@ from astropy.table import MaskedColumn, Table
 from images import noise, read, save_each
 
 from lensnb import denoiser, io, kinds
-from lensnb.datasets import conditions
+from lensnb.datasets import conditions, file_source
 from lensnb.errors import InputError
 from lensnb.generator import Generator, untrained
 from lensnb.recipes.recipe import validate
@@ -108,11 +108,11 @@ def test_identifiers_are_no_condition(dataset, monkeypatch):
 
 
 def test_a_word_for_each_image_is_no_condition(dataset):
-    dataset.truth["name"] = np.array([f"a{k}" for k in range(conditions.FEWEST)])
+    dataset.truth["name"] = np.array([f"a{k}" for k in range(file_source.FEWEST)])
     with pytest.raises(InputError, match="20 different words for 20 images: they name images"):
         conditions.width(("name",), dataset)
     dataset.truth["name"][1] = "a0"
-    assert conditions.width(("name",), dataset) == conditions.FEWEST - 1
+    assert conditions.width(("name",), dataset) == file_source.FEWEST - 1
 
 
 def test_places_and_angles_are_known_by_their_names(dataset):

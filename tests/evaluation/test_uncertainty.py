@@ -291,7 +291,10 @@ def measured(name, rng, fault=0.0, n=60, seed=0, times=25, many=4, floors=20):
         **{f.__name__: (f, {}) for f in (metrics.frechet, metrics.mean_distance)},
         **{f.__name__: (f, {"resample": "subsample", "ratio": False}) for f in NEIGHBOURS},
     }[name]
-    return uncertainty.measure(metric, made, reference, others, "", times, floors, seed, **options)
+    unit = metrics.NEIGHBOURS.get(name, "")  # shares have a z of their own
+    return uncertainty.measure(
+        metric, made, reference, others, unit, times, floors, seed, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,8 +313,9 @@ def test_z_of_fresh_images_is_below_three_and_of_a_fault_above(rng, name, many):
     # near 1, shares of neighbours are skewed; near 0, logarithms of distances are: too small a
     # distance is no fault
     assert (z > 3).mean() <= 0.01 and (z < -3).mean() <= 0.03 and abs(z.mean()) < 0.4
-    # z of an area under the curve scatters less, which is the safe side
-    assert (0.7 if name == "auc" else 0.82) < z.std() < 1.12
+    # z of an area under the curve scatters less, which is the safe side, and so does z of shares
+    # whose chance is taken as that of independent images
+    assert (0.7 if name in ("auc", "recall", "coverage") else 0.82) < z.std() < 1.12
     bad = measured(name, rng, fault=4.0, many=many)["z"]
     assert (bad if name in ("frechet", "mean_distance", "class", "kid", "auc") else -bad) > 3
 
@@ -564,3 +568,9 @@ def test_shares_near_one_raise_no_alarms_by_chance(rng):
     all_hits = uncertainty._against_floor(59 / 60, 0.0, np.ones(20), 0.75, False, of_share=60)
     assert -2 < all_hits["z"] < 0
     assert uncertainty._against_floor(59 / 60, 0.0, np.ones(20), 0.75, False)["z"] is None
+    # what is called a share and is none, such as a difference of shares, is taken as it is
+    real = np.linspace(-0.1, 0.1, 20)
+    plain, called = (
+        uncertainty._against_floor(-0.3, 0.0, real, 0.75, False, of_share=n)["z"] for n in (0, 60)
+    )
+    assert plain == called < 0

@@ -72,6 +72,8 @@ CASES = [
     ("sky_level", "sky_level", part(0.02, 0.0, 8), "the sky is 0.02 too bright"),
     ("sky_level", "sky_level", part(-0.05, 0.0, -9), "the sky is 0.05 too dark"),
     ("noise_level", "noise_level", part(1.03, 1.0, 9), "the noise is 3 % too strong"),
+    ("noise_level", "noise_level", part(0.001, 1.0, -9), "the noise is 100 % too weak"),
+    ("copies", "copies", part(1.0, 0.01, 9, "share"), "100 % of the images are copies"),
     ("noise_level", "noise_level", part(2.5, 1.0, 9), "the noise is 150 % too strong"),
     ("noise_level", "noise_level", part(22.1, 1.0, 9), "the noise is 22 times too strong"),
     ("noise_level", "noise_level", part(2e5, 1.0, 9), "the noise is far too strong"),

@@ -9,7 +9,14 @@ from torch import nn
 
 from lensnb import generator
 from lensnb.networks import NETWORKS, dit, gan_deeplense, gan_r3
-from lensnb.networks.blocks import Attention, Embedding, ScaleShift, ShuffleBlock, Style
+from lensnb.networks.blocks import (
+    Attention,
+    Embedding,
+    ScaleShift,
+    ShuffleBlock,
+    Style,
+    conv3,
+)
 from lensnb.networks.dit import DiT
 from lensnb.recipes.recipe import validate
 from lensnb.unet import UNet
@@ -306,6 +313,24 @@ def test_the_border_of_a_generator_is_what_the_recipe_says():
         wide = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
         assert len(wide) == 8 and {m.padding_mode for m in wide} == {border}
     assert "border" not in inspect.signature(published).parameters
+
+
+def test_a_map_of_one_pixel_has_itself_beyond_the_edge():
+    """As the coarsest map of the smallest images is."""
+    layer = conv3(Style(border="reflect"), 3, 2)
+    x = torch.randn(4, 3, 1, 1)
+    expected = torch.einsum("bi,oihw->bo", x[:, :, 0, 0], layer.weight) + layer.bias
+    assert (layer(x)[:, :, 0, 0] - expected).abs().max() < 1e-5
+    net = UNet(patch=2, width=16, multipliers=(1, 2, 2), heads=2, border="reflect")
+    assert net(torch.randn(2, 1, 8, 8), torch.randn(2)).shape == (2, 1, 8, 8)
+
+
+def test_the_smallest_images_of_the_modern_gan_are_not_flat():
+    """Their first map is one pixel: only zeros beyond the edge tell where a pixel is."""
+    torch.manual_seed(0)
+    made = gan_r3.Generator(16, 1, 8, 8, border="reflect")
+    z, noise = torch.randn(4, 8), torch.zeros(4, 1, 16, 16)
+    assert made(z, noise).std((1, 2, 3)).min() > 1e-3
 
 
 def test_the_noise_of_pixels_is_measured_and_drawn():
