@@ -196,7 +196,7 @@ def _words(row: Row, rule: Rule | None, metrics: Mapping[str, Any]) -> str:
     made, real = (part[whose]["value"] for whose in ("generated", "real"))
     unit = "" if part["unit"] in ("1", "image unit", "share") else f" {part['unit']}"
     text = rule.more if made > real else rule.less
-    percent = _percent(abs(made / real - 1) if real else math.inf)
+    percent = _percent(abs(made / real - 1) if real and real * made >= 0 else math.inf)
     amounts = {"gap": f"{abs(made - real):.2g}{unit}", "percent": percent}
     amounts["share"] = _in_percent(made)
     return text.format(**amounts, made=f"{made:.2g}", real=f"{real:.2g}")
