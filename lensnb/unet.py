@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lensnb.networks.blocks import (
     BLOCKS,
     Attention,
+    Border,
     Embedded,
     Embedding,
     FinePath,
@@ -107,7 +108,7 @@ class UNet(nn.Module, FromRecipe):
         embed: str = "block",
         fine: int = 0,
         grid: str = "cartesian",
-        border: str = "zeros",
+        border: Border = "zeros",
         context: int = 0,
         checkpointing: bool = False,
     ) -> None:

@@ -7,7 +7,7 @@ A norm is a function in NORMS: norm(channels, groups) -> layer.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lensnb.networks.polar import CircularConv2d
 from lensnb.registry import Registry
+
+Border = Literal["zeros", "reflect"]  # what convolutions of images see beyond the edge
 
 BLOCKS: Registry[Callable[..., nn.Module]] = Registry("block")
 NORMS: Registry[Callable[[int, int], nn.Module]] = Registry("norm")
@@ -38,7 +40,7 @@ class Style(NamedTuple):
     dropout: float = 0.0
     residual: bool = True
     polar: bool = False
-    border: str = "zeros"
+    border: Border = "zeros"
 
 
 @NORMS.register("group")
@@ -264,7 +266,7 @@ class FinePath(nn.Module):
 
     MAPS = 8
 
-    def __init__(self, channels: int, width: int, embedding: int, border: str = "zeros") -> None:
+    def __init__(self, channels: int, width: int, embedding: int, border: Border = "zeros") -> None:
         super().__init__()
         style = Style(border=border)
         self.first = conv3(style, self.MAPS + channels, width)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lensnb.networks.blocks import Border
 from lensnb.networks.minibatch import MinibatchStatistics
 from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 
@@ -36,7 +37,7 @@ def he(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear
     return layer
 
 
-def conv(before: int, after: int, gain: float = 1.0, border: str = "zeros") -> nn.Module:
+def conv(before: int, after: int, gain: float = 1.0, border: Border = "zeros") -> nn.Module:
     """A 3x3 convolution that keeps the size; border : what it sees beyond the edge."""
     return he(nn.Conv2d(before, after, 3, padding=1, padding_mode=border), gain)
 
@@ -68,7 +69,7 @@ class PlainBlock(nn.Module):
         after: int,
         resize: Callable[[torch.Tensor], torch.Tensor] | None = None,
         style: int = 0,
-        border: str = "zeros",
+        border: Border = "zeros",
     ) -> None:
         super().__init__()
         self.resize = resize or nn.Identity()
@@ -109,7 +110,7 @@ class Generator(nn.Module):
         high: float = 1.0,
         mapping: int = 2,
         style: int = 128,
-        border: str = "zeros",
+        border: Border = "zeros",
     ) -> None:
         super().__init__()
         self.shapes = ((latent,), (channels, size, size))

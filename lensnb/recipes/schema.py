@@ -23,7 +23,7 @@ from lensnb.gan import LOSSES
 from lensnb.kinds import KINDS, Kind
 from lensnb.lensing.priors import PRIORS
 from lensnb.networks import GAN_NETWORKS, NETWORKS
-from lensnb.networks.blocks import BLOCKS, NORMS
+from lensnb.networks.blocks import BLOCKS, NORMS, Border
 from lensnb.networks.minibatch import GROUP
 from lensnb.recipes.named import named
 from lensnb.sampler import SAMPLERS
@@ -138,7 +138,7 @@ class Model(Section):
     embed: Literal["block", "input"] = "block"
     fine: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     grid: Literal["auto", "cartesian", "polar"] = "auto"
-    border: Literal["zeros", "reflect"] = "reflect"
+    border: Border = "reflect"
     checkpointing: bool = False
     context: Literal["auto", "none", "class", "physics"] | tuple[Column, ...] = "auto"
 
@@ -320,7 +320,7 @@ class Gan(Optimiser):
     latent: Count = 64
     mapping: Annotated[int, Field(ge=1, le=16)] = 2
     style: Annotated[int, Field(ge=8, le=4096)] = 128
-    border: Literal["zeros", "reflect"] = "reflect"
+    border: Border = "reflect"
     width: Annotated[int, Field(ge=8, multiple_of=4)] = 32
     critic_updates: Count = 1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
