@@ -27,7 +27,7 @@ AT_A_TIME = 8192  # and on other devices: 0.3 GiB of cosines
 
 
 def maps(
-    images: Any, size: int = 16, chunk: int = 1024, device: str | torch.device = "cpu"
+    images: Any, size: int = 16, chunk: int = 256, device: str | torch.device = "cpu"
 ) -> torch.Tensor:
     """Images (N, C, H, W) as rows (N, size^2) of area means, each with mean 0 and length 1.
 
