@@ -349,7 +349,7 @@ def test_a_result_holds_what_it_is_made_of(rng):
         "floors",
         "deviations",
     }
-    for name in ("frechet", "coverage", "auc"):
+    for name in ("frechet", "density", "auc"):  # of shares, see the last test
         found = measured(name, rng, fault=0.5)
         assert set(found) == keys and found["n"] == 60 and found["floors"] == 20
         chance = found["floor_error"] * math.sqrt(1 + 1 / 4 + 3 / 4 / 20)
@@ -365,7 +365,7 @@ def test_a_result_holds_what_it_is_made_of(rng):
         assert found["ratio"] == (found["value"] / found["floor"] if name == "frechet" else None)
         assert (found["resample"], found["bootstrap"]) == {
             "frechet": ("bootstrap", 25),
-            "coverage": ("subsample", 25),
+            "density": ("subsample", 25),
             "auc": ("own", 0),
         }[name]
         assert len(found["deviations"]) == found["bootstrap"]
