@@ -310,7 +310,7 @@ def memory(size: SimpleNamespace) -> Iterator[Row]:
 
 DRAWN = {
     "DPM-Solver++, 18": ("dpm", "", 1),
-    "DDPM, 100": ("ddpm", "sample.methods.ddpm.steps=100", 2),
+    "DDPM, 100": ("ddpm", "'sample.methods.ddpm={sampler: ddpm, steps: 100}'", 2),
 }
 
 

@@ -4,14 +4,14 @@
 
 denoising-diffusion-pytorch, diffusers and smalldiffusion come into an environment of their own,
 outputs/benchmarks/peers-env. All libraries train on the training images of params/quick.yaml in
-batches of 16, on networks with as many parameters; all else is each library's own (see
-peers_worker.py).
+batches of 16; all else is each library's own (see peers_worker.py).
 
 Every measurement is a process of its own. The first gives training images a second and peak memory
 (of the process on a CPU, of torch's tensors on a GPU). The second trains for --minutes, planned by
 that speed, and draws n images a few times on the way; drawing does not count as training.
 
-Writes outputs/benchmarks/peers.csv, peers.png and peers.pdf. Libraries that --only leaves out keep
+Writes outputs/benchmarks/peers.csv, peers.png and peers.pdf, and peers-gallery.png and .pdf with
+images of the last point. Libraries that --only leaves out keep
 their rows. --fast: torch.compile and bfloat16 for all.
 """
 
@@ -232,6 +232,19 @@ def figure(rows: Sequence[Row]) -> Figure:
     return plot
 
 
+def gallery(judge: Judge, folder: Path, shown: int = 8) -> Figure:
+    """Held-out images, and the last ones of each library that has some in the folder."""
+    scaling = judge.dataset.scaling
+    images = {"real": judge.dataset.images[np.sort(judge.dataset.heldout)[:shown]]}
+    for library in SAMPLERS:
+        drawn = sorted(folder.glob(f"{library}-[0-9].npy"))
+        if drawn:
+            span = scaling.high - scaling.low
+            scaled = np.load(drawn[-1])[:shown].clip(scaling.low - span, scaling.high + span)
+            images[library] = scaling.inverse(scaled)
+    return figures.gallery(images, pixel_scale=judge.dataset.pixel_scale)
+
+
 def report(rows: Sequence[Row], goal: float | None = None) -> None:
     """Print a line for each library, with the time to a distance.
 
@@ -332,6 +345,7 @@ def main() -> None:
         io.write_table(path, {key: [row[key] for row in rows] for key in COLUMNS})
     if finite(rows):
         figures.save(figure(rows), path.parent, "peers")
+        figures.save(gallery(judge, folder), path.parent, "peers-gallery")
     report(rows, args.goal)
 
 

@@ -142,26 +142,31 @@ def evaluations(name: str, steps: int) -> int:
 
 # Stochastic and first order -----------------------------------------------------------------------
 
+VARIANCES = {"small": 0.0, "large": 1.0}
+
 
 @register("ddpm", "DDPM", options=("variance",))
 def ddpm(
-    denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, variance: str = "small"
+    denoise: Denoise, sigmas: Tensor, x: Tensor, noise: Any, variance: str | float = "small"
 ) -> States:
     """DDPM's ancestral sampling (Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7).
 
     No noise is added in the last step.
-    variance : of the added noise; "small" is the posterior's, "large" is beta. Along all T levels
-    this is the original algorithm, along fewer its respaced form (Nichol & Dhariwal 2021, section
-    4).
+    variance : of the added noise; "small" is the posterior's for a single known image, "large" is
+    beta, right for images that are white noise. A number v from 0 to 1 lies between them:
+    log variance = (1 - v) log small + v log large (Nichol & Dhariwal 2021, arXiv:2102.09672,
+    eq. 15, where a network learns v). Along all T levels this is the original algorithm, along
+    fewer its respaced form (section 4 there).
     """
-    if variance not in ("small", "large"):
-        raise InputError(f"variance: expected small or large, found {variance!r}")
+    if variance not in VARIANCES and not (isinstance(variance, float | int) and 0 <= variance <= 1):
+        raise InputError(f"variance: expected small, large or 0 to 1, found {variance!r}")
+    v = VARIANCES.get(variance, variance)
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         shrink = (after / sigma) ** 2
         x = x0 + shrink * (x - x0)
-        scale = {"small": after**2, "large": (1 + after**2) * sigma**2 / (1 + sigma**2)}[variance]
-        fresh = scale * (1 - shrink)  # variance of the fresh noise
+        large = (1 + after**2) * sigma**2 / (1 + sigma**2)
+        fresh = after ** (2 - 2 * v) * large**v * (1 - shrink)  # variance of the fresh noise
         if after > 0:
             x = x + fresh**0.5 * noise.like(x)
         yield State(step, after, x, x0)

@@ -594,7 +594,7 @@ def test_sample_draws_none_if_none_is_asked():
         ({"name": "heun", "eta": 1.0}, "heun has no option 'eta'; known are none"),
         ({"sigmas": [1.0, 2.0, 0.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": [1.0, math.nan]}, "expected two or more noise levels that fall"),
-        ({"name": "ddpm", "variance": "lrage"}, "expected small or large, found 'lrage'"),
+        ({"name": "ddpm", "variance": "lrage"}, "expected small, large or 0 to 1, found 'lrage'"),
         ({"sigmas": [math.inf, 1.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": [1.0, -1.0]}, "expected two or more noise levels that fall"),
         ({"sigmas": 1.0}, "expected two or more noise levels that fall"),

@@ -384,7 +384,7 @@ class Method(Section):
     sampler: Annotated[str, named(SAMPLERS)] | None = None
     steps: Annotated[int, Field(ge=1, le=10**6)] | None = None
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large"] | Annotated[float, Field(ge=0, le=1)] = "small"
     clip: bool = False
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
     guidance_low: Annotated[float, Field(ge=0, le=1e4)] = 0.0
