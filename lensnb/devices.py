@@ -106,7 +106,8 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.failed:
             try:
-                self.fast = self.fast or torch.compile(self.net, dynamic=False)
+                if self.fast is None:  # a compiled network has no truth value
+                    self.fast = torch.compile(self.net, dynamic=False)
                 return self.fast(*args, **kwargs)
             except Exception as error:  # a compiler may raise anything
                 if is_out_of_memory(error):

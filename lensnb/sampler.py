@@ -158,9 +158,9 @@ def ddpm(
     eq. 15, where a network learns v). Along all T levels this is the original algorithm, along
     fewer its respaced form (section 4 there).
     """
-    if variance not in VARIANCES and not (isinstance(variance, float | int) and 0 <= variance <= 1):
+    v = VARIANCES.get(variance) if isinstance(variance, str) else variance
+    if v is None or not 0 <= v <= 1:
         raise InputError(f"variance: expected small, large or 0 to 1, found {variance!r}")
-    v = VARIANCES.get(variance, variance)
     for step, sigma, after in pairs(sigmas):
         x0 = denoise(x, sigma)
         shrink = (after / sigma) ** 2

@@ -183,6 +183,21 @@ def test_a_compile_that_fails_costs_one_line(dataset, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_compiled_network_is_called_again_and_again(dataset, monkeypatch, capsys):
+    """What torch.compile returns has no truth value: to ask for it raises an error."""
+    real, called = torch.compile, []
+
+    def compile(net, dynamic):
+        fast = real(net, dynamic=dynamic, backend="eager")
+        fast.register_forward_hook(lambda *_: called.append(1))
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile)
+    made_of(dataset, compile=True).draw(4, batch=2)
+    assert len(called) == 2 * 4  # two batches of four evaluations
+    assert capsys.readouterr().out == ""
+
+
 def test_auto_compiles_long_drawings_on_a_gpu(dataset):
     made = made_of(dataset)  # 4 evaluations an image
     for device, n, compiled in (("cuda", 10**4, False), ("cuda", 10**6, True), ("cpu", 10**6, 0)):

@@ -6,6 +6,8 @@ map. A network whose convolutions are circular in the angle treats all position 
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +62,18 @@ def to_pixels(polar: torch.Tensor, side: int) -> torch.Tensor:
 WRAP = 2  # columns that are repeated beyond the first and the last angle: bicubic reads two
 
 
-@functools.lru_cache(maxsize=8)
+def kept(grid: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The function with a cache, which torch.compile does not see: it warns of every cache."""
+    cached = functools.lru_cache(maxsize=8)(grid)
+
+    @functools.wraps(grid)
+    def call(*args: Any) -> torch.Tensor:
+        return grid(*args) if torch.compiler.is_compiling() else cached(*args)
+
+    return call
+
+
+@kept
 def polar_grid(side: int, radii: int, angles: int, device: torch.device) -> torch.Tensor:
     """Where each point of a polar map lies in the image, in units of half the side.
 
@@ -73,7 +86,7 @@ def polar_grid(side: int, radii: int, angles: int, device: torch.device) -> torc
         return (radius[:, None, None] * points)[None]
 
 
-@functools.lru_cache(maxsize=8)
+@kept
 def pixel_grid(side: int, radii: int, angles: int, device: torch.device) -> torch.Tensor:
     """Where each pixel lies in the polar map that `to_pixels` has wrapped, in units of its half.
 
