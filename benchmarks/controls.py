@@ -171,6 +171,8 @@ def picture(rows: list[dict[str, Any]], folder: Path) -> None:
 def planted(told: list[str]) -> dict[str, tuple[float, ...]]:
     """Faults with the strengths that are told, or with those of FAULTS; all FAULTS if none is."""
     parts = [text.split("=") for text in told]
+    if unknown := [name for name, *_ in parts if name not in FAULTS]:
+        raise SystemExit(f"{unknown[0]}: no such fault; known are {', '.join(FAULTS)}")
     return {name: tuple(map(float, own)) or FAULTS[name] for name, *own in parts} or FAULTS
 
 

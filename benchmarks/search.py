@@ -25,8 +25,7 @@ import numpy as np
 import torch
 
 import lensnb
-from lensnb import denoiser, generator, io, metrics, schedule
-from lensnb.datasets import conditions
+from lensnb import denoiser, generator, io, metrics, pipeline, schedule
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.evaluation import image_stats, lensnet
 from lensnb.recipes.recipe import validate
@@ -190,7 +189,8 @@ class Training:
         net = generator.untrained_denoiser(self.recipe, dataset)
         self.model = optimise.on_device(net, device)
         self.weights = list(self.model.parameters())
-        self.context = contexts(self.recipe, dataset)[dataset.train].to(device)
+        told = pipeline.contexts_of(self.recipe, dataset)
+        self.context = told[dataset.train].to(device)
         self.generator = torch.Generator(device).manual_seed(self.recipe.seed + 7)
         self.rate, self.loss = torch.zeros((), device=device), torch.zeros((), device=device)
         self.muon = matrices(self.model) if self.settings.optimiser == "muon" else []
@@ -289,13 +289,6 @@ class Training:
         self.graph = graph
 
 
-def contexts(params: Any, dataset: Dataset) -> torch.Tensor:
-    """What a network is told of each image (N, K)."""
-    kind = conditions.resolve(params.model.context, dataset)
-    encoded: torch.Tensor = conditions.encode(kind, dataset, conditions.table(kind, dataset))
-    return encoded
-
-
 def lenses(n: int) -> Dataset:
     """n simulated lenses of the broad prior, a fifth of them held out."""
     data = validate({"data": {"n": n, "holdout": 0.2}}, "search").data
@@ -318,7 +311,7 @@ def gan_rows(steps: int, images: int, only: int | None, n: int) -> Iterator[dict
         params = validate(tree, "search")
         on = make_accelerator(params.device, params.gan.precision)
         task = loop.task("gan", params, dataset, on)
-        told = contexts(params, dataset)
+        told = pipeline.contexts_of(params, dataset)
         batches = loader.batches_of(dataset, told, params.gan, params.seed, on.device)
         for k in range(steps):
             loop.one_step(task, batches, k, params.seed, on.device)
@@ -399,7 +392,7 @@ def rows(trainings: list[Training], dataset: Dataset, n: int) -> Iterator[dict[s
     held = np.sort(dataset.heldout)
     against = Against(dataset.images[held[: 6 * n]], n)
     for training in trainings:
-        told = contexts(training.recipe, dataset)[torch.from_numpy(held[:256])]
+        told = pipeline.contexts_of(training.recipe, dataset)[torch.from_numpy(held[:256])]
         for share, average in zip(SHARES, training.averages, strict=True):
             model = average.eval()
             errors = errors_of_x0(model, dataset, held[:256], told)

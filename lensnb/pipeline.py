@@ -192,7 +192,7 @@ def train_generator(
     params = params.model_copy(update={kind.section: settings})
     logs = str(folder.parents[1] / "tracking" / name)
     on = make_accelerator(params.device, settings.precision, settings.tracker, logs, kind.section)
-    context = _contexts(params, dataset)
+    context = contexts_of(params, dataset)
     source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(kind):
         made = loop.task(name, params, dataset, on, start)
@@ -224,7 +224,7 @@ def describe(name: str, params: Params, dataset: Dataset, images: int) -> str:
     settings, _ = counted(getattr(params, kind.section), images)
     params = params.model_copy(update={kind.section: settings})
     on = make_accelerator(params.device, settings.precision, section=kind.section)
-    context = _contexts(params, dataset)
+    context = contexts_of(params, dataset)
     source = loader.batches_of(dataset, context, settings, params.seed, on.device)
     with preflight.explained(kind):
         task = loop.task(name, params, dataset, on)
@@ -257,7 +257,7 @@ def monitor_for(
     return Monitor(params, name, dataset, device) if settings.watch_every else None
 
 
-def _contexts(params: Params, dataset: Dataset) -> torch.Tensor | None:
+def contexts_of(params: Params, dataset: Dataset) -> torch.Tensor | None:
     """What the networks are told of each image (N, K), or None."""
     kind = conditions.resolve(params.model.context, dataset)
     if kind == "none":

@@ -160,7 +160,7 @@ def first_row(params: Params, name: str, dataset: Dataset, folder: Path) -> Tree
     """
     settings, _ = pipeline.counted(getattr(params, KINDS[name].section), len(dataset.train))
     on = make_accelerator(params.device, settings.precision, section=KINDS[name].section)
-    contexts = pipeline._contexts(params, dataset)
+    contexts = pipeline.contexts_of(params, dataset)
     source = loader.batches_of(dataset, contexts, settings, params.seed, on.device)
     task = loop.task(name, params, dataset, on)  # plans its rates for all steps
     short = settings.model_copy(update={"steps": settings.log_every})

@@ -1,8 +1,13 @@
-"""Train LensNet anew on simulated lenses: python -m tools.train_lensnet FOLDER.
+r"""Train LensNet anew on simulated lenses: python -m tools.train_lensnet FOLDER.
 
 The published weights of version 2 come from this program, without changes of its numbers. Its card
 names the processor and the torch that made them: there, one thread gives the same sha256 again. A
-training that is stopped goes on when the command is given again. (Version 1 came from images of
+processor with AVX-512 adds in another order. It gives the same sha256 if it is held to AVX2:
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+    NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" python -m tools.train_lensnet FOLDER
+
+A training that is stopped goes on when the command is given again. (Version 1 came from images of
 lensnb 0.1's simulator, which today's simulator cannot draw.)
 """
 

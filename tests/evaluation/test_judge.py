@@ -11,12 +11,13 @@ import scipy.ndimage
 from lensnb import io
 from lensnb.datasets.dataset import Rows, load_dataset, prepare_dataset
 from lensnb.errors import InputError
-from lensnb.evaluation import compare, measures, rows, uncertainty
+from lensnb.evaluation import compare, measures, memorisation, rows, uncertainty
 from lensnb.evaluation.judge import Judge, evaluate, optics
 from lensnb.lensing.nonlenses import non_lenses
 from lensnb.lensing.priors import PRIORS
 from lensnb.lensing.simulate import render, simulate
 from lensnb.recipes.recipe import validate
+from tools.planted import PLANTED
 
 N = 250
 BROAD = PRIORS["broad"]
@@ -80,6 +81,17 @@ def test_features_of_real_images_are_not_read_again(judge, monkeypatch):
     )
     assert np.abs(judge.features_of(part) - expected).max() < 1e-4 and sum(read) < 0.7 * len(part)
     assert np.abs(judge.features_of(part[:]) - expected).max() < 1e-4  # from elsewhere
+
+
+def test_copies_are_sought_in_the_training_that_is_given(judge, fresh):
+    """Turned copies are found in features alone, which are kept for the next method."""
+    one, other = (simulate(300, "broad", seed=seed)[0] for seed in (13, 14))
+    rng = np.random.default_rng(0)
+    made = PLANTED["turned_copies"](fresh[0][:100], 1.0, rng, None, other)
+    judge.copies(made, one)
+    found = judge.copies(made, other)
+    assert memorisation.as_measure(found)["value"] > 0.5
+    assert memorisation.as_measure(judge.copies(made, one))["value"] < 0.1
 
 
 def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fresh, monkeypatch):
