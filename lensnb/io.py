@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -57,9 +58,8 @@ def make_folder(path: Path) -> None:
     """Make a folder and its parents; raises InputError if nothing can be written there."""
     with of_files(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):  # each of several processes has its own
+            pass
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def artefacts(folder):
 
 def litter(folder):
     """What must not be left behind: half-written files and folders, and locks."""
-    patterns = (".*.partial", ".npz", ".*.lock", ".*.old", ".writable")
+    patterns = (".*.partial", ".npz", ".*.lock", ".*.old", "tmp*")
     return {
         str(path.relative_to(folder))
         for pattern in patterns
