@@ -1,10 +1,12 @@
 """Quality against the number of network evaluations, for many samplers on one trained model.
 
     python benchmarks/samplers.py [run] [n]
+    python benchmarks/samplers.py exact
 
-Reads the diffusion model of outputs/<run> (quick by default), draws n images for each sampler and
-number of evaluations, and writes outputs/benchmarks/samplers.csv and samplers.png. Points that are
-in the table are not drawn again, so a broken-off benchmark goes on.
+The second prints what samplers lose themselves: see `exact`. The first reads the diffusion model of
+outputs/<run> (quick by default), draws n images for each sampler and number of evaluations, and
+writes outputs/benchmarks/samplers.csv and samplers.png. Points that are in the table are not drawn
+again, so a broken-off benchmark goes on.
 """
 
 import sys
@@ -15,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensnb import generator, io, pipeline
+from lensnb import generator, io, pipeline, sampler
 from lensnb.display import figures
 from lensnb.evaluation.judge import Judge
 from lensnb.recipes.recipe import load_recipe
-from lensnb.recipes.schema import Method
+from lensnb.recipes.schema import Diffusion, Method
 from lensnb.runs.run_folder import Run
 
 EVALUATIONS = (5, 10, 15, 20, 50, 100)
@@ -37,6 +39,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "heun karras": {"sampler": "heun"} | KARRAS,
     "dpmpp_2m karras": {"sampler": "dpmpp_2m"} | KARRAS,
     "unipc karras": {"sampler": "unipc", "sigma_max": 400, "rho": 20} | KARRAS,
+}
+SPREADS = (0.1, 0.15, 0.3, 1.0, 3.0, 10.0)  # of data that an exact denoiser is drawn from
+LEVELS = {"spacing": "karras", "sigma_min": 0.02}
+EXACT: dict[str, dict[str, Any]] = {
+    "DDPM, variance small": {"sampler": "ddpm", "steps": 100} | LEVELS,
+    "DDPM, variance 0.6": {"sampler": "ddpm", "steps": 100, "variance": 0.6} | LEVELS,
+    "DDPM, variance large": {"sampler": "ddpm", "steps": 100, "variance": "large"} | LEVELS,
+    "DDIM": {"sampler": "ddim", "steps": 50} | LEVELS,
+    "DDIM ": {"sampler": "ddim", "steps": 200} | LEVELS,
+    "Heun": {"sampler": "heun", "steps": 10} | LEVELS,
+    "DPM-Solver++ 2M": {"sampler": "dpmpp_2m", "steps": 18} | LEVELS,
+    "DPM-Solver++ 2M ": {"sampler": "dpmpp_2m", "steps": 24} | LEVELS,
+    "UniPC": {"sampler": "unipc", "steps": 18} | LEVELS,
 }
 MEASURED = ("frechet_lensnet", "intensity", "spectrum", "profile")
 
@@ -68,6 +83,31 @@ def measured(run: Run, method: Method, judge: Judge) -> Row:
     return row
 
 
+def exact(n: int = 200_000) -> Iterator[Row]:
+    """What each sampler keeps of Gaussian data, by the exact denoiser: no network errs.
+
+    One row a sampler: the standard deviation of n numbers drawn over that of the data, for each of
+    SPREADS, in units of the scaled images. White noise of the sky has 0.1, the strongest pattern of
+    lenses 10. Each ratio has an error of 1 / sqrt(2 n).
+    """
+    for name, given in EXACT.items():
+        method = Method.model_validate({"model": "diffusion"} | given)
+        sigmas = generator.sigmas_of(method, Diffusion())
+        run = sampler.SAMPLERS[str(method.sampler)]
+        options = {key: getattr(method, key) for key in run.options}
+        row: Row = {"sampler": name.strip(), "evaluations": run.evaluations(int(method.steps or 0))}
+        for std in SPREADS:
+            noise = sampler.ImageNoise([0])
+            x = sampler.start(sigmas, (n,), noise, dtype=torch.float64)
+
+            def denoise(x: torch.Tensor, sigma: float, std: float = std) -> torch.Tensor:
+                return x * std**2 / (std**2 + sigma**2)
+
+            *_, last = run.run(denoise, sigmas, x, noise, **options)
+            row[f"{std:g}"] = float(last.x.std()) / std
+        yield row
+
+
 def tell(row: Row) -> None:
     """Print one point."""
     values = (f"{key} {row[key]:.3f} +- {row[key + '_error']:.3f}" for key in MEASURED)
@@ -77,6 +117,10 @@ def tell(row: Row) -> None:
 def main(name: str = "quick", n: str = "256") -> None:
     """Measure the points that are missing, print them, write the table and the figure."""
     torch.set_num_threads(2)
+    if name == "exact":
+        for row in exact():
+            print(*(f"{v:.3f}" if isinstance(v, float) else v for v in row.values()), sep=" | ")
+        return
     run = pipeline.open_run(load_recipe(io.home() / "outputs" / name / "recipe.yaml"))
     settings = {"n": int(n), "bootstrap": 100, "floors": 20}
     evaluate = run.params.evaluate.model_copy(update=settings)
@@ -87,9 +131,9 @@ def main(name: str = "quick", n: str = "256") -> None:
     table = io.read_table(path) if path.is_file() else {}
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     done = {(row["sampler"], row["nfe"]) for row in rows}
-    for sampler, nfe, method in points():
-        if (sampler, nfe) not in done:
-            row = {"sampler": sampler, "nfe": nfe, "n": judge.n}
+    for name, nfe, method in points():
+        if (name, nfe) not in done:
+            row = {"sampler": name, "nfe": nfe, "n": judge.n}
             rows.append(row | measured(run, method, judge))
             io.write_rows(path, rows)
             tell(rows[-1])

@@ -445,7 +445,7 @@ class Sample(Section):
     frames: Annotated[int, Field(ge=2, le=100)] = 40
     context: FilePath | None = None
     methods: Annotated[dict[Name, Method], Field(min_length=1)] = {
-        "ddpm": Method(sampler="ddpm", steps=100, **FINELY),
+        "ddpm": Method(sampler="ddpm", steps=100, variance=0.6, **FINELY),
         "ddim": Method(sampler="ddim", steps=50, **FINELY, start="mean"),
         "dpm": Method(sampler="dpmpp_2m", steps=18, **FINELY, start="mean"),
         "gan": Method(model="gan"),
