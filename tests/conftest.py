@@ -38,8 +38,15 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Put the longest files first; the rest stay in their order."""
+def pytest_collection_modifyitems(config, items):
+    """Put the longest files first; the rest stay in their order.
+
+    What is marked as chain runs only where -m names it.
+    """
+    if "chain" not in config.option.markexpr:
+        gone = [item for item in items if item.get_closest_marker("chain")]
+        items[:] = [item for item in items if item not in gone]
+        config.hook.pytest_deselected(items=gone)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(Path(item.path).stem, len(places)))
 
