@@ -47,6 +47,9 @@ EXACT: dict[str, dict[str, Any]] = {
     "DDPM, variance 0.6": {"sampler": "ddpm", "steps": 100, "variance": 0.6} | LEVELS,
     "DDPM, variance large": {"sampler": "ddpm", "steps": 100, "variance": "large"} | LEVELS,
     "DDIM": {"sampler": "ddim", "steps": 50} | LEVELS,
+    "DDIM, rho 20 to 0.01": {"sampler": "ddim", "steps": 50}
+    | LEVELS
+    | {"rho": 20, "sigma_min": 0.01},
     "DDIM ": {"sampler": "ddim", "steps": 200} | LEVELS,
     "Heun": {"sampler": "heun", "steps": 10} | LEVELS,
     "DPM-Solver++ 2M": {"sampler": "dpmpp_2m", "steps": 18} | LEVELS,
