@@ -19,7 +19,15 @@ import numpy as np
 import torch
 
 from lensnb import io
-from lensnb.evaluation import compare, memorisation, pixel_classifier, uncertainty, usefulness
+from lensnb.evaluation import (
+    compare,
+    fixed_pixels,
+    image_stats,
+    memorisation,
+    pixel_classifier,
+    uncertainty,
+    usefulness,
+)
 from lensnb.evaluation.measures import MEASURES, Measure
 from lensnb.evaluation.rows import Fitted, Reference, all_rows, fit
 from lensnb.lensing.simulate import simulate
@@ -80,6 +88,11 @@ class Bench:
         # as the judge has them, with few resamplings: the error has no part in z
         if name == "usefulness":
             found = usefulness.measure(*features, labels, times=2, seed=trial)
+        elif name == "fixed_pixels":
+            made, held, train = (self.images[side] for side in sides)
+            noise = float(np.median(image_stats.noise_level(self.images[:UNITS])))
+            maps = [fixed_pixels.contrast_maps(x, noise) for x in (made, np.append(held, train, 0))]
+            found = fixed_pixels.found_in(*maps)
         elif name == "copies":
             made, held, train = (self.images[side] for side in sides)
             of = features[0], features[2], features[1]
@@ -125,7 +138,7 @@ def z_of_set(bench: Bench, n: int, trial: int, done: set[str]) -> dict[str, floa
     """
     found = {}
     quick = bench.distances if ROWS not in done else ()
-    for name in (*quick, "usefulness", "pixels_told_apart", "copies"):
+    for name in (*quick, "usefulness", "pixels_told_apart", "fixed_pixels", "copies"):
         if trial % every(name, n) or name in done:
             continue
         for key, tree in bench.trees(name, n, trial).items():

@@ -12,6 +12,7 @@ import numpy as np
 from lensnb import io, metrics
 from lensnb.datasets.dataset import Dataset, Rows
 from lensnb.evaluation import (
+    fixed_pixels,
     image_stats,
     lens_fit_by_class,
     memorisation,
@@ -80,6 +81,7 @@ class Judge(AskedFor):
         )
         name = "pixels_told_apart"
         found[name] = told | MEASURES[name].reading(name)
+        found["fixed_pixels"] = self.fixed_pixels(images)
         found["frechet_lensnet"] |= self._more_of_frechet(made["frechet_lensnet"])
         if "pqmass" in found:
             most = self.measures["pqmass"].most
@@ -184,6 +186,18 @@ class Judge(AskedFor):
         )
         whose = "read" if read else "asked"
         return found | MEASURES["usefulness"].reading("usefulness") | {"labels": whose}
+
+    def fixed_pixels(self, images: np.ndarray) -> Tree:
+        """What `fixed_pixels.found_in` finds of images (n, C, H, W), against all real ones."""
+        noise = float(np.median(image_stats.noise_level(self.reference.images)))
+
+        def of_real() -> fixed_pixels.Maps:
+            others = Rows(self.dataset.images, np.concatenate([self.held, self.other]))
+            return fixed_pixels.contrast_maps(others, noise)
+
+        real = self._once(of_real, "fixed_pixels", self.n)
+        found = fixed_pixels.found_in(fixed_pixels.contrast_maps(images, noise), real)
+        return found | MEASURES["fixed_pixels"].reading("fixed_pixels")
 
     def copies(self, images: np.ndarray, training: Any) -> Tree:
         """What `memorisation.memorised` finds of images (n, C, H, W), in pixels and features."""

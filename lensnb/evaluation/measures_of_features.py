@@ -9,6 +9,7 @@ import numpy as np
 from lensnb import metrics
 from lensnb.evaluation import (
     finder,
+    fixed_pixels,
     inception,
     lensnet,
     pixel_classifier,
@@ -262,6 +263,17 @@ MEASURES.add(
         unit=pixel_classifier.UNIT,
         group="features",
         label="told from real by pixels (AUC)",
+    ),
+)
+MEASURES.add(
+    "fixed_pixels",
+    Measure(
+        rows=None,
+        distance=None,
+        unit=fixed_pixels.UNIT,
+        group="physics",
+        label="one pixel in all images",
+        columns={"pixel": fixed_pixels.UNIT, "grid": fixed_pixels.UNIT},
     ),
 )
 MEASURES.add(

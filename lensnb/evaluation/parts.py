@@ -32,6 +32,8 @@ parts and their columns:
     readings_pairs      "q * gamma" and so on: products of two standardised readings [1]
     class_shares        no_sub, cdm, vortex, as LensNet reads them [share]
     lens_fit_by_class   no_sub, cdm, vortex: log10 of the reduced chi2 [dex]
+    fixed_pixels        pixel, or grid if many pixels stand out: contrast of the one that stands
+                        out most [sky noise]
     copies              copies [share]
 """
 

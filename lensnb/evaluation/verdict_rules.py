@@ -118,6 +118,11 @@ RULES = (
          (*OF_PLACE, "spectrum", *OF_READINGS, "readings_each", "total_flux",
           "intensity", "scattering", "minkowski", "peak_counts"),
          leads=("sky_level",)),  # light of larger rings reaches the border
+    Rule("fixed_pixels", "pixel", "one pixel is {gap} too bright, the same one in all images",
+         "one pixel is {gap} too dark, the same one in all images",
+         ("mean_image_largest", "mean_image")),
+    _both("fixed_pixels", "grid", "structure sits on the pixel grid",
+          ("mean_image", "mean_image_largest", "noise_level", "mirror", *OF_SCALES)),
     _both("mean_image_largest", "", "structure sits on the pixel grid",
           ("mean_image", "noise_level", "mirror", *OF_SCALES)),
     # a checkerboard too weak for the mean image; blur lowers this column

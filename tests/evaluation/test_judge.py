@@ -94,6 +94,16 @@ def test_copies_are_sought_in_the_training_that_is_given(judge, fresh):
     assert memorisation.as_measure(judge.copies(made, one))["value"] < 0.1
 
 
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_a_hot_pixel_has_its_own_sentence_first(judge, fresh, strength):
+    images = PLANTED["hot_pixel"](fresh[0], strength, None, None, None)
+    found = {"metrics": judge.measured(images), "memorisation": None}
+    table = compare.table_of({"it": found["metrics"]}, {})
+    said = next(s for s in compare.verdict(table, {"it": found}) if s.startswith("What is wrong"))
+    words = said.partition(": ")[2].split()
+    assert words[:3] == ["one", "pixel", "is"] and abs(float(words[3]) - strength) < 0.2, said
+
+
 def test_what_grows_with_the_square_sees_no_more_images_than_it_says(judge, fresh, monkeypatch):
     short = replace(judge.measures["neighbours"], most=20)
     monkeypatch.setitem(judge.measures, "neighbours", short)
@@ -447,7 +457,7 @@ def test_evaluations_are_compared_on_one_reference(judge, fresh, tmp_path):
         evaluate(judge, name, images, asked, tmp_path / name)
         tree = io.read_json(tmp_path / name / "metrics.json")["metrics"]
         behind = io.read_table(tmp_path / name / "deviations.csv")
-        own = {"told_apart", "lenses_found", "pixels_told_apart", "copies"}
+        own = {"told_apart", "lenses_found", "pixels_told_apart", "fixed_pixels", "copies"}
         assert set(tree) - set(behind) == own
         assert not any("deviations" in m for m in tree.values())
         assert all(

@@ -60,8 +60,8 @@ def test_a_measure_from_outside_is_computed_compared_and_shown(added, tmp_path):
         (tmp_path / method).mkdir()
         evaluate(judge, method, factor * images, None, tmp_path / method)
     found = io.read_json(tmp_path / "bad" / "metrics.json")["metrics"]
-    assert list(found)[-5:-3] == list(added)
-    assert list(found)[-3:] == ["usefulness", "pixels_told_apart", "copies"]
+    assert list(found)[-6:-4] == list(added)
+    assert list(found)[-4:] == ["usefulness", "pixels_told_apart", "fixed_pixels", "copies"]
     for name in added:
         assert (found[name]["unit"], found[name]["group"]) == (REAL_STD, "physics")
         assert found[name]["n"] == 16 and compare.badness(found[name]) > 3
@@ -82,7 +82,7 @@ def test_a_measure_from_outside_is_computed_compared_and_shown(added, tmp_path):
 
 def test_every_measure_has_a_label_and_a_name_of_its_own():
     labels = measures.labels()
-    assert len(set(labels.values())) == len(labels) == 41
+    assert len(set(labels.values())) == len(labels) == 42
     assert labels["frechet_lensnet_by_class"] == "Frechet distance (LensNet) by class"
     assert {"precision", "recall", "density", "coverage"} < set(labels)
     assert "neighbours" not in labels  # four measures of one distance
