@@ -100,7 +100,7 @@ class Kept:
             return
         try:
             if not self.opened.is_dir():
-                self.opened.mkdir(parents=True)
+                self.opened.mkdir(parents=True, exist_ok=True)
                 self._tidy()
             # jobs beside this one may write the same array: each has a name of its own
             own = self.opened / f"{name}.{os.getpid()}"
