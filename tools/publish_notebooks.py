@@ -135,6 +135,7 @@ def problems(notebook: NotebookNode) -> list[str]:
     outputs = [output for cell in code for output in cell.outputs]
     wrong = {
         "not exactly one cell tagged parameters": len(tagged(notebook, "parameters")) != 1,
+        "parameters were injected": bool(tagged(notebook, "injected-parameters")),
         "cells never executed": any(c.execution_count is None for c in code),
         "an error is stored": any(output.output_type == "error" for output in outputs),
         "too few checked cells with outputs": len(checked) < LEAST_CHECKED

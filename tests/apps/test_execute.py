@@ -102,7 +102,7 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
             for o in c.get("outputs", [])
         ), name
     table = io.read_table(run / "comparison" / "table.csv")
-    assert len(table["value"]) == 3 * 39 and set(table["method"]) == {"ddpm", "ddim", "gan"}
+    assert len(table["value"]) == 3 * 40 and set(table["method"]) == {"ddpm", "ddim", "gan"}
     assert all(np.isfinite(table[key]).all() for key in ("value", "error", "floor", "floor_error"))
     assert (table["n"] == np.where(np.char.startswith(table["metric"], "lens_fit"), 4, 24)).all()
     assert {
@@ -401,7 +401,7 @@ def test_the_chain_runs_on_images_that_nobody_here_made(tmp_path, monkeypatch):
     run = tmp_path / "out" / "tiny"
     table = io.read_table(run / "comparison" / "table.csv")
     assert (
-        len(table["value"]) == 3 * 30
+        len(table["value"]) == 3 * 31
         and np.isfinite(table["value"]).all()
         and (table["n"] == 16).all()
     )
