@@ -291,6 +291,10 @@ def lose_the_parameters_tag(cells):
     cells[0].metadata.update(tags=[])
 
 
+def keep_what_papermill_injects(cells):
+    cells[1].metadata.update(tags=["injected-parameters"])
+
+
 def write_too_much_code(cells):
     cells[-1].update(source="x = 1\n" * 120)
 
@@ -304,6 +308,7 @@ def name_an_absolute_path(cells):
     [
         (store_an_error, "an error is stored"),
         (lose_the_parameters_tag, "not exactly one cell tagged parameters"),
+        (keep_what_papermill_injects, "parameters were injected"),
         (write_too_much_code, "too much code"),
         (name_an_absolute_path, "an absolute path is stored"),
     ],
