@@ -22,7 +22,6 @@ from lensnb import io
 from lensnb.evaluation import (
     compare,
     fixed_pixels,
-    image_stats,
     memorisation,
     pixel_classifier,
     uncertainty,
@@ -71,6 +70,7 @@ class Bench:
             rows = rows_of_pool(used, self.images, reference)
             np.savez(path, **rows | {"class": np.asarray(truth["class"])})
         self.rows = dict(np.load(path))
+        self.noise = float(np.median(self.rows["noise_level"][:UNITS]))
         self.distances = {name: fit(measure.distance, reference) for name, measure in used.items()}
 
     def sides(self, n: int, trial: int) -> list[np.ndarray]:
@@ -90,9 +90,10 @@ class Bench:
             found = usefulness.measure(*features, labels, times=2, seed=trial)
         elif name == "fixed_pixels":
             made, held, train = (self.images[side] for side in sides)
-            noise = float(np.median(image_stats.noise_level(self.images[:UNITS])))
-            maps = [fixed_pixels.contrast_maps(x, noise) for x in (made, np.append(held, train, 0))]
-            found = fixed_pixels.found_in(*maps)
+            sets = made, np.append(held, train, axis=0)
+            found = fixed_pixels.found_in(
+                *(fixed_pixels.contrast_maps(x, self.noise) for x in sets)
+            )
         elif name == "copies":
             made, held, train = (self.images[side] for side in sides)
             of = features[0], features[2], features[1]

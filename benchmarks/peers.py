@@ -31,7 +31,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lensnb import io
-from lensnb.datasets.dataset import load_dataset, prepare_dataset
+from lensnb.datasets.dataset import Scaling, load_dataset, prepare_dataset
 from lensnb.display import figures
 from lensnb.evaluation.judge import Judge
 from lensnb.recipes.recipe import load_recipe
@@ -110,15 +110,21 @@ def measured(python: str | Path, folder: Path, **job: Any) -> Row:
     return {"failed": reason(done)} if done.returncode else io.read_json(folder / "result.json")
 
 
+def in_units(scaling: Scaling, images: np.ndarray) -> np.ndarray:
+    """Images from scaled units in their own, clipped as lensnb clips its images.
+
+    Far beyond the range, the inverse of an asinh overflows.
+    """
+    span = scaling.high - scaling.low
+    return scaling.inverse(images.clip(scaling.low - span, scaling.high + span))
+
+
 def distance(judge: Judge, images: np.ndarray) -> Row:
     """Frechet distance (LensNet) of images in scaled units, with error and floor.
 
     {"failed": why} if there is none.
     """
-    scaling = judge.dataset.scaling
-    # lensnb clips its own images alike: far beyond the range, the inverse of an asinh overflows.
-    span = scaling.high - scaling.low
-    images = scaling.inverse(images.clip(scaling.low - span, scaling.high + span))
+    images = in_units(judge.dataset.scaling, images)
     key = "frechet_lensnet"
     try:
         found = judge.compared(key, judge.makers[key](images), None)[key]
@@ -234,14 +240,11 @@ def figure(rows: Sequence[Row]) -> Figure:
 
 def gallery(judge: Judge, folder: Path, shown: int = 8) -> Figure:
     """Held-out images, and the last ones of each library that has some in the folder."""
-    scaling = judge.dataset.scaling
     images = {"real": judge.dataset.images[np.sort(judge.dataset.heldout)[:shown]]}
     for library in SAMPLERS:
         drawn = sorted(folder.glob(f"{library}-[0-9].npy"))
         if drawn:
-            span = scaling.high - scaling.low
-            scaled = np.load(drawn[-1])[:shown].clip(scaling.low - span, scaling.high + span)
-            images[library] = scaling.inverse(scaled)
+            images[library] = in_units(judge.dataset.scaling, np.load(drawn[-1])[:shown])
     return figures.gallery(images, pixel_scale=judge.dataset.pixel_scale)
 
 

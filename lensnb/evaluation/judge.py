@@ -189,7 +189,7 @@ class Judge(AskedFor):
 
     def fixed_pixels(self, images: np.ndarray) -> Tree:
         """What `fixed_pixels.found_in` finds of images (n, C, H, W), against all real ones."""
-        noise = float(np.median(image_stats.noise_level(self.reference.images)))
+        noise = float(np.median(self.real["noise_level"]))
 
         def of_real() -> fixed_pixels.Maps:
             others = Rows(self.dataset.images, np.concatenate([self.held, self.other]))

@@ -244,46 +244,27 @@ MEASURES.add(
         most=MOST,
     ),
 )
-MEASURES.add(
-    "usefulness",
-    Measure(
-        rows=None,
-        distance=None,
-        unit=usefulness.UNIT,
-        group="features",
-        label="usefulness in training",
-        larger_is_better=True,
-    ),
+
+
+def _add_of_judge(name: str, unit: str, group: str, text: str, **more: Any) -> None:
+    """Enter a measure that compares no rows: the judge has a method for it."""
+    MEASURES.add(name, Measure(None, None, unit, group, text, **more))
+
+
+PIXEL = fixed_pixels.UNIT
+_add_of_judge(
+    "usefulness", usefulness.UNIT, "features", "usefulness in training", larger_is_better=True
 )
-MEASURES.add(
-    "pixels_told_apart",
-    Measure(
-        rows=None,
-        distance=None,
-        unit=pixel_classifier.UNIT,
-        group="features",
-        label="told from real by pixels (AUC)",
-    ),
+_add_of_judge(
+    "pixels_told_apart", pixel_classifier.UNIT, "features", "told from real by pixels (AUC)"
 )
-MEASURES.add(
+_add_of_judge(
     "fixed_pixels",
-    Measure(
-        rows=None,
-        distance=None,
-        unit=fixed_pixels.UNIT,
-        group="physics",
-        label="one pixel in all images",
-        columns={"pixel": fixed_pixels.UNIT, "grid": fixed_pixels.UNIT},
-    ),
+    PIXEL,
+    "physics",
+    "one pixel in all images",
+    columns={"pixel": PIXEL, "grid": PIXEL},
 )
-MEASURES.add(
-    "copies",
-    Measure(
-        rows=None,
-        distance=None,
-        unit="share",
-        group="features",
-        label="copies of training images",
-        columns={"copies": "share"},
-    ),
+_add_of_judge(
+    "copies", "share", "features", "copies of training images", columns={"copies": "share"}
 )
