@@ -47,6 +47,7 @@ FAULTS: dict[str, tuple[float, ...]] = {
     "sky": (0.02, 0.05, 0.1),
     "stripes": (0.1, 0.2),
     "noise": (1.02, 1.05, 1.2),
+    "light_detail": (1.3, 2.0),
     "checkerboard": (0.05, 0.1),
     "hot_pixel": (0.5, 1.0),
     "elliptical_psf": (0.3, 0.5),

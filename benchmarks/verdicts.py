@@ -39,6 +39,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "sky": (0.03, 0.1),
     "stripes": (0.1, 0.2),
     "noise": (1.05, 1.1),
+    "light_detail": (1.5, 2.0),
     "noise_left": (0.0,),
     "checkerboard": (0.05, 0.1),
     "hot_pixel": (2.0, 4.0),

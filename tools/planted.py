@@ -72,6 +72,13 @@ def noise(x, factor, rng, truth, train):
     return x + rng.normal(0, (factor**2 - 1) ** 0.5, x.shape).astype(x.dtype)
 
 
+def light_detail(x, factor, rng, truth, train):
+    """Photon noise times a factor, with the noise of the sky as it is."""
+    clean = clean_images(truth, draw_points(truth, BROAD), BROAD)[:, None].numpy()
+    photons = clean.clip(0) / truth["exposure"][:, None, None, None]
+    return x + (np.sqrt((factor**2 - 1) * photons) * rng.normal(size=x.shape)).astype(x.dtype)
+
+
 def noise_left(x, factor, rng, truth, train):
     """All noise times a factor: 0 leaves images without noise."""
     clean = clean_images(truth, draw_points(truth, BROAD), BROAD)[:, None].numpy()
@@ -188,6 +195,7 @@ PLANTED: dict[str, Fault] = {
         sky,
         stripes,
         noise,
+        light_detail,
         noise_left,
         checkerboard,
         hot_pixel,
@@ -213,6 +221,7 @@ USUAL: dict[str, tuple[float, str, Any]] = {
     "sky": (0.02, "sky_level", "sky_level"),
     "stripes": (0.1, "sky_stripes", "rows"),
     "noise": (1.02, "noise_level", "noise_level"),
+    "light_detail": (1.3, "light_detail", "light_detail"),
     "checkerboard": (0.05, "mean_image", None),
     "hot_pixel": (0.5, "mean_image_largest", None),
     "elliptical_psf": (0.3, "spectrum_2d", None),

@@ -146,6 +146,7 @@ def _add_number(name: str, rows: Rows, text: str, unit: str, **more: Any) -> Non
 
 
 _add_number("noise_level", image_stats.noise_level, "noise level", IMAGE_UNIT)
+_add_number("light_detail", image_stats.light_detail, "fine detail of bright light", IMAGE_UNIT)
 _add_number("sky_level", sky_stats.sky_level, "sky level", IMAGE_UNIT)
 _add_shape(
     "sky_gradient",

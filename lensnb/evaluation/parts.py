@@ -17,6 +17,7 @@ parts and their columns:
     sky_gradient        x, y: rise across the field [sky noise]
     sky_stripes         rows, columns: variance over that of white noise [1]
     noise_level         noise_level [image unit]
+    light_detail        light_detail [image unit]
     total_flux          total_flux [image unit * pixel]
     ring_radius         ring_radius [pixels, or arcsec if the scale is known]
     ellipticity         ellipticity [1]

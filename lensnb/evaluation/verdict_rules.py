@@ -45,9 +45,11 @@ OF_PIXELS = ("intensity", "minkowski", "peak_counts", "scattering", "total_flux"
 OF_SCALES = ("spectrum", "spectrum_2d", "scattering", "minkowski", "peak_counts", "intensity")
 OF_PLACE = ("mean_image", "mean_image_largest", "profile", "spectrum_2d")
 OF_SKY = ("sky_level", "sky_gradient", "sky_stripes")
+OF_DETAIL = ("noise_level", "light_detail")
 OF_READINGS = ("readings", "readings_pairs")
 # what images without noise move, because LensNet and the lens fit know images with noise
 OF_NOISE = (
+    "light_detail",
     *(*OF_SKY, *OF_SCALES, *OF_PLACE, "mirror", "lens_fit", "lens_fit_by_class", "recall"),
     *(*OF_READINGS, "readings_each", "class_shares", "frechet_lensnet_by_class"),
 )
@@ -115,19 +117,25 @@ RULES = (
             OF_PLACE) for axis in "xy"),
     Rule("ring_radius", "ring_radius", "rings are {percent} too large",
          "rings are {percent} too small",
-         (*OF_PLACE, "spectrum", *OF_READINGS, "readings_each", "total_flux",
+         (*OF_PLACE, "spectrum", *OF_READINGS, "readings_each", "total_flux", "light_detail",
           "intensity", "scattering", "minkowski", "peak_counts"),
          leads=("sky_level",)),  # light of larger rings reaches the border
     Rule("fixed_pixels", "pixel", "one pixel is {gap} too bright, the same one in all images",
          "one pixel is {gap} too dark, the same one in all images",
          ("mean_image_largest", "mean_image")),
     _both("fixed_pixels", "grid", "structure sits on the pixel grid",
-          ("mean_image", "mean_image_largest", "noise_level", "mirror", *OF_SCALES)),
+          ("mean_image", "mean_image_largest", *OF_DETAIL, "mirror", *OF_SCALES)),
     _both("mean_image_largest", "", "structure sits on the pixel grid",
-          ("mean_image", "noise_level", "mirror", *OF_SCALES)),
+          ("mean_image", *OF_DETAIL, "mirror", *OF_SCALES)),
     # a checkerboard too weak for the mean image; blur lowers this column
     Rule("spectrum_2d", "corner", "structure sits on the pixel grid", "",
-         ("mean_image", "mean_image_largest", "noise_level", "mirror", *OF_SCALES), least=4),
+         ("mean_image", "mean_image_largest", *OF_DETAIL, "mirror", *OF_SCALES), least=4),
+    Rule("light_detail", "light_detail", "the fine detail of bright light is {percent} too strong",
+         "", (*OF_SCALES, "lens_fit", "lens_fit_by_class")),
+    # a blur weakens it, too
+    Rule("light_detail", "light_detail", "",
+         "the fine detail of bright light is {percent} too weak",
+         (*OF_SCALES, "lens_fit", "lens_fit_by_class"), general=True),
     Rule("noise_level", "noise_level", "the noise is {percent} too strong", "",
          (*OF_SCALES, "mean_image", "lens_fit", "lens_fit_by_class")),
     Rule("noise_level", "noise_level", "",

@@ -152,6 +152,16 @@ def test_noise_level_is_that_of_the_sky_where_a_third_of_the_pixels_is_noisier()
     assert 0.3 < disc.mean() < 0.37 and abs(image_stats.noise_level(images).mean() - 1) < 0.03
 
 
+@pytest.mark.parametrize("sigma", [0.1, 1, 30])
+def test_light_detail_is_the_noise_of_the_brightest_twentieth(sigma):
+    images = np.random.default_rng(3).normal(size=(200, 1, SIZE, SIZE))
+    disc = bump(width=1000, height=1) > np.exp(-(SIZE**2) / 12 / np.pi / 2e6)  # a twelfth
+    assert 0.08 < disc.mean() < 0.09
+    for detail in (0.5, 4):
+        found = image_stats.light_detail(sigma * (images * np.where(disc, detail, 1) + 100 * disc))
+        assert abs(found.mean() / sigma / detail - 1) < 0.02 and found.std() < 0.13 * sigma * detail
+
+
 def test_total_flux_is_that_of_a_gaussian_whatever_lies_behind():
     flux = image_stats.total_flux(
         np.stack([bump(), bump(height=10) + 7, bump(width=4) - 50])[:, None]

@@ -82,7 +82,7 @@ def test_a_measure_from_outside_is_computed_compared_and_shown(added, tmp_path):
 
 def test_every_measure_has_a_label_and_a_name_of_its_own():
     labels = measures.labels()
-    assert len(set(labels.values())) == len(labels) == 42
+    assert len(set(labels.values())) == len(labels) == 43
     assert labels["frechet_lensnet_by_class"] == "Frechet distance (LensNet) by class"
     assert {"precision", "recall", "density", "coverage"} < set(labels)
     assert "neighbours" not in labels  # four measures of one distance

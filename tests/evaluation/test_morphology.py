@@ -333,6 +333,7 @@ def test_scattering_of_a_plane_wave_is_its_filter():
 
 SHAPES = (
     "noise_level",
+    "light_detail",
     "total_flux",
     "ring_radius",
     "ellipticity",
@@ -395,7 +396,7 @@ def test_every_image_gives_finite_numbers(name):
 def test_an_offset_changes_none_and_a_factor_what_has_a_unit(lenses):
     images = lenses[0][:20].astype(float)
     scaled = 3 * images + 50
-    factors = {"noise_level": 3, "total_flux": 3}
+    factors = {"noise_level": 3, "light_detail": 3, "total_flux": 3}
     for name in SHAPES:
         before = rows(name, images)
         after = rows(name, scaled)

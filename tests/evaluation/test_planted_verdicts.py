@@ -18,6 +18,7 @@ OWN = {
     "sky": "too bright",
     "stripes": "the sky has stripes along its rows",
     "noise": "too strong",
+    "light_detail": "the fine detail of bright light",
     "checkerboard": "structure sits on the pixel grid",
     "hot_pixel": "structure sits on the pixel grid",
     "elliptical_psf": "the images are blurred",

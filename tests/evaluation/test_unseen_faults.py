@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lensnb.evaluation import lens_fit_by_class, memorisation, pixel_classifier
+from lensnb.evaluation import image_stats, lens_fit_by_class, memorisation, pixel_classifier
 from lensnb.evaluation.measures import MEASURES
 from lensnb.evaluation.morphology import wasserstein_worst
 from lensnb.evaluation.parts import part, parts
@@ -17,7 +17,9 @@ from lensnb.evaluation.pixel_grid import (
 )
 from lensnb.evaluation.rows import Reference, fit
 from lensnb.evaluation.sky_stats import sky_gradient, sky_level, sky_stripes
-from lensnb.lensing.simulate import simulate
+from lensnb.lensing.priors import PRIORS
+from lensnb.lensing.simulate import clean_images, simulate
+from lensnb.lensing.truth_tables import draw_points
 from tools.planted import PLANTED, USUAL
 
 
@@ -198,7 +200,7 @@ def lenses():
 
 # Fault -> a strength that 300 images show; the usual ones need 1,000
 STRONG = {"opening": 1.0, "off_centre": 1.0, "gradient": 0.2, "sky": 0.1, "stripes": 0.2}
-STRONG |= {"noise": 1.1, "mirrored": 0.5, "class_shares": 0.5}
+STRONG |= {"noise": 1.1, "light_detail": 2.0, "mirrored": 0.5, "class_shares": 0.5}
 
 
 @pytest.mark.parametrize("name", STRONG)
@@ -211,3 +213,16 @@ def test_a_planted_fault_is_named_by_its_column(name, lenses):
     real = rows(reference.images)
     assert parts(measure, rows(made), real)[column]["z"] > 4
     assert abs(parts(measure, rows(images), real)[column]["z"]) < 3.5
+
+
+def test_stronger_photon_noise_leaves_the_noise_of_the_sky(lenses):
+    _, (images, truth) = lenses
+    rough = PLANTED["light_detail"](images, 2.0, np.random.default_rng(0), truth, images)
+    sky = [image_stats.noise_level(x).mean() for x in (rough, images)]
+    assert abs(sky[0] / sky[1] - 1) < 0.02
+    broad = PRIORS["broad"]
+    clean = clean_images(truth, draw_points(truth, broad), broad).numpy().reshape(len(images), -1)
+    photons = np.sort(clean / truth["exposure"][:, None], axis=1)[:, -192:]  # a twentieth
+    before = image_stats.light_detail(images)[:, 0]
+    expected = np.sqrt(before**2 + (2**2 - 1) * np.median(photons, axis=1)).mean()
+    assert abs(image_stats.light_detail(rough).mean() / expected - 1) < 0.02

@@ -77,6 +77,7 @@ CASES = [
     ("noise_level", "noise_level", part(2.5, 1.0, 9), "the noise is 150 % too strong"),
     ("noise_level", "noise_level", part(22.1, 1.0, 9), "the noise is 22 times too strong"),
     ("noise_level", "noise_level", part(2e5, 1.0, 9), "the noise is far too strong"),
+    ("light_detail", "light_detail", part(2.2, 1.5, 9), "bright light is 47 % too strong"),
     ("ring_radius", "ring_radius", part(1.02, 1.0, 5, "arcsec"), "rings are 2 % too large"),
     ("handedness", "m1_sin", part(0.1, 0.0, 7, "1"), "arcs open to one side"),
     ("handedness", "m2_cos", part(0.1, 0.0, 7, "1"), "lenses share one position angle"),
@@ -107,6 +108,14 @@ def test_what_a_fault_explains_is_not_told_and_what_it_does_not_is():
     wrong = told(alarms, sky | spectrum | noise | ring)[2]
     places = [wrong.index(word) for word in ("rings", "noise", "sky is")]
     assert places == sorted(places) and "blurred" not in wrong
+
+
+@pytest.mark.parametrize("detail, first", [(2.3, "light_detail"), (1.3, "noise_level")])
+def test_rough_light_is_told_by_strength_and_smooth_light_after_the_blur(detail, first):
+    parts = {("light_detail", "light_detail"): part(detail, 1.5, 9)}
+    parts[("noise_level", "noise_level")] = part(0.9, 1.0, -8)
+    wrong = told({"light_detail": 9.0, "noise_level": 8.0, "spectrum": 10.0}, parts)[2]
+    assert f"({first}" in wrong.split(";")[0] and wrong.count("too ") == 2
 
 
 def test_arcs_on_one_side_come_before_the_centre_that_they_move():
