@@ -65,10 +65,18 @@ class Scaling:
         return sinh(y) * self.softening
 
     @classmethod
-    def fit(cls, images: np.ndarray, kind: str, rows: np.ndarray | None = None) -> "Scaling":
+    def fit(
+        cls,
+        images: np.ndarray,
+        kind: str,
+        rows: np.ndarray | None = None,
+        softening: float = 1.0,
+    ) -> "Scaling":
         """The scaling for training images (N, C, H, W).
 
         rows : the training images among `images`, which may be a larger memory map.
+        softening : of asinh, in standard deviations of the pixels. Brighter pixels are compressed,
+            and with them their noise: the larger, the more even is photon noise over an image.
 
         "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5. "range" brings
         the smallest of all pixels to -1 and the largest to 1. "minmax" takes images that span
@@ -83,11 +91,10 @@ class Scaling:
                 f"scaling {kind!r}: expected training images that vary, found every pixel at "
                 f"{low:g}"
             )
-        softening = 1.0
         if kind == "range":  # exact bounds, without the rounding of the formula below
-            return cls(kind, softening, (low + high) / 2, (high - low) / 2, -1.0, 1.0)
+            return cls(kind, 1.0, (low + high) / 2, (high - low) / 2, -1.0, 1.0)
+        softening = softening * std if kind == "asinh" else 1.0
         if kind == "asinh":
-            softening = std
             mean, std, low, high = _moments(images, rows, lambda x: np.arcsinh(x / softening))
         offset, scale = (0.5, 0.5) if kind == "minmax" else (mean, std / SIGMA_DATA)
         return cls(kind, softening, offset, scale, (low - offset) / scale, (high - offset) / scale)
@@ -293,7 +300,7 @@ def prepare_dataset(
         train, heldout = split(len(images), params.holdout, seed)
     else:
         train, heldout, note = _split_of_files(images, params.holdout, seed, known.group)
-    scaling = Scaling.fit(images, params.scaling, train)
+    scaling = Scaling.fit(images, params.scaling, train, params.softening)
     np.save(folder / "train.npy", train)
     np.save(folder / "heldout.npy", heldout)
     _write_labels_and_truth(folder, known.labels, truth)

@@ -239,7 +239,18 @@ def _override(tree: dict[str, Any], item: str) -> None:
 # Keys of each section that are younger than some stored recipes. A recipe without one of them means
 # today's default, or what ONCE says: then nothing has changed.
 YOUNGER: dict[str, tuple[str, ...]] = {
-    "data": ("axes", "bands", "crop", "resize", "fill", "hdu", "key", "table", "group"),
+    "data": (
+        "axes",
+        "bands",
+        "crop",
+        "resize",
+        "fill",
+        "hdu",
+        "key",
+        "table",
+        "group",
+        "softening",
+    ),
     "model": ("fine", "grid", "border"),
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
@@ -247,6 +258,7 @@ YOUNGER: dict[str, tuple[str, ...]] = {
     "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
 }
 ONCE: dict[str, dict[str, Any]] = {
+    "data": {"softening": 1.0},
     "model": {"fine": 0, "grid": "cartesian", "border": "zeros"},
     "train": {"optimiser": "adamw"},
     "gan": {"border": "zeros"},

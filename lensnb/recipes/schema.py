@@ -94,6 +94,7 @@ class Data(Section):
     table: FilePath | None = None
     group: Annotated[str, Field(min_length=1)] | None = None
     scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"
+    softening: Positive = 1.0
     holdout: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     workers: Count | None = None
 
