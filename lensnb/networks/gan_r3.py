@@ -8,6 +8,7 @@ added to it, as in a detector, with a strength measured on the training images (
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ class Generator(nn.Module):
         for images of 16 pixels
     """
 
-    grain: torch.Tensor  # coefficients of `noise_law` (3, channels, 1, 1)
+    grain: torch.Tensor  # coefficients of `noise_law` (4, channels, 1, 1)
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class Generator(nn.Module):
         )
         self.fine = conv(width, width // 2, border=border)
         self.light = conv(width // 2, channels, 0.3, border)
-        none = torch.tensor([NO_NOISE, 0, 0])[:, None, None, None]
+        none = torch.tensor([NO_NOISE, 0, 0, 0])[:, None, None, None]
         self.register_buffer("grain", none.repeat(1, channels, 1, 1))
 
     def forward(
@@ -153,17 +154,24 @@ class Generator(nn.Module):
 
     def _strength(self, light: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise of each pixel (B, channels, size, size)."""
-        level, slope, bend = self.grain
-        return torch.exp(level + light * (slope + light * bend))
+        level, slope, bend, twist = self.grain
+        return torch.exp(level + light * (slope + light * (bend + light * twist)))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take weights of earlier versions, too, whose law had no cubic term."""
+        grain = state.get(f"{prefix}grain")
+        if grain is not None and len(grain) == 3:
+            state[f"{prefix}grain"] = torch.cat([grain, torch.zeros_like(grain[:1])])
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def noise_law(images: torch.Tensor, bins: int = 12) -> torch.Tensor:
-    """Coefficients (3, C) of the pixel noise in images (N, C, H, W), by brightness.
+    """Coefficients (4, C) of the pixel noise in images (N, C, H, W), by brightness.
 
-    The law is log(strength of white noise) = level + slope x + bend x^2 at a pixel of brightness x.
-    It is measured because the discriminator hardly sees it: left to training, the noise of bright
-    pixels grew to five times the truth. The noise is estimated by the difference of differences
-    (Immerkaer 1996), which is blind to planes, in even bins of the 3x3 mean.
+    The law is log(strength of white noise) = level + slope x + bend x^2 + twist x^3 at a pixel of
+    brightness x. It is measured because the discriminator hardly sees it: left to training, the
+    noise of bright pixels grew to five times the truth. The noise is estimated by the difference of
+    differences (Immerkaer 1996), which is blind to planes, in even bins of the 3x3 mean.
     """
     channels = images.shape[1]
     maps = images.transpose(0, 1).flatten(0, 1)[:, None]  # (C N, 1, H, W)
@@ -171,23 +179,23 @@ def noise_law(images: torch.Tensor, bins: int = 12) -> torch.Tensor:
     detail = F.conv2d(maps, torch.outer(edge, edge)[None, None] / 6)  # (C N, 1, H - 2, W - 2)
     light = F.avg_pool2d(maps, 3, stride=1)
     rows = zip(detail.reshape(channels, -1).abs(), light.reshape(channels, -1), strict=True)
-    return torch.stack([_parabola(d, x, bins) for d, x in rows], dim=1)
+    return torch.stack([_cubic(d, x, bins) for d, x in rows], dim=1)
 
 
-def _parabola(
-    detail: torch.Tensor, light: torch.Tensor, bins: int, least: int = 100
-) -> torch.Tensor:
-    """Coefficients (3,) of log(noise) against brightness, from detail (P,) and light (P,).
+def _cubic(detail: torch.Tensor, light: torch.Tensor, bins: int, least: int = 100) -> torch.Tensor:
+    """Coefficients (4,) of log(noise) against brightness, from detail (P,) and light (P,).
 
-    An unweighted least-squares fit to the scaled medians in bins of at least `least` pixels. It is
-    done in float64: the last bits of LAPACK depend on where arrays lie in memory.
+    A least-squares fit to the scaled medians in bins of at least `least` pixels, each with the
+    weight of its pixels: most of them are sky, whose noise was 5 % wrong without. It is done in
+    float64: the last bits of LAPACK depend on where arrays lie in memory.
     """
     which = torch.bucketize(light, torch.linspace(light.min(), light.max(), bins + 1)[1:-1])
     full = [which == i for i in range(bins) if (which == i).sum() >= least]
     x = [light[pixels].double().mean().item() for pixels in full]
     y = [math.log(max(1.4826 * detail[pixels].median().item(), 1e-6)) for pixels in full]
-    rising = np.polyfit(x, y, min(2, len(x) - 1))[::-1]  # constant term first
-    return torch.tensor([*rising, 0, 0][:3]).float()
+    weights = [pixels.sum().item() ** 0.5 for pixels in full]
+    rising = np.polyfit(x, y, min(3, len(x) - 1), w=weights)[::-1]  # constant term first
+    return torch.tensor([*rising, 0, 0, 0][:4]).float()
 
 
 class Discriminator(nn.Module):

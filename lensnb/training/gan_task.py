@@ -148,7 +148,7 @@ class GanTask:
 
 
 def pixel_noise(dataset: Dataset) -> torch.Tensor:
-    """The law of the pixel noise, measured on some hundred scaled training images; (3, C, 1, 1)."""
+    """The law of the pixel noise, measured on some hundred scaled training images; (4, C, 1, 1)."""
     every = math.ceil(len(dataset.train) / NOISE_IMAGES)
     images = torch.from_numpy(dataset.images[dataset.train[::every]])
     return gan_r3.noise_law(dataset.scaling.forward(images))[:, :, None, None]
