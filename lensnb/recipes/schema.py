@@ -94,7 +94,7 @@ class Data(Section):
     table: FilePath | None = None
     group: Annotated[str, Field(min_length=1)] | None = None
     scaling: Literal["linear", "minmax", "asinh", "range"] = "asinh"
-    softening: Positive = 1.0
+    softening: Positive = 3.0
     holdout: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     workers: Count | None = None
 
@@ -432,7 +432,8 @@ class Method(Section):
 
 # Levels down to a fifth of the pixel noise in scaled images: the levels of the cosine schedule lose
 # flux and noise in so few steps.
-FINELY: dict[str, Any] = {"spacing": "karras", "sigma_min": 0.02}
+FINELY: dict[str, Any] = {"spacing": "karras", "sigma_min": 0.014}
+EVENLY: dict[str, Any] = {"sigma_min": 0.01, "rho": 20}  # best for a sampler of first order
 
 
 class Sample(Section):
@@ -447,7 +448,7 @@ class Sample(Section):
     context: FilePath | None = None
     methods: Annotated[dict[Name, Method], Field(min_length=1)] = {
         "ddpm": Method(sampler="ddpm", steps=100, variance=0.6, **FINELY),
-        "ddim": Method(sampler="ddim", steps=50, **FINELY, start="mean"),
+        "ddim": Method(sampler="ddim", steps=50, **FINELY | EVENLY, start="mean"),
         "dpm": Method(sampler="dpmpp_2m", steps=18, **FINELY, start="mean"),
         "gan": Method(model="gan"),
     }
