@@ -90,7 +90,7 @@ def exact(n: int = 200_000) -> Iterator[Row]:
     """What each sampler keeps of Gaussian data, by the exact denoiser: no network errs.
 
     One row a sampler: the standard deviation of n numbers drawn over that of the data, for each of
-    SPREADS, in units of the scaled images. White noise of the sky has 0.07, the strongest pattern of
+    SPREADS, in units of the scaled images. Noise of the sky has 0.07, the strongest pattern of
     lenses 10. Each ratio has an error of 1 / sqrt(2 n).
     """
     for name, given in EXACT:

@@ -35,7 +35,7 @@ from lensnb.training.accelerator import make_accelerator
 from lensnb.training.muon import matrices, orthonormal
 
 SHARES = (0.015, 0.03, 0.06)  # of the steps that the kept weights are an average over
-KARRAS = {"spacing": "karras", "sigma_min": 0.02, "sigma_max": 80.0}
+KARRAS = {"spacing": "karras", "sigma_min": 0.014, "sigma_max": 80.0}
 WAYS: dict[str, dict[str, Any]] = {
     "dpm 18": {"sampler": "dpmpp_2m", "steps": 18, "start": "mean"} | KARRAS,
     "dpm 18 from noise": {"sampler": "dpmpp_2m", "steps": 18} | KARRAS,

@@ -21,7 +21,7 @@ from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, load_dataset, prepare_dataset
 from lensnb.errors import InputError, did_you_mean
 from lensnb.evaluation import compare as comparison
-from lensnb.evaluation import of_runs
+from lensnb.evaluation import image_stats, of_runs
 from lensnb.evaluation.judge import Judge, evaluate
 from lensnb.evaluation.kept_rows import MEASURED, Kept
 from lensnb.evaluation.monitor import Monitor
@@ -35,6 +35,8 @@ from lensnb.training.accelerator import make_accelerator, tracked
 
 Table = dict[str, np.ndarray]
 Tree = dict[str, Any]
+SOME = 256  # training images whose pixel noise is measured
+NOISELESS = 1e-3  # of scaled images, whose pixels scatter by 0.5, below which there is no noise
 
 # ---- the run
 
@@ -332,6 +334,8 @@ def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, fo
     a context, context.csv. Raises InputError if an image holds a pixel that is not finite.
     """
     made = generators.load_generator(params, name, dataset, weights)
+    if lost := noise_left_out(made):
+        print(f"sample.methods.{name}: {lost}", flush=True)
     n = params.sample.n
     start = time.perf_counter()
     batches = made.batches(n, params.seed, params.sample.batch)
@@ -351,6 +355,25 @@ def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, fo
     io.write_json(folder / "sample.json", told | size)
     timing = {"seconds_per_image": seconds, "device": str(made.device)}
     io.write_json(folder / "timing.json", timing)
+
+
+def noise_left_out(made: generators.Generator) -> str:
+    """A sentence if a sampler stops too early to draw the pixel noise of the images, or "".
+
+    Below a third of the noise the last level loses 4 % of it (docs/samplers.md).
+    """
+    if not made.kind.sampled:
+        return ""
+    last = float(made.inner.sigmas[-2])
+    rows = made.dataset.train[:: math.ceil(len(made.dataset.train) / SOME)]
+    scaled = made.scaling.forward(made.dataset.images[rows])
+    noise = float(np.median(image_stats.noise_level(scaled)))
+    if noise < NOISELESS or last <= noise / 3:
+        return ""
+    return (
+        f"the last noise level is {last:.2g}, and the noise of the scaled images {noise:.2g}, so "
+        f"part of that noise will be missing; take spacing: karras, sigma_min: {noise / 5:.2g}"
+    )
 
 
 def _write_trajectory(made: generators.Generator, params: Params, folder: Path) -> None:

@@ -4,6 +4,8 @@ There may be no GPU: what it would do is checked on tensors without values (devi
 refuse whatever would have to wait for a value.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lensnb import batches, devices, generator, sampler
 from lensnb.datasets import conditions
 from lensnb.datasets.dataset import Dataset, Scaling
 from lensnb.errors import InputError
+from lensnb.pipeline import noise_left_out
 from lensnb.recipes.recipe import validate
 
 CUDA = torch.device("cuda")
@@ -63,6 +66,24 @@ def made_of(dataset, method="dpmpp_2m", device="cpu", **sample):
     for p in net.parameters():  # none stays zero
         torch.nn.init.normal_(p, std=0.1)
     return generator.Generator(params, chosen, dataset, net.to(device), device)
+
+
+# ---- noise that a sampler leaves out
+
+
+@pytest.mark.parametrize("noise, words", [(0.2, ""), (0.1, "sigma_min: 0.02"), (0, "")])
+def test_a_sampler_that_stops_above_the_noise_says_so(dataset, noise, words):
+    images = np.random.default_rng(0).normal(0, 2 * noise, (300, 1, 16, 16)).astype(np.float32)
+    noisy = dataclasses.replace(
+        dataset,
+        images=images,
+        labels=np.arange(300) % 2,
+        train=np.arange(300),
+        scaling=Scaling("linear", 1, 0, 2, -1, 1),
+    )
+    told = noise_left_out(made_of(noisy))  # its last level is 0.05
+    assert words in told and bool(told) == bool(words)
+    assert noise_left_out(made_of(noisy, "gan")) == ""
 
 
 # ---- nothing waits
