@@ -71,9 +71,14 @@ def made_of(dataset, method="dpmpp_2m", device="cpu", **sample):
 # ---- noise that a sampler leaves out
 
 
-@pytest.mark.parametrize("noise, words", [(0.2, ""), (0.1, "sigma_min: 0.02"), (0, "")])
-def test_a_sampler_that_stops_above_the_noise_says_so(dataset, noise, words):
-    images = np.random.default_rng(0).normal(0, 2 * noise, (300, 1, 16, 16)).astype(np.float32)
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(
+    "noise, words", [(0.22, ""), (0.18, "sigma_min: 0.03"), (0.1, "sigma_min: 0.02"), (0, "")]
+)
+def test_a_sampler_that_stops_above_the_noise_says_so(dataset, noise, words, bands):
+    shape = (300, bands, 16, 16)
+    images = np.random.default_rng(0).normal(0, 2 * noise, shape).astype(np.float32)
+    images[:, 1:] *= 1.5  # the band with the least noise decides
     noisy = dataclasses.replace(
         dataset,
         images=images,

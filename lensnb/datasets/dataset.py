@@ -70,13 +70,13 @@ class Scaling:
         images: np.ndarray,
         kind: str,
         rows: np.ndarray | None = None,
-        softening: float = 1.0,
+        softening: float = 3.0,
     ) -> "Scaling":
         """The scaling for training images (N, C, H, W).
 
         rows : the training images among `images`, which may be a larger memory map.
         softening : of asinh, in standard deviations of the pixels. Brighter pixels are compressed,
-            and with them their noise: the larger, the more even is photon noise over an image.
+            and their noise and detail with them.
 
         "linear" and "asinh" bring the pixels to mean 0 and standard deviation 0.5. "range" brings
         the smallest of all pixels to -1 and the largest to 1. "minmax" takes images that span

@@ -22,6 +22,8 @@ from lensnb.networks.registries import GAN_NETWORKS, GanNetworks
 STEM = 4  # the discriminator's first map is 1 / STEM of the image
 HIDDEN = 128  # length of the discriminator's last vector
 NO_NOISE = -20.0  # log of a strength that is negligible in any image
+SMALLEST = 1e-6  # strength of noise, below which there is none
+FAR = 3.0  # factor by which a law may leave the noise that was measured
 
 
 def act(x: torch.Tensor) -> torch.Tensor:
@@ -178,24 +180,41 @@ def noise_law(images: torch.Tensor, bins: int = 12) -> torch.Tensor:
     edge = torch.tensor([1.0, -2.0, 1.0])
     detail = F.conv2d(maps, torch.outer(edge, edge)[None, None] / 6)  # (C N, 1, H - 2, W - 2)
     light = F.avg_pool2d(maps, 3, stride=1)
-    rows = zip(detail.reshape(channels, -1).abs(), light.reshape(channels, -1), strict=True)
-    return torch.stack([_cubic(d, x, bins) for d, x in rows], dim=1)
+    rows = zip(
+        detail.reshape(channels, -1).abs(),
+        light.reshape(channels, -1),
+        images.transpose(0, 1).flatten(1),
+        strict=True,
+    )
+    return torch.stack([_law(d, x, pixels, bins) for d, x, pixels in rows], dim=1)
 
 
-def _cubic(detail: torch.Tensor, light: torch.Tensor, bins: int, least: int = 100) -> torch.Tensor:
+def _law(
+    detail: torch.Tensor, light: torch.Tensor, pixels: torch.Tensor, bins: int, least: int = 100
+) -> torch.Tensor:
     """Coefficients (4,) of log(noise) against brightness, from detail (P,) and light (P,).
 
     A least-squares fit to the scaled medians in bins of at least `least` pixels, each with the
-    weight of its pixels: most of them are sky, whose noise was 5 % wrong without. It is done in
-    float64: the last bits of LAPACK depend on where arrays lie in memory.
+    weight of its pixels: most of them are sky, whose noise was 5 % wrong without. Its degree is the
+    highest, up to 3, whose law stays within a factor of FAR of the medians over the range of all
+    `pixels` (Q,): few bright ones must not bend it. Where most pixels have no noise there is none.
+    All is done in float64: the last bits of LAPACK depend on where arrays lie in memory.
     """
     which = torch.bucketize(light, torch.linspace(light.min(), light.max(), bins + 1)[1:-1])
     full = [which == i for i in range(bins) if (which == i).sum() >= least]
-    x = [light[pixels].double().mean().item() for pixels in full]
-    y = [math.log(max(1.4826 * detail[pixels].median().item(), 1e-6)) for pixels in full]
-    weights = [pixels.sum().item() ** 0.5 for pixels in full]
-    rising = np.polyfit(x, y, min(3, len(x) - 1), w=weights)[::-1]  # constant term first
-    return torch.tensor([*rising, 0, 0, 0][:4]).float()
+    x = [light[inside].double().mean().item() for inside in full]
+    noise = [1.4826 * detail[inside].median().item() for inside in full]
+    weights = np.sqrt([inside.sum().item() for inside in full])
+    if not full or noise[int(weights.argmax())] < SMALLEST:
+        return torch.tensor([NO_NOISE, 0, 0, 0])
+    y = np.log(np.maximum(noise, SMALLEST))
+    everywhere = np.linspace(pixels.min().item(), pixels.max().item(), 100)
+    for degree in range(min(3, len(x) - 1), -1, -1):
+        fit = np.polyfit(x, y, degree, w=weights)
+        law = np.polyval(fit, everywhere)
+        if y.min() - np.log(FAR) < law.min() and law.max() < y.max() + np.log(FAR):
+            break
+    return torch.tensor([*fit[::-1], 0, 0, 0][:4]).float()  # constant term first
 
 
 class Discriminator(nn.Module):

@@ -392,7 +392,7 @@ class Method(Section):
     guidance_high: Annotated[float, Field(gt=0, le=1e4)] = 1e4
     guide: Name | None = None
     spacing: Literal["schedule", "karras"] = "schedule"
-    sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05  # near the noise of the scaled images
+    sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05  # a fifth of the noise keeps it
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
     rho: Annotated[float, Field(ge=1, le=1000)] = 7.0
     start: Literal["noise", "mean"] = "noise"
@@ -433,7 +433,7 @@ class Method(Section):
 # Levels down to a fifth of the pixel noise in scaled images: the levels of the cosine schedule lose
 # flux and noise in so few steps.
 FINELY: dict[str, Any] = {"spacing": "karras", "sigma_min": 0.014}
-EVENLY: dict[str, Any] = {"sigma_min": 0.01, "rho": 20}  # best for a sampler of first order
+EVENLY: dict[str, Any] = {"sigma_min": 0.01, "rho": 20}  # of first order: 6 % lost, not 8 %
 
 
 class Sample(Section):

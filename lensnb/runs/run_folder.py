@@ -379,7 +379,8 @@ class Stage(NamedTuple):
 
 def _data_recipe(run: Run, name: str) -> dict[str, Any]:
     section = _without_younger("data", run.tree["data"], run.params.data)
-    data = {key: value for key, value in section.items() if key not in ("seed", "workers")}
+    idle = ("seed", "workers", *(["softening"] if section["scaling"] != "asinh" else []))
+    data = {key: value for key, value in section.items() if key not in idle}
     files = _fingerprints(data["path"], data["labels"], data.get("table"))
     return {"seed": run.params.data_seed, "data": data, "files": files}
 

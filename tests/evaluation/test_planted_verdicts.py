@@ -17,7 +17,7 @@ OWN = {
     "gradient": "the sky has a gradient from left to right",
     "sky": "too bright",
     "stripes": "the sky has stripes along its rows",
-    "noise": "too strong",
+    "noise": "the noise is",
     "light_detail": "the fine detail of bright light",
     "checkerboard": "structure sits on the pixel grid",
     "hot_pixel": "structure sits on the pixel grid",

@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from lensnb.networks.blocks import (
 )
 from lensnb.networks.dit import DiT
 from lensnb.recipes.recipe import validate
+from lensnb.training.average import Average
 from lensnb.unet import UNet
 
 ANY = ["residual", "context", "shuffle"]
@@ -374,10 +376,33 @@ def test_the_law_is_right_where_most_pixels_are(softening):
 
 
 def test_weights_without_the_cubic_term_draw_as_they_did():
+    old = torch.tensor([-2.0, -0.3, -0.1])[:, None, None, None]
     made = gan_r3.Generator(64, 1, 8, 8)
-    made.grain.copy_(torch.tensor([-2.0, -0.3, -0.1, 0])[:, None, None, None])
-    old = {name: t[:3] if name == "grain" else t for name, t in made.state_dict().items()}
-    new = gan_r3.Generator(64, 1, 8, 8)
-    new.load_state_dict(old)
-    z, noise = torch.randn(2, 8), torch.randn(2, 1, 64, 64)
-    assert len(old["grain"]) == 3 and torch.equal(made(z, noise), new(z, noise))
+    average = Average(gan_r3.Generator(64, 1, 8, 8), 0.1)  # has the generator's names after a dot
+    for net, prefix in ((made, ""), (average, "module.")):
+        net.load_state_dict(net.state_dict() | {f"{prefix}grain": old})
+    for net in (made, average.module):
+        z, noise = torch.randn(2, 8), torch.randn(2, 1, 64, 64)
+        light = net(z, torch.zeros_like(noise))
+        strength = torch.exp(old[0] + old[1] * light + old[2] * light * light)
+        expected = (light + strength * noise).clamp(net.low, net.high)
+        assert (net(z, noise) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["linear", "range", "asinh"])
+def test_a_few_bright_stars_do_not_bend_the_law(kind):
+    images, _ = simulate(200, "broad", seed=3)
+    offset = np.arange(64) - 20
+    star = np.exp(-(offset[:, None] ** 2 + offset**2) / 3)
+    images[::8, 0] += 1000 * star
+    scaling = Scaling.fit(images, kind)
+    law = gan_r3.noise_law(scaling.forward(torch.from_numpy(images)))[:, 0].double()
+    brightness = torch.linspace(scaling.low, scaling.high, 50, dtype=torch.float64)
+    strength = torch.exp(brightness[:, None] ** torch.arange(4) @ law)
+    assert strength.max() < (scaling.high - scaling.low) / 10
+
+
+def test_where_most_pixels_have_no_noise_none_is_drawn():
+    images = torch.full((50, 1, 32, 32), -1.0)
+    images[:, :, 8:12, 6:20] = 1.0
+    assert gan_r3.noise_law(images)[:, 0].tolist() == [gan_r3.NO_NOISE, 0, 0, 0]

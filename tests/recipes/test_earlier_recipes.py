@@ -1,11 +1,15 @@
 """Recipes that are older than some keys mean what they meant."""
 
+import numpy as np
+import pytest
 import yaml
 
+from lensnb.datasets.dataset import Scaling
 from lensnb.recipes.recipe import Params, load_recipe, validate
 from lensnb.runs import run_folder
 
 YOUNG = {
+    "data": ("softening",),
     "model": ("fine", "grid", "border"),
     "train": ("optimiser", "muon_rate"),
     "gan": ("border",),
@@ -25,7 +29,7 @@ def test_a_stored_recipe_keeps_its_network_and_its_optimiser(tmp_path):
     path.write_text(yaml.safe_dump(stored()))
     before = load_recipe(path)
     assert (before.network.grid, before.network.fine) == ("cartesian", 0)
-    assert before.train.optimiser == "adamw"
+    assert before.train.optimiser == "adamw" and before.data.softening == 1
     assert (before.network.border, before.gan.border) == ("zeros", "zeros")
     run = run_folder.Run(before, tmp_path)
     for section, keys in YOUNG.items():  # so its stages are current
@@ -36,6 +40,15 @@ def test_a_recipe_that_leaves_keys_out_has_todays_defaults():
     now = validate({"model": {"width": 16}, "train": {"steps": 5}}, "test")
     assert (now.network.grid, now.network.fine, now.train.optimiser) == ("polar", 16, "muon")
     assert (now.network.border, now.gan.border) == ("reflect", "reflect")
+    image = np.eye(4)[None, None]
+    assert now.data.softening * image.std() == Scaling.fit(image, "asinh").softening
+
+
+@pytest.mark.parametrize("scaling, decides", [("asinh", True), ("range", False)])
+def test_softening_decides_about_the_data_only_where_it_acts(scaling, decides, tmp_path):
+    recipes = [validate({"data": {"scaling": scaling, "softening": s}}, "test") for s in (1, 3)]
+    one, three = (run_folder._data_recipe(run_folder.Run(r, tmp_path), "") for r in recipes)
+    assert (one != three) == decides
 
 
 def test_the_trunk_is_polar_for_simulated_lenses_alone():
