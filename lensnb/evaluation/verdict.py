@@ -118,9 +118,14 @@ def faults(bad: Sequence[Row], metrics: Mapping[str, Any]) -> list[str]:
     led = {key for rule in told.values() for key in rule.leads}
     named = sorted(
         (row for row in left if row["metric"] in told),
-        key=lambda row: (told[row["metric"]].general, row["metric"] in led),
+        key=lambda row: (_vagueness(told[row["metric"]]), row["metric"] in led),
     )
     return [f"{_words(row, rules[row['metric']], metrics)} ({_key(row)})" for row in named or left]
+
+
+def _vagueness(rule: Rule) -> int:
+    """0 for a rule that names a fault, 2 for a general one that has no direction either."""
+    return rule.general + (rule.general and not rule.column)
 
 
 def _place(rule: Rule | None) -> int:

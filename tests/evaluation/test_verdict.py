@@ -118,6 +118,14 @@ def test_rough_light_is_told_by_strength_and_smooth_light_after_the_blur(detail,
     assert f"({first}" in wrong.split(";")[0] and wrong.count("too ") == 2
 
 
+def test_a_general_measure_with_a_direction_comes_before_one_without():
+    parts = {("class_shares", "no_sub"): part(0.8, 0.4, 9, "share")}
+    alarms = {"spectrum_2d": 7.0, "frechet_lensnet_by_class": 5.0}
+    wrong = told(alarms, parts)[2]
+    places = [wrong.index(word) for word in ("too many lenses without", "power depends")]
+    assert places == sorted(places)
+
+
 def test_arcs_on_one_side_come_before_the_centre_that_they_move():
     parts = {"m1_cos": part(0.1, 0, 4.7, "1"), "centre_x": part(0.2, 0, 33.0, "arcsec")}
     rows = [row("handedness", 6.0), *(row(f"clean {i}", 0.1) for i in range(20))]
