@@ -121,9 +121,13 @@ class Compiled:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not get memory, on a GPU or on a CPU."""
+    """Whether torch could not get memory, on a GPU or on a CPU.
+
+    oneDNN, which convolves on a CPU, says then that it could not create a primitive.
+    """
+    words = ("can't allocate memory", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
 
 

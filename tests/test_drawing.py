@@ -250,7 +250,11 @@ class Small:
         return torch.tensor(seeds)[:, None]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def onednn(text):
+    return RuntimeError("could not create a primitive")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, onednn])
 def test_a_batch_that_does_not_fit_is_halved(error, capsys):
     found = list(batches.Batches(Small(3, error), "cpu").drawn(list(range(10)), None, 8))
     assert torch.equal(torch.cat(found)[:, 0], torch.arange(10))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
+from lensnb.devices import is_out_of_memory
 from lensnb.errors import InputError, one_line
 from lensnb.kinds import Kind
 from lensnb.training import loader, optimise
@@ -114,7 +115,7 @@ def compile_now(
         with undone(task), optimise.trial():
             task.step(1, x, context, generator)
     except Exception as error:  # torch raises many kinds of errors
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         failed = one_line(error, 120)
     if largest(len(failed), x.device):
@@ -209,7 +210,7 @@ def explained(kind: Kind, estimate: Estimate | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if estimate:
             raise InputError(estimate.advice(kind)) from None
@@ -217,8 +218,3 @@ def explained(kind: Kind, estimate: Estimate | None = None) -> Iterator[None]:
             f"out of memory with {TRIAL_IMAGES} images already; "
             "lower the width of the network or set model.checkpointing=true"
         ) from None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether torch could not get memory, on a GPU or on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

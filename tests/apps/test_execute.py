@@ -102,7 +102,7 @@ def test_the_chain_leaves_executed_notebooks_figures_tables_and_provenance(outpu
             for o in c.get("outputs", [])
         ), name
     table = io.read_table(run / "comparison" / "table.csv")
-    assert len(table["value"]) == 3 * 40 and set(table["method"]) == {"ddpm", "ddim", "gan"}
+    assert len(table["value"]) == 3 * 41 and set(table["method"]) == {"ddpm", "ddim", "gan"}
     assert all(np.isfinite(table[key]).all() for key in ("value", "error", "floor", "floor_error"))
     assert (table["n"] == np.where(np.char.startswith(table["metric"], "lens_fit"), 4, 24)).all()
     assert {
