@@ -73,7 +73,9 @@ def _both(key: str, column: str, words: str, explains: tuple[str, ...] = (), **h
 # then the sky, place and direction, ring radius, the pixel grid, the noise, shapes and lens
 # parameters, and at last the general measures.
 RULES = (
-    Rule("copies", "copies", "{share} of the images are copies of training images", ""),
+    Rule("copies", "copies", "{share} of the images are copies of training images", "",
+         # shifted, turned and noisy copies move these, too
+         leads=("frechet_oriented", "handedness", "noise_level", "light_detail", "sky_stripes")),
     # without noise these measures see something else
     Rule("noise_level", "noise_level", "", "the images have nearly no noise",
          OF_NOISE,

@@ -9,6 +9,7 @@ import pytest
 from lensnb.evaluation import compare
 
 KEPT = Path(__file__).parents[1] / "golden" / "verdicts.json.gz"
+OLDER = {"hot_pixel": "structure sits on the pixel grid"}  # before fixed_pixels was measured
 TREES = json.loads(gzip.decompress(KEPT.read_bytes()))
 OWN = {
     "opening": "arcs open to one side",
@@ -20,7 +21,7 @@ OWN = {
     "noise": "the noise is",
     "light_detail": "the fine detail of bright light",
     "checkerboard": "structure sits on the pixel grid",
-    "hot_pixel": "structure sits on the pixel grid",
+    "hot_pixel": "one pixel is",
     "elliptical_psf": "the images are blurred",
     "mirrored": "halves of images mirror each other",
     "class_shares": "too many lenses without substructure",
@@ -46,4 +47,5 @@ def test_a_planted_fault_brings_its_own_sentence_first(key):
     text = told(key)
     assert len(text) <= 5 and "can be told from real images" in text[1]
     wrong = text[2].removeprefix("What is wrong with a: ")
-    assert wrong != text[2] and OWN[key.split()[0]] in wrong.split(";")[0], wrong
+    own = OWN if "fixed_pixels" in TREES[key]["metrics"] else OWN | OLDER
+    assert wrong != text[2] and own[key.split()[0]] in wrong.split(";")[0], wrong
