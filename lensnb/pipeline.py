@@ -360,8 +360,8 @@ def sample_method(params: Params, name: str, dataset: Dataset, weights: Path, fo
 def noise_left_out(made: generators.Generator) -> str:
     """A sentence if a sampler stops too early to draw the pixel noise of the images, or "".
 
-    A last level of a quarter of the noise loses 3 % of it, one of a third 6 % (docs/samplers.md).
-    The noise is white noise, of the band that has least.
+    A last level of two sevenths of the noise loses 4 % of it (docs/samplers.md). The noise is white
+    noise, of the band that has least.
     """
     if not made.kind.sampled:
         return ""
