@@ -255,6 +255,7 @@ YOUNGER: dict[str, tuple[str, ...]] = {
     "diffusion": ("times",),
     "train": ("optimiser", "muon_rate"),
     "gan": ("loss", "mapping", "style", "statistics", "border"),
+    "consistency": ("optimiser", "muon_rate"),
     "method": ("guidance_low", "guidance_high", "guide", "start", "sigma_mid"),
 }
 ONCE: dict[str, dict[str, Any]] = {
@@ -262,6 +263,7 @@ ONCE: dict[str, dict[str, Any]] = {
     "model": {"fine": 0, "grid": "cartesian", "border": "zeros"},
     "train": {"optimiser": "adamw"},
     "gan": {"border": "zeros"},
+    "consistency": {"optimiser": "adamw"},
 }
 
 

@@ -355,13 +355,15 @@ class Consistency(Optimiser):
     """Consistency tuning of the trained diffusion model."""
 
     accumulate: Count = 1
+    optimiser: Literal["adamw", "muon"] = "muon"
     rate: Fraction = 3e-4
+    muon_rate: Positive = 0.003
     decay: NotNegative = 0.0
     clip: Positive = 1.0
     dropout: Share | None = None
-    mean: Annotated[float, Field(ge=-10, le=10)] = -1.1
+    mean: Annotated[float, Field(ge=-10, le=10)] = 0.5
     std: Annotated[float, Field(gt=0, le=5)] = 2.0
-    stages: Annotated[int, Field(ge=1, le=60)] = 8
+    stages: Annotated[int, Field(ge=1, le=60)] = 4
     q: Annotated[float, Field(gt=1, le=1e4)] = 2.0
     k: NotNegative = 8.0
     b: NotNegative = 1.0

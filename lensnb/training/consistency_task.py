@@ -22,7 +22,7 @@ from lensnb.training.task import Losses
 
 
 class ConsistencyTask:
-    """The denoiser in tuning: two noise levels an image, AdamW, micro-batches, average."""
+    """The denoiser in tuning: two noise levels an image, micro-batches, average."""
 
     def __init__(self, params: Params, dataset: Dataset, accelerator: Accelerator) -> None:
         self.tuning = params.consistency
@@ -34,7 +34,7 @@ class ConsistencyTask:
         self.denoiser = optimise.on_device(
             untrained_denoiser(_with_dropout(params), dataset), device
         )
-        self.optimiser = optimise.adamw(list(self.denoiser.parameters()), self.tuning)
+        self.optimiser = optimise.optimiser_of(self.denoiser, self.tuning)
         self.compiler = Compiler(self.tuning, device)
         self.target = self.compiler(self._target)
         self.compiled_loss = self.compiler(self._loss)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-from lensnb.recipes.schema import Optimiser, Train
+from lensnb.recipes.schema import Consistency, Optimiser, Train
 from lensnb.training.muon import Muon, Together, matrices
 
 Net = TypeVar("Net", bound=torch.nn.Module)
@@ -67,7 +67,9 @@ def adamw(weights: list[torch.nn.Parameter], settings: Any) -> torch.optim.AdamW
     )
 
 
-def optimiser_of(net: torch.nn.Module, train: Train) -> torch.optim.Optimizer | Together:
+def optimiser_of(
+    net: torch.nn.Module, train: Train | Consistency
+) -> torch.optim.Optimizer | Together:
     """The optimiser of a denoiser: AdamW for all weights, or Muon for its matrices."""
     muon = matrices(net) if train.optimiser == "muon" else []
     taken = set(map(id, muon))

@@ -13,6 +13,7 @@ YOUNG = {
     "model": ("fine", "grid", "border"),
     "train": ("optimiser", "muon_rate"),
     "gan": ("border",),
+    "consistency": ("optimiser", "muon_rate"),
 }
 
 
@@ -29,7 +30,8 @@ def test_a_stored_recipe_keeps_its_network_and_its_optimiser(tmp_path):
     path.write_text(yaml.safe_dump(stored()))
     before = load_recipe(path)
     assert (before.network.grid, before.network.fine) == ("cartesian", 0)
-    assert before.train.optimiser == "adamw" and before.data.softening == 1
+    assert before.train.optimiser == before.consistency.optimiser == "adamw"
+    assert before.data.softening == 1
     assert (before.network.border, before.gan.border) == ("zeros", "zeros")
     run = run_folder.Run(before, tmp_path)
     for section, keys in YOUNG.items():  # so its stages are current

@@ -51,9 +51,11 @@ def test_a_convolution_is_a_matrix_of_its_output_channels_in_any_layout():
     assert (plain - last).abs().max() < 1e-6
 
 
-def test_every_weight_has_one_optimiser_and_embeddings_have_adamw():
+@pytest.mark.parametrize("section", ["train", "consistency"])
+def test_every_weight_has_one_optimiser_and_embeddings_have_adamw(section):
     net = UNet(width=32, fine=8, context=6)
-    train = recipe(train={"optimiser": "muon", "rate": 2e-3, "muon_rate": 0.01}).train
+    chosen = {"optimiser": "muon", "rate": 2e-3, "muon_rate": 0.01, "warmup": 0}
+    train = getattr(recipe(**{section: chosen}), section)
     optimiser = optimise.optimiser_of(net, train)
     assert isinstance(optimiser, Together)
     owned = [p for group in optimiser.param_groups for p in group["params"]]
