@@ -2,11 +2,15 @@
 
     python benchmarks/generators.py
 
-generators.png shows docs/generators.csv, whose rows are those of the page's table of published
-systems. reference.png has images of each method of the reference below real lenses: a minute.
+generators.png shows docs/generators.csv, whose rows are those of the first table of
+docs/generators.md. reference.png has images of each method of the reference below real lenses: a
+minute.
 """
 
+import itertools
+
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 import lensnb
 from lensnb import io, sampler
@@ -14,29 +18,38 @@ from lensnb.display import figures
 from lensnb.display.style import styled
 
 COSTS = {  # column: label, unit, ticks
-    "evaluations": ("evaluations for an image", 1, [1, 10, 100]),
-    "parameters": ("parameters [millions]", 1e6, [1, 3, 10, 30]),
-    "images": ("training images seen [thousands]", 1e3, [50, 100, 200, 400]),
+    "evaluations": ("evaluations for an image", 1, [1, 10, 100, 1000]),
+    "parameters": ("parameters [millions]", 1e6, [0.7, 1, 2, 3]),
+    "minutes": ("training [minutes of one core]", 1, [2, 5, 10, 20, 40]),
 }
-MARKS = "osD^vP*"
+MARKS = "osD^v*"
 
 
 @styled
 def figure(rows):
-    """One panel a cost; the floor is 1."""
-    sheet, axes = plt.subplots(1, len(COSTS), figsize=(9.5, 3.8), sharey=True, layout="constrained")
+    """One panel a cost; a mark is a recipe, a colour a way of drawing; the floor is 1."""
+    sheet, axes = plt.subplots(1, len(COSTS), figsize=(9.5, 4.2), sharey=True, layout="constrained")
+    marks = dict(zip(dict.fromkeys(rows["recipe"]), itertools.cycle(MARKS)))
+    shades = {way: figures.colour(way) for way in dict.fromkeys(rows["way"])}
+    points = list(zip(rows["recipe"], rows["way"], rows["floors"], rows["error"], strict=True))
     for axis, (column, (label, unit, ticks)) in zip(axes, COSTS.items(), strict=True):
-        for mark, name, cost, floors, error in zip(
-            MARKS, rows["name"], rows[column], rows["floors"], rows["error"], strict=True
-        ):
-            axis.errorbar(float(cost) / unit, float(floors), float(error), fmt=mark, label=name)
+        for (recipe, way, floors, error), cost in zip(points, rows[column], strict=True):
+            style = {"fmt": marks[recipe], "color": shades[way], "ms": 5}
+            axis.errorbar(float(cost) / unit, float(floors), float(error), **style)
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axis.set(xscale="log", yscale="log", xlabel=label, xlim=(ticks[0] / 1.4, ticks[-1] * 1.4))
         axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axis.set_yticks([1, 3, 10, 30], ["1", "3", "10", "30"])
         axis.minorticks_off()
     axes[0].set_ylabel("Frechet distance (LensNet) [floors]")
-    sheet.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    keys = [
+        Line2D([], [], ls="", marker="o", color=shade, label=way) for way, shade in shades.items()
+    ]
+    keys += [
+        Line2D([], [], ls="", marker=mark, color="gray", label=recipe)
+        for recipe, mark in marks.items()
+    ]
+    sheet.legend(handles=keys, loc="outside lower center", ncols=6)
     return sheet
 
 

@@ -252,7 +252,8 @@ class Run:
             return
         if not self._unfinished_is_kept(stage, old):
             tree = self.tree | {
-                key: _merged(self.tree[key], old[key]) for key in self.tree.keys() & old.keys()
+                key: _merged(self.tree[key], _spelled_out(key, old[key]))
+                for key in self.tree.keys() & old.keys()
             }
             name = kept.keep(self.path, tree)
             print(
@@ -407,9 +408,27 @@ def _section(run: Run, name: str) -> dict[str, Any]:
 
 def _without_younger(name: str, tree: dict[str, Any], section: Section) -> dict[str, Any]:
     """A section of a recipe as plain values, without younger keys that mean what was before."""
-    defaults = type(section).model_fields
-    before = {key: defaults[key].default for key in YOUNGER.get(name, ())} | ONCE.get(name, {})
+    before = _before(name, type(section))
     return {k: v for k, v in tree.items() if k not in before or v != before[k]}
+
+
+def _spelled_out(name: str, section: Any) -> Any:
+    """A stage's section with the younger keys that `_without_younger` took out.
+
+    A stage that reads only some keys of a section lacks others, too; its section stays as it is.
+    """
+    kind = type(Params.model_fields[name].default)
+    if not issubclass(kind, Section):
+        return section
+    before = _before(name, kind)
+    lacks = set(kind.model_fields) - set(section) - set(NO_RESULT)
+    return before | section if lacks <= set(before) else section
+
+
+def _before(name: str, section: type[Section]) -> dict[str, Any]:
+    """What the younger keys of a section mean where a stored recipe does not have them."""
+    fields = section.model_fields
+    return {key: fields[key].default for key in YOUNGER.get(name, ())} | ONCE.get(name, {})
 
 
 def _samples_recipe(run: Run, name: str) -> dict[str, Any]:

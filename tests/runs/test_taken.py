@@ -176,8 +176,9 @@ def test_changed_files_of_the_user_keep_the_old_run(open_run, tmp_path):
     assert (open_run("one~1").folder("data") / "file.txt").read_text() == before
 
 
-def test_an_unfinished_training_of_another_recipe_is_kept(open_run, capsys):
-    run = open_run("one", train={"steps": 300})
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_an_unfinished_training_of_another_recipe_is_kept(optimiser, open_run, capsys):
+    run = open_run("one", train={"steps": 300, "optimiser": optimiser})
     chain(run, ["data"])
     folder = artefact.partial(run.folder("models/diffusion"))
 
@@ -195,6 +196,7 @@ def test_an_unfinished_training_of_another_recipe_is_kept(open_run, capsys):
     found = []
     kept = Run(validate(io_tree(new.outputs / "one~1/recipe.yaml"), "x"), new.outputs)
     assert kept.params.train.rate == 1e-3 and kept.is_current("data")
+    assert kept.params.train.optimiser == optimiser
     kept.build("models/diffusion", lambda f: found.append((f / "checkpoint.pt").read_text()))
     assert found == ["step 130"]
 
