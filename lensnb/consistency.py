@@ -2,9 +2,9 @@
 
 A consistency function f(x, t) maps each point of a path of the probability flow to the end of the
 path, a clean image. Tuning starts from the denoiser and asks f for the same image at two noise
-levels r < t of one image and one noise. The gap between r and t is wide at first, with r = 0, which
-is the denoising loss; it closes stage by stage (Geng et al. 2024, "Consistency Models Made Easy",
-arXiv:2406.14548).
+levels r < t of one image and one noise. The gap between r and t is wide at first, with r = 0 at low
+levels, which is the denoising loss; it closes stage by stage (Geng et al. 2024, "Consistency Models
+Made Easy", arXiv:2406.14548).
 """
 
 import math
