@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 import lensnb
 from lensnb import io, sampler
 from lensnb.display import figures
-from lensnb.display.style import styled
+from lensnb.display.style import has_colour, styled
 
 COSTS = {  # column: label, unit, ticks
     "evaluations": ("evaluations for an image", 1, [1, 10, 100, 1000]),
@@ -30,14 +30,17 @@ def figure(rows):
     """One panel a cost; a mark is a recipe, a colour a way of drawing; the floor is 1."""
     sheet, axes = plt.subplots(1, len(COSTS), figsize=(9.5, 4.2), sharey=True, layout="constrained")
     marks = dict(zip(dict.fromkeys(rows["recipe"]), itertools.cycle(MARKS)))
-    shades = {way: figures.colour(way) for way in dict.fromkeys(rows["way"])}
+    ways = dict.fromkeys(rows["way"])
+    known = [way for way in ways if has_colour(way)]
+    others = figures.colours([way for way in ways if way not in known], known)
+    shades = {way: others.get(way) or figures.colour(way) for way in ways}
     points = list(zip(rows["recipe"], rows["way"], rows["floors"], rows["error"], strict=True))
     for axis, (column, (label, unit, ticks)) in zip(axes, COSTS.items(), strict=True):
         for (recipe, way, floors, error), cost in zip(points, rows[column], strict=True):
             style = {"fmt": marks[recipe], "color": shades[way], "ms": 5}
             axis.errorbar(float(cost) / unit, float(floors), float(error), **style)
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axis.set(xscale="log", yscale="log", xlabel=label, xlim=(ticks[0] / 1.4, ticks[-1] * 1.4))
+        axis.set(xscale="log", yscale="log", xlabel=label, xlim=(ticks[0] / 1.7, ticks[-1] * 1.7))
         axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axis.set_yticks([1, 3, 10, 30], ["1", "3", "10", "30"])
         axis.minorticks_off()

@@ -52,8 +52,11 @@ def test_fp16_waits_no_more(dataset):
     accelerator = make_accelerator("cpu")
     accelerator.scaler = torch.amp.GradScaler("cpu")
     params = recipe()  # torch's own optimisers scale on the device; beside Muon the scaler waits
-    adamw = params.train.model_copy(update={"optimiser": "adamw"})
-    params = params.model_copy(update={"train": adamw})
+    adamw = {
+        name: getattr(params, name).model_copy(update={"optimiser": "adamw"})
+        for name in ("train", "consistency")
+    }
+    params = params.model_copy(update=adamw)
     for name in KINDS:
         task = loop.task(name, params, dataset, accelerator)
         batches = loader.Batches(torch.randn(36, 1, 32, 32), torch.zeros(36, 2), 8, "square", 0)
