@@ -13,6 +13,7 @@ import torch
 from lensnb import generator, metrics, sampler
 from lensnb.datasets.dataset import Dataset, monitoring_rows
 from lensnb.devices import with_doubles
+from lensnb.errors import InputError
 from lensnb.evaluation import lensnet
 from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params
@@ -25,6 +26,7 @@ QUICK = Method.model_validate({"sampler": "ddim", "steps": 20})
 # Share of the earlier diversity below which a generator has collapsed; sets of this size agree
 # within a few per cent.
 COLLAPSED = 0.5
+SAME = 1e-6  # features that differ by less than this share differ by rounding
 
 
 def method_of(params: Params, model: str) -> Method:
@@ -49,7 +51,8 @@ def method_of(params: Params, model: str) -> Method:
 class Monitor:
     """Draws from a network in training and measures the images.
 
-    Call it with the averaged network; it returns a row of numbers and the images.
+    Call it with the averaged network; it returns a row of numbers and the images. Raises InputError
+    if the real images are all the same: distances are told in deviations of theirs.
     """
 
     def __init__(self, params: Params, name: str, dataset: Dataset, device: torch.device) -> None:
@@ -68,6 +71,11 @@ class Monitor:
         self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load(with_doubles(device)))
         read = self.reader.features(real)
         std = read.std(axis=0)
+        if std.max() < SAME * np.abs(read).max():
+            raise InputError(
+                f"{KINDS[name].section}.watch_every: all {self.compared_with} are the same, so "
+                "nothing can be measured against them; set it to 0, or give images that differ"
+            )
         # A dead feature divided by its scatter would outweigh all others.
         self.alive = std > 1e-3 * std.max()
         self.feature_std = std[self.alive]

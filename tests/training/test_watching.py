@@ -4,6 +4,7 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from small_training import recipe, trained
 from lensnb import io, pipeline
 from lensnb.datasets.dataset import comparison_rows, load_dataset, prepare_dataset
 from lensnb.display import figures
+from lensnb.errors import InputError
 from lensnb.evaluation import lensnet
 from lensnb.evaluation.monitor import Monitor, diversity
 from lensnb.recipes.schema import Data
@@ -121,6 +123,14 @@ def test_a_dead_feature_counts_for_nothing(tmp_path, monkeypatch):
     made = np.array([[1.0, 2.0, 3.0, 50.0]])
     expected = made[:, :3] / real[:, :3].std(axis=0)
     assert np.abs(monitor._scaled(made) - expected).max() < 1e-12
+
+
+def test_images_that_are_all_the_same_cannot_be_watched(monkeypatch):
+    """Up to rounding: nothing has a scatter to be measured in, and the network may still learn."""
+    rounding = 1 + 1e-9 * np.random.default_rng(0).normal(size=(40, 4))
+    with pytest.raises(InputError, match=r"^gan\.watch_every: all .* are the same.* set it to 0"):
+        monitor_of(rounding, monkeypatch)
+    assert monitor_of(rounding + np.eye(40, 4), monkeypatch).real.shape == (40, 4)
 
 
 def monitor_of(features, monkeypatch):
