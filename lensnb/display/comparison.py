@@ -224,7 +224,7 @@ def quality_against_evaluations(
 
 
 def _sampler_line(axis: Axes, rows: Sequence[Row], metric: str, shade: Any) -> None:
-    """One metric of one sampler against network evaluations; dashed along Karras' levels."""
+    """One metric of one sampler against evaluations; dashed along the levels of a schedule."""
     sampler = rows[0]["sampler"]
     rows = sorted(rows, key=lambda row: row["nfe"])
     axis.errorbar(
@@ -235,20 +235,20 @@ def _sampler_line(axis: Axes, rows: Sequence[Row], metric: str, shade: Any) -> N
         ms=3,
         lw=1,
         color=shade,
-        ls="--" if "karras" in sampler else "-",
+        ls="--" if "schedule" in sampler else "-",
         label=_sampler_name(sampler),
     )
 
 
 def _sampler_colours(samplers: Sequence[str]) -> dict[str, Any]:
     """Sampler -> colour; samplers by which the recipes draw have the colour of their method."""
-    known = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp_2m karras": "dpm"}
+    known = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp_2m": "dpm"}
     others = colours([s for s in samplers if s not in known], taken=PLACES)
     return {s: colour(known[s]) if s in known else others[s] for s in samplers}
 
 
 def _sampler_name(sampler: str) -> str:
-    """The label of a sampler, with its settings in brackets: "Heun (karras)" for "heun karras"."""
+    """The label of a sampler, its settings in brackets: "Heun (schedule)" for "heun schedule"."""
     known = max((s for s in SAMPLERS if sampler.startswith(s)), key=len, default="")
     settings = sampler.removeprefix(known).strip("_ ")
     label_ = SAMPLERS[known].label if known else sampler
