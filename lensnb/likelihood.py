@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lensnb.devices import with_doubles
 from lensnb.errors import InputError
 from lensnb.operators import dot
 from lensnb.prior import Prior, differentiable, slope_of
@@ -60,7 +61,7 @@ def log_density(
         x = prior.scaling.forward(u)
         with torch.no_grad():
             scaled = _along_the_flow(prior, x, steps, signs)  # (P, B)
-        stretch = slope_of(prior.scaling.forward, u).abs().log().flatten(1).sum(1)
+        stretch = slope_of(prior.scaling.forward, u).abs().log().flatten(1).sum(1).to(scaled)
         error = scaled.std(0) / math.sqrt(probes)
         parts.append(torch.stack([scaled.mean(0) + stretch, scaled.mean(0), error]).cpu())
     value, scaled, error = torch.cat(parts, dim=1).double().numpy()
@@ -76,7 +77,7 @@ def _along_the_flow(prior: Prior, x: Tensor, steps: int, signs: Tensor) -> Tenso
     low, high = prior.bounds()
     h = math.log(high / low) / steps
     growth = math.expm1(h)
-    total = torch.zeros(signs.shape[:2], dtype=torch.float64, device=x.device)
+    total = torch.zeros(signs.shape[:2], dtype=torch.float64, device=with_doubles(x.device))
     x0, divergence = _at(prior, x, low, signs)
     for step in range(1, steps + 1):
         sigma = low * math.exp(step * h)
@@ -87,7 +88,8 @@ def _along_the_flow(prior: Prior, x: Tensor, steps: int, signs: Tensor) -> Tenso
         x0, divergence = _at(prior, x, sigma, signs)
         total += h / 2 * (before + divergence)
     variance = high**2 + prior.spread**2
-    squares = dot(x.double(), x.double()).flatten()
+    exact = x.to(total)
+    squares = dot(exact, exact).flatten()
     pixels = x[0].numel()
     return total - squares / (2 * variance) - pixels / 2 * math.log(2 * math.pi * variance)
 
@@ -95,7 +97,8 @@ def _along_the_flow(prior: Prior, x: Tensor, steps: int, signs: Tensor) -> Tenso
 def _at(prior: Prior, x: Tensor, sigma: float, signs: Tensor) -> tuple[Tensor, Tensor]:
     """The prediction D, and the estimates (P, B) of the flow's divergence, float64."""
     x0, pull = differentiable(prior.denoise, x, sigma)
-    traces = torch.stack([dot(z, pull(z)).flatten().double() for z in signs])
+    traces = torch.stack([dot(z, pull(z)).flatten() for z in signs])
+    traces = traces.to(with_doubles(x.device)).double()
     return x0, x[0].numel() - traces
 
 

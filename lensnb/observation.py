@@ -191,7 +191,10 @@ def _rows_of(name: str, values: Any, data: Sequence[int]) -> Tensor:
 
 
 def _deviation(noise: Any, kept: Tensor) -> Tensor:
-    """The standard deviation of the noise, of the shape of `kept`; 1 where nothing is seen."""
+    """The standard deviation of the noise, of the shape of `kept`; 1 where nothing is seen.
+
+    Float64, on the CPU.
+    """
     if noise is None:
         raise InputError(
             "noise: not given; its standard deviation must be known, in the units of the data"
@@ -199,7 +202,8 @@ def _deviation(noise: Any, kept: Tensor) -> Tensor:
     given = (
         torch.as_tensor(noise) if np.ndim(noise) == 0 else _rows_of("noise", noise, kept.shape[1:])
     )
-    deviation = given.to(kept.device, torch.float64).expand(kept.shape)
+    kept = kept.cpu()
+    deviation = given.cpu().double().expand(kept.shape)
     if not bool((torch.isfinite(deviation) & (deviation > 0))[kept].all()):
         raise InputError("noise: expected standard deviations above 0 wherever a datum is seen")
     return deviation.where(kept, 1)

@@ -4,6 +4,7 @@ Each function reads the run folder, builds its stage and returns what it made. A
 current (whole, and made by the same recipe from the same inputs) is loaded and not made again.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -454,13 +455,25 @@ def compare(runs: Iterable[str | Run] | None = None) -> Any:
     if isinstance(runs, str | Run):
         raise InputError('compare: expected a list of runs, such as ["quick", "longer"]')
     runs = _finished() if runs is None else runs
-    opened = [run if isinstance(run, Run) else open_run(run) for run in dict.fromkeys(runs)]
+    opened = [run if isinstance(run, Run) else _found(run) for run in dict.fromkeys(runs)]
     if not opened:
         raise InputError('compare: no run given; name some, such as compare(["quick", "longer"])')
     return RunsCompared(of_runs.collected(opened))
 
 
+def _found(name: Any) -> Run:
+    """A run to read; unlike `open_run` this leaves the number of threads as it is."""
+    return Run(_params_of(name, {}))
+
+
 def _finished() -> list[Run]:
-    """All runs whose comparison is there and current, the oldest first."""
-    finished = [run for run in map(open_run, run_names()) if run.is_current("comparison")]
+    """All runs whose comparison is there and current, the oldest first.
+
+    A folder whose recipe cannot be read, such as one of a newer lensnb, is none.
+    """
+    found = []
+    for name in run_names():
+        with contextlib.suppress(InputError):
+            found.append(_found(name))
+    finished = [run for run in found if run.is_current("comparison")]
     return sorted(finished, key=lambda run: artefact.state(run.folder("data") / artefact.LIST))

@@ -36,6 +36,8 @@ from lensnb.runs.run_folder import Run
 ORIGIN = ("lensnb", "commit", "modified", "hardware", "packages")  # keys of run.json on the card
 TRAINING = ("parameters", "training_images_seen", "training_minutes")
 PROGRAM = "denoiser.pt2"
+# A method that every denoiser allows, so that none of the defaults refuses the recipe.
+ANY = {"any": {"model": "diffusion", "sampler": "ddim", "steps": 1}}
 AGREES = 1e-4  # most that a program may differ from its denoiser, relative to the largest pixel
 
 
@@ -177,7 +179,12 @@ def costs(run: Run) -> Mapping[str, Mapping[str, Any]]:
 def _config(run: Run, dataset: Dataset) -> dict[str, Any]:
     """What `SharedDenoiser` is built from."""
     return {
-        "recipe": {key: run.tree[key] for key in ("model", "diffusion")},
+        "recipe": {
+            "model": run.params.network.model_dump(mode="json"),
+            "diffusion": run.tree["diffusion"],
+            "data": {"size": dataset.images.shape[-1]},
+            "sample": {"methods": ANY},
+        },
         "channels": dataset.images.shape[1],
         "sigma_data": dataset.sigma_data,
         "context": conditions.width(run.params.model.context, dataset),

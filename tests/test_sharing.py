@@ -144,6 +144,21 @@ def test_each_network_becomes_a_program(section):
     assert sharing.disagreement(denoise, program, (1, 64, 64), 2) < 1e-5
 
 
+def test_a_model_of_own_images_is_built_again_as_it_was_trained(tmp_path):
+    """`auto` means another network for images from files than for simulated lenses."""
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 24, 24)))
+    given = f"data.path={tmp_path / 'mine.npy'} data.size=24 model.grid=auto model.fine=auto"
+    recipe = load_recipe("params/tiny.yaml", f"{TINY} {given}")
+    methods = {"ddim": recipe.sample.methods["ddim"]}
+    sample = recipe.sample.model_copy(update={"methods": methods})
+    run = Run(recipe.model_copy(update={"sample": sample}), tmp_path)
+    lensnb.make_data(run)
+    lensnb.train_model(run, "diffusion")
+    folder = sharing.export(run, tmp_path / "out")
+    drawn = lensnb.load_generator(run, "ddim").draw(2, seed=1)
+    assert np.array_equal(lensnb.load(folder, "ddim").draw(2, seed=1), drawn)
+
+
 def test_words_told_to_a_model_come_along(run, tmp_path):
     """A column of text is written as numbers, and read back as words."""
     dataset = lensnb.load_data(run)

@@ -9,6 +9,7 @@ A missing value is a dropped condition: the network sees 0, and a second number,
 is known. That number is there only where training images miss the value.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,27 @@ class Names:
         return np.array(texts)
 
     def _index(self, value: Any, source: str) -> int:
-        """The index of a class given by its name or its number."""
-        if isinstance(value, str) and value.strip().isdigit():  # of a column with names and numbers
-            value = int(value)
-        is_whole = isinstance(value, int | float) and float(value).is_integer()
-        name = str(int(value)) if is_whole else str(value)  # digits are classes named by numbers
+        """The index of a class given by its name or its number.
+
+        A table of classes that are named by numbers is read back as numbers: 1.0 is the class 01.
+        """
+        whole = isinstance(value, float) and value.is_integer()
+        name = str(int(value) if whole else value).strip()
         if name in self.names:
             return self.names.index(name)
-        if is_whole and 0 <= value < len(self.names):
-            return int(value)
+        number = _number(name)
+        alike = [
+            i
+            for i, known in enumerate(self.names)
+            if number is not None and _number(known) == number
+        ]
+        if len(alike) > 1:
+            both = " or ".join(self.names[i] for i in alike)
+            raise InputError(f"{source}: class {name} may be {both}; rename one of them")
+        if alike:
+            return alike[0]
+        if number is not None and number.is_integer() and 0 <= number < len(self.names):
+            return int(number)
         raise InputError(f"{source}: unknown class {name}; {did_you_mean(name, self.names)}")
 
     def encode(self, values: np.ndarray) -> torch.Tensor:
@@ -135,6 +148,15 @@ def _as_numbers(values: Any) -> np.ndarray | None:
         return np.array([np.nan if _text(v) == "" else float(v) for v in array.tolist()])
     except (TypeError, ValueError):
         return None
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text stands for, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _text(value: Any) -> str:

@@ -51,8 +51,11 @@ def to_polar(x: torch.Tensor, multiple: int = 1) -> torch.Tensor:
 def to_pixels(polar: torch.Tensor, side: int) -> torch.Tensor:
     """Polar maps (B, C, radii, angles) -> images (B, C, side, side). Bicubic.
 
-    Pixels in the corners, beyond the largest radius, repeat the edge of the map.
+    Pixels in the corners, beyond the largest radius, repeat the edge of the map. In half precision
+    the coordinates would be rounded to 0.1 pixel, so such maps are read in single precision.
     """
+    if polar.dtype in (torch.bfloat16, torch.float16):
+        polar = polar.float()
     grid = pixel_grid(side, *polar.shape[2:], polar.device).to(polar.dtype)
     grid = grid.expand(polar.shape[0], -1, -1, -1)
     wrapped = F.pad(polar, (WRAP, WRAP, 0, 0), mode="circular")

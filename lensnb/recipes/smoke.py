@@ -4,6 +4,7 @@ from lensnb.kinds import KINDS
 from lensnb.recipes.recipe import Params, validate
 
 STEPS = 4  # of a sampler
+HOLDOUT = 0.1  # at least; less of the few images would be too few to judge by
 CAPS = {  # beside the caps of each kind of generator
     "data": {"n": 80},
     "model": {"width": 32},
@@ -21,9 +22,14 @@ def shortened(recipe: Params) -> Params:
     trained = {kind.section: kind.caps for kind in KINDS.values()}
     for section, caps in (CAPS | trained).items():
         tree[section] |= {key: min(tree[section][key], cap) for key, cap in caps.items()}
+    tree["data"]["holdout"] = max(tree["data"]["holdout"], HOLDOUT)
     for section in trained:
         tree[section] |= {"epochs": None, "keep": ()}
+    last = tree["train"]["steps"]
     for method in tree["sample"]["methods"].values():
         if method["steps"]:
             method["steps"] = min(method["steps"], STEPS)
+        if method["guide"]:
+            method["guide"] = f"step-{last}"
+            tree["train"]["keep"] = (last,)
     return validate(tree, f"{recipe.run}, cut down")

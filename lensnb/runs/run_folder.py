@@ -35,6 +35,7 @@ LENSNET = io.read_json(WEIGHTS / "lensnet.json")["sha256"]
 FINDER = io.read_json(WEIGHTS / "finder.json")["sha256"]
 # Keys of a training that change no result; compiling changes rounding, as another device does.
 NO_RESULT = ("compile", "hold", "tracker", "checkpoint_every", "log_every")
+EDM_LEVELS = ("sigma_min", "sigma_max", "rho")  # keys of diffusion that sampling alone reads
 # Stages that are taken from another run of the same recipe and inputs. The others take seconds, and
 # tell of this run's own times.
 TAKEN = ("data", "models", "samples", "evaluation")
@@ -153,7 +154,8 @@ class Run:
         other_runs = self.params.seeds and "comparison" in parts
         if other_runs or not all(map(artefact.is_whole, folders)):
             return None
-        own = (self.params.data.path, self.params.data.labels, self.params.sample.context)
+        data = self.params.data
+        own = (data.path, data.labels, data.table, self.params.sample.context)
         states = [artefact.state(io.locate(path)) for path in own if path]
         states += [artefact.state(folder / file) for folder in folders for file in files]
         return tuple(states)
@@ -436,7 +438,11 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     shared = {key: sample[key] for key in ("n", "precision", "trajectory", "frames", "context")}
     files = _fingerprints(sample["context"])
     method = _without_younger("method", sample["methods"][name], run.params.sample.methods[name])
-    return {"seed": run.tree["seed"], "method": method, **shared, "files": files}
+    found = {"seed": run.tree["seed"], "method": method, **shared, "files": files}
+    if method["spacing"] == "schedule" and run.params.diffusion.schedule == "edm":
+        # No training reads these, so another training does not tell that they have changed.
+        found["levels"] = {key: run.tree["diffusion"][key] for key in EDM_LEVELS}
+    return found
 
 
 def _evaluation_recipe(run: Run, name: str) -> dict[str, Any]:

@@ -335,6 +335,26 @@ def test_classes_go_by_name_or_number(tmp_path):
         conditions.read(tmp_path / "mine.csv", "class", lenses)
 
 
+@pytest.mark.parametrize(
+    "names", [("01", "02", "03"), ("0.10", "0.20", "1"), ("2", "1", "0"), ("none", "cdm", "nan")]
+)
+def test_a_class_that_looks_like_a_number_is_read_back_as_itself(names, tmp_path):
+    """A table is read as numbers where all of it are numbers: 01 comes back as 1.0."""
+    column = conditions.Names("class", names, of_labels=True)
+    assert column.parse(list(names), "here").tolist() == [0, 1, 2]
+    io.write_table(tmp_path / "asked.csv", {"class": list(names)})
+    back = io.read_table(tmp_path / "asked.csv")["class"]
+    if "cdm" not in names:
+        assert column.parse(back, "here").tolist() == [0, 1, 2]
+
+
+def test_a_number_that_two_classes_have_is_refused():
+    column = conditions.Names("class", ("01", "1.0", "2"), of_labels=True)
+    assert column.parse(["01", "1.0"], "here").tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"here: class 1 may be 01 or 1.0; rename one"):
+        column.parse([1.0], "here")
+
+
 def test_auto_is_told_all_that_is_known(dataset):
     known = {
         "physics": dataset,

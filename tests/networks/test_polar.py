@@ -49,6 +49,13 @@ def test_to_the_map_and_back_gives_the_image():
     assert (to_pixels(to_polar(x, 8), 64) - x).abs().max() < 0.04  # half a pixel off: 0.2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_map_in_half_precision_is_read_at_the_same_places(dtype):
+    polar = to_polar(image(64), 8).to(dtype)
+    exact = to_pixels(polar.double(), 64)
+    assert (to_pixels(polar, 64) - exact).abs().max() < 1e-5  # at rounded places: 0.02
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_quarter_turn_of_an_image_shifts_its_map(turns):
     x = torch.randn(2, 3, 64, 64)

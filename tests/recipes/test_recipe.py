@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensnb.errors import InputError
+from lensnb.recipes import smoke
 from lensnb.recipes.recipe import Params, keys, load_recipe, validate
 from lensnb.sampler import SAMPLERS
 
@@ -18,6 +19,14 @@ QUICK = RECIPES[0].with_name("quick.yaml")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_shipped_recipe_is_valid_and_named_after_its_file(path):
     assert load_recipe(path).run == path.stem
+
+
+def test_a_smoke_run_keeps_what_guides_and_enough_to_judge_by():
+    given = "data.holdout=0.05 train.keep=[500] sample.methods.ddim.guidance=2"
+    short = smoke.shortened(load_recipe(QUICK, f"{given} sample.methods.ddim.guide=step-500"))
+    assert short.sample.methods["ddim"].guide == f"step-{short.train.steps}"
+    assert short.train.keep == (short.train.steps,) and short.gan.keep == ()
+    assert short.data.n * short.data.holdout >= short.evaluate.n == 8
 
 
 def test_the_defaults_of_the_schema_are_the_quick_recipe():

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 import lensnb
 from lensnb import io
@@ -146,6 +147,40 @@ def test_a_changed_file_of_the_user_is_noticed_by_a_run_that_is_open(tmp_path):
     assert run.is_current("data")
     path.write_text("another")
     assert not run.is_current("data")
+
+
+def test_a_changed_truth_table_is_noticed_by_a_run_that_is_open(tmp_path):
+    for name in ("mine.npy", "truth.csv"):
+        (tmp_path / name).write_text("one")
+    given = f"run=own data.path={tmp_path / 'mine.npy'} data.table={tmp_path / 'truth.csv'}"
+    run = Run(load_recipe(TINY, given))
+    run.build("data", lambda folder: (folder / "file").write_text("1"))
+    assert run.is_current("data")
+    (tmp_path / "truth.csv").write_text("another")
+    assert not run.is_current("data")
+
+
+def test_levels_that_sampling_alone_reads_are_part_of_the_samples(whole):
+    """Trained again, the model has the same bits, so it does not tell that they have changed."""
+
+    def recipe(schedule, spacing, **levels):
+        given = f"run=own diffusion.schedule={schedule} sample.methods.ddim.spacing={spacing}"
+        given += "".join(f" diffusion.{key}={value}" for key, value in levels.items())
+        return Run(load_recipe(TINY, given)).recipe("samples/ddim")
+
+    assert recipe("edm", "schedule", rho=5) != recipe("edm", "schedule", rho=7)
+    assert recipe("edm", "karras", rho=5) == recipe("edm", "karras", rho=7)
+    assert "levels" not in recipe("cosine", "schedule")  # whose levels the training has
+
+
+def test_a_run_that_cannot_be_read_is_not_among_the_finished(whole, monkeypatch):
+    (whole.outputs / "newer").mkdir()
+    (whole.outputs / "newer" / artefact.RECIPE).write_text("run: newer\nunknown: 1\n")
+    threads = torch.get_num_threads()
+    assert [run.params.run for run in lensnb.pipeline._finished()] == [whole.params.run]
+    with pytest.raises(InputError, match="unknown"):
+        lensnb.compare(["newer"])
+    assert torch.get_num_threads() == threads
 
 
 def test_a_spoiled_notebook_is_executed_again(whole):

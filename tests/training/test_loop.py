@@ -1,5 +1,9 @@
 """The loop: the same bits after an interruption, refusals, checkpoints."""
 
+import os
+import signal
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -186,6 +190,53 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_state(
         InputError, match=r"loss is not finite at step 6; the last good state is .*checkpoint.pt"
     ):
         pipeline.train_generator("diffusion", recipe(), dataset, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_told_before_images_are_drawn_from_it(dataset, tmp_path):
+    """Lines are further apart than looks at the images, which are NaN, too."""
+    settings = recipe(train={"log_every": 7}).train
+
+    class Task:
+        step = staticmethod(lambda k, *batch: {"loss": float("nan") if k == 2 else 1.0})
+        model = SimpleNamespace(module=None)
+
+    def watch(model):
+        raise AssertionError("images are drawn")
+
+    with pytest.raises(InputError, match="loss is not finite at step 3"):
+        loop.fit(
+            Task(),
+            lambda k, g: (),
+            settings.model_copy(update={"watch_every": 4}),
+            0,
+            tmp_path,
+            "cpu",
+            None,
+            watch,
+        )
+
+
+def test_a_signal_in_the_last_step_is_not_lost(dataset, tmp_path, monkeypatch):
+    """It is saved and stopped; the next run only finishes, with the same bits."""
+    whole = trained(tmp_path / "whole", dataset)
+    step = diffusion_task.DiffusionTask.step
+    calls = []
+
+    def interrupted(self, k, *batch):
+        calls.append(k)
+        if k == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, k, *batch)
+
+    monkeypatch.setattr(diffusion_task.DiffusionTask, "step", interrupted)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_generator("diffusion", recipe(), dataset, parts)
+    pipeline.train_generator("diffusion", recipe(), dataset, parts)
+    assert calls == list(range(7))
+    for name in ("model.safetensors", "history.csv"):
+        assert io.sha256(whole / name) == io.sha256(parts / name)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "random", "other", "pickle"])
