@@ -49,7 +49,7 @@ def figure(rows):
         Line2D([], [], ls="", marker="o", color=shade, label=way) for way, shade in shades.items()
     ]
     keys += [
-        Line2D([], [], ls="", marker=mark, color="gray", label=recipe)
+        Line2D([], [], ls="", marker=mark, color="black", mfc="none", label=recipe)
         for recipe, mark in marks.items()
     ]
     sheet.legend(handles=keys, loc="outside lower center", ncols=6)

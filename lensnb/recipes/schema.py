@@ -394,7 +394,7 @@ class Method(Section):
     guidance_high: Annotated[float, Field(gt=0, le=1e4)] = 1e4
     guide: Name | None = None
     spacing: Literal["schedule", "karras"] = "schedule"
-    sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05  # a fifth of the noise keeps it
+    sigma_min: Annotated[float, Field(ge=1e-6)] = 0.05
     sigma_max: Annotated[float, Field(gt=0, le=1e4)] = 80.0
     rho: Annotated[float, Field(ge=1, le=1000)] = 7.0
     start: Literal["noise", "mean"] = "noise"
