@@ -439,7 +439,8 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     files = _fingerprints(sample["context"])
     method = _without_younger("method", sample["methods"][name], run.params.sample.methods[name])
     found = {"seed": run.tree["seed"], "method": method, **shared, "files": files}
-    if method["spacing"] == "schedule" and run.params.diffusion.schedule == "edm":
+    walks = KINDS[method["model"]].sampled and method["spacing"] == "schedule"
+    if walks and run.params.diffusion.schedule == "edm":
         # No training reads these, so another training does not tell that they have changed.
         found["levels"] = {key: run.tree["diffusion"][key] for key in EDM_LEVELS}
     return found
