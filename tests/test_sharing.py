@@ -146,8 +146,8 @@ def test_each_network_becomes_a_program(section):
 
 def test_a_model_of_own_images_is_built_again_as_it_was_trained(tmp_path):
     """`auto` means another network for images from files than for simulated lenses."""
-    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 24, 24)))
-    given = f"data.path={tmp_path / 'mine.npy'} data.size=24 model.grid=auto model.fine=auto"
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(60, 48, 48)))
+    given = f"data.path={tmp_path / 'mine.npy'} data.size=48 model.grid=auto model.fine=auto"
     recipe = load_recipe("params/tiny.yaml", f"{TINY} {given}")
     methods = {"ddim": recipe.sample.methods["ddim"]}
     sample = recipe.sample.model_copy(update={"methods": methods})

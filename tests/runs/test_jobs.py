@@ -11,7 +11,7 @@ from lensnb.errors import InputError
 from lensnb.recipes import selection
 from lensnb.recipes.recipe import load_recipe
 from lensnb.runs import artefact, jobs
-from lensnb.runs.run_folder import STEPS, Run
+from lensnb.runs.run_folder import STEPS, Run, _samples_recipe
 
 TINY = "params/tiny.yaml"
 
@@ -166,7 +166,7 @@ def test_levels_that_sampling_alone_reads_are_part_of_the_samples(whole):
     def recipe(schedule, spacing, **levels):
         given = f"run=own diffusion.schedule={schedule} sample.methods.ddim.spacing={spacing}"
         given += "".join(f" diffusion.{key}={value}" for key, value in levels.items())
-        return Run(load_recipe(TINY, given)).recipe("samples/ddim")
+        return _samples_recipe(Run(load_recipe(TINY, given)), "ddim")
 
     assert recipe("edm", "schedule", rho=5) != recipe("edm", "schedule", rho=7)
     assert recipe("edm", "karras", rho=5) == recipe("edm", "karras", rho=7)
