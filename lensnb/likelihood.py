@@ -61,7 +61,8 @@ def log_density(
         x = prior.scaling.forward(u)
         with torch.no_grad():
             scaled = _along_the_flow(prior, x, steps, signs)  # (P, B)
-        stretch = slope_of(prior.scaling.forward, u).abs().log().flatten(1).sum(1).to(scaled)
+        stretch = slope_of(prior.scaling.forward, u).abs().log().flatten(1).sum(1)
+        stretch = stretch.to(scaled.device).double()
         error = scaled.std(0) / math.sqrt(probes)
         parts.append(torch.stack([scaled.mean(0) + stretch, scaled.mean(0), error]).cpu())
     value, scaled, error = torch.cat(parts, dim=1).double().numpy()
@@ -88,7 +89,7 @@ def _along_the_flow(prior: Prior, x: Tensor, steps: int, signs: Tensor) -> Tenso
         x0, divergence = _at(prior, x, sigma, signs)
         total += h / 2 * (before + divergence)
     variance = high**2 + prior.spread**2
-    exact = x.to(total)
+    exact = x.to(total.device).double()
     squares = dot(exact, exact).flatten()
     pixels = x[0].numel()
     return total - squares / (2 * variance) - pixels / 2 * math.log(2 * math.pi * variance)

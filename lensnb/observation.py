@@ -163,7 +163,7 @@ def observe(
     values = _rows_of("y", y, data).to(dark)
     kept = torch.isfinite(values)
     if seen is not None:
-        kept = kept & (_rows_of("mask", seen, data).to(prior.device) != 0)
+        kept = kept & (_rows_of("mask", seen, data) != 0).to(prior.device)
     noise = noise if callable(noise) else _deviation(noise, kept).to(dark)
     made = Observation(torch.where(kept, values, 0), kept.to(dark), operator, noise, prior)
     made = _without_blind(made)
@@ -193,7 +193,7 @@ def _rows_of(name: str, values: Any, data: Sequence[int]) -> Tensor:
 def _deviation(noise: Any, kept: Tensor) -> Tensor:
     """The standard deviation of the noise, of the shape of `kept`; 1 where nothing is seen.
 
-    Float64, on the CPU.
+    Float64, on the CPU, because mps has no float64.
     """
     if noise is None:
         raise InputError(

@@ -113,7 +113,7 @@ class Names:
         """
         whole = isinstance(value, float) and value.is_integer()
         name = str(int(value) if whole else value).strip()
-        if name in self.names:
+        if name in self.names and not whole:
             return self.names.index(name)
         number = _number(name)
         alike = [

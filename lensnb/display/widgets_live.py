@@ -170,7 +170,7 @@ def _context_knob(column: str, values: np.ndarray, classes: Sequence[str]) -> wi
     """A choice of classes or words, or a slider over the numbers of training images."""
     label, form = KNOBS.get(column, (column.replace("_", " "), ".3g"))
     if column == "class" and values.dtype.kind in "iu":
-        return _choice(label, {name: i for i, name in enumerate(classes)})
+        return _choice(label, {name: name for name in classes})
     if values.dtype.kind not in "fiu":
         return _choice(label, {word: word for word in sorted(set(values.tolist()) - {""})})
     low, middle, high = np.nanpercentile(values.astype(float), [1, 50, 99]).tolist()

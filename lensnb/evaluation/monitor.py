@@ -26,7 +26,7 @@ QUICK = Method.model_validate({"sampler": "ddim", "steps": 20})
 # Share of the earlier diversity below which a generator has collapsed; sets of this size agree
 # within a few per cent.
 COLLAPSED = 0.5
-SAME = 1e-6  # features that differ by less than this share differ by rounding
+SAME = 1e-5  # features that differ by less than this share differ by rounding
 
 
 def method_of(params: Params, model: str) -> Method:
@@ -71,7 +71,7 @@ class Monitor:
         self.reader = lensnet.Reader(lensnet.Units(real), lensnet.load(with_doubles(device)))
         read = self.reader.features(real)
         std = read.std(axis=0)
-        if std.max() < SAME * np.abs(read).max():
+        if std.max() <= SAME * np.abs(read).max():
             raise InputError(
                 f"{KINDS[name].section}.watch_every: all {self.compared_with} are the same, so "
                 "nothing can be measured against them; set it to 0, or give images that differ"

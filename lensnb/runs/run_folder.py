@@ -441,7 +441,7 @@ def _samples_recipe(run: Run, name: str) -> dict[str, Any]:
     found = {"seed": run.tree["seed"], "method": method, **shared, "files": files}
     walks = KINDS[method["model"]].sampled and method["spacing"] == "schedule"
     if walks and run.params.diffusion.schedule == "edm":
-        # No training reads these, so another training does not tell that they have changed.
+        # A model trained again has the same bits, so its digest does not show that these changed.
         found["levels"] = {key: run.tree["diffusion"][key] for key in EDM_LEVELS}
     return found
 

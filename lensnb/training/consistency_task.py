@@ -91,8 +91,6 @@ class ConsistencyTask:
             with self.accelerator.autocast():
                 torch.manual_seed(seed + number)
                 aim = self.target(x0, r, noise, context)
-            # Weights that autocast has cast without gradients must not serve the loss.
-            with self.accelerator.autocast():
                 torch.manual_seed(seed + number)
                 value = self.compiled_loss(x0, t, noise, weight, aim, context)
             yield (value * share,)

@@ -35,7 +35,7 @@ def goes_on(
         counted(_settings(kind.section, recipe)) for recipe in (old, new)
     )
     passed = [{k: file for k, file in files.items() if k <= done} for files in (kept, keeps)]
-    if done >= after.steps or passed[0] != passed[1]:
+    if done >= min(before.steps, after.steps) or passed[0] != passed[1]:
         return False
     return all(planned(k, before) == planned(k, after) for k in range(done))
 

@@ -118,11 +118,12 @@ def fit(
                 _log(log, means, done)
             if keep and done in keep:
                 write_weights(task, folder / keep[done])
-            if watch and is_main_process() and (last or is_due(done, settings.watch_every)):
+            if watch and (last or is_due(done, settings.watch_every)):
                 progress["recent"] = checked_losses(progress, checkpoint)
+            if watch and is_main_process() and (last or is_due(done, settings.watch_every)):
                 _log(log, enter_watched(watch, task, progress, folder, settings.batch), done)
             progress["seconds"] = time.time() - start
-            signal = signals.requested(done, device)
+            signal = signals.requested(done, device, last)
             if signal or (not last and is_due(done, settings.checkpoint_every)):
                 progress["recent"] = checked_losses(progress, checkpoint)
                 save(task, checkpoint, progress)

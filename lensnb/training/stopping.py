@@ -44,18 +44,20 @@ class StopSignals:
         elif time.monotonic() - self.time > SAME_SIGNAL:
             raise KeyboardInterrupt
 
-    def requested(self, done: int, device: torch.device | str) -> int | None:
+    def requested(self, done: int, device: torch.device | str, last: bool = False) -> int | None:
         """The number of the signal that asks to stop after `done` steps, or None.
 
         Several processes exchange it every AGREE_EVERY steps. On GPUs they read the answer only
-        AGREE_EVERY steps later, when it has long been there, so that no GPU runs dry.
+        AGREE_EVERY steps later, when it has long been there, so that no GPU runs dry. After the
+        last step they exchange in any case, and wait.
         """
         if not is_distributed():
             return self.number
-        if done % AGREE_EVERY:
+        if done % AGREE_EVERY and not last:
             return None
         earlier = self.asked
         self.asked = self._exchange(torch.device(device))
+        earlier = self.asked if last else earlier
         if self.asked[1] is None:
             return int(self.asked[0]) or None
         if earlier is None:
