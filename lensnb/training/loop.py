@@ -119,9 +119,10 @@ def fit(
             if keep and done in keep:
                 write_weights(task, folder / keep[done])
             if watch and (last or is_due(done, settings.watch_every)):
+                # By every process: one that stops alone leaves the others waiting.
                 progress["recent"] = checked_losses(progress, checkpoint)
-            if watch and is_main_process() and (last or is_due(done, settings.watch_every)):
-                _log(log, enter_watched(watch, task, progress, folder, settings.batch), done)
+                if is_main_process():
+                    _log(log, enter_watched(watch, task, progress, folder, settings.batch), done)
             progress["seconds"] = time.time() - start
             signal = signals.requested(done, device, last)
             if signal or (not last and is_due(done, settings.checkpoint_every)):

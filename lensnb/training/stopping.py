@@ -57,13 +57,13 @@ class StopSignals:
             return None
         earlier = self.asked
         self.asked = self._exchange(torch.device(device))
-        earlier = self.asked if last else earlier
         if self.asked[1] is None:
             return int(self.asked[0]) or None
-        if earlier is None:
+        answer = self.asked if last else earlier
+        if answer is None:
             return None
-        earlier[1].synchronize()
-        return int(earlier[0]) or None
+        answer[1].synchronize()
+        return int(answer[0]) or None
 
     def _exchange(self, device: torch.device) -> tuple[torch.Tensor, Any]:
         """The largest number that any process has noted, on the CPU, and the event of its arrival.
